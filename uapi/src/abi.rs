@@ -1,0 +1,564 @@
+// SPDX-License-Identifier: (GPL-2.0-only WITH Linux-syscall-note) OR MIT
+
+//! Structures, numbers and layout of `/dev/dmaplane`.
+//!
+//! Conventions that hold for every ioctl:
+//! - The argument points to a structure whose first member is its size in bytes as the caller was
+//!   compiled. A shorter structure is extended with zeroes; a longer one is accepted only when the
+//!   bytes that the kernel does not know are zero (`E2BIG` otherwise).
+//! - Unknown bits in `flags` and non-zero reserved members give `EINVAL`.
+//! - A handle that does not name an object of the expected kind in this file gives `ENOENT`.
+//! - Time limits are nanoseconds: 0 does not wait, `u64::MAX` waits without limit. Every wait ends
+//!   early on a signal (`EINTR`) and when its object goes away.
+//! - All memory and address sizes are bytes. Integers have the machine's byte order.
+
+/// Version of this interface, as [`Query::abi_version`] reports it.
+pub const ABI_VERSION: u32 = 1;
+
+/// The ioctl type byte. Numbers are `_IO(IOC_TYPE, nr)`: the size travels in the structure.
+pub const IOC_TYPE: u32 = 0xDA;
+
+/// Fills a [`Query`]. Errors: only the conventions'.
+pub const IOC_QUERY: u32 = (IOC_TYPE << 8) | 0x00;
+/// Destroys the object behind any handle ([`Destroy`]). Always accepted: the name dies at once, the
+/// memory when its last mapping, registration and operation is gone. Errors: `ENOENT`.
+pub const IOC_DESTROY: u32 = (IOC_TYPE << 8) | 0x01;
+/// Creates a buffer ([`BufferCreate`]). Errors: `EINVAL` (size 0, unknown policy, a node that does
+/// not exist or has no memory), `E2BIG` (beyond [`Query::max_buffer_bytes`]), `ENOMEM` (no memory
+/// where the policy allows it, or the memory cgroup's limit), `EMFILE` (too many handles).
+pub const IOC_BUFFER_CREATE: u32 = (IOC_TYPE << 8) | 0x10;
+/// Reports where a buffer's pages are ([`BufferQuery`]). Errors: `ENOENT`, `EFAULT`.
+pub const IOC_BUFFER_QUERY: u32 = (IOC_TYPE << 8) | 0x11;
+/// Creates a channel ([`ChannelCreate`]). Errors: `EINVAL` (entries not a power of two, or out of
+/// range), `EBADF` (no eventfd), `ENOMEM`, `EMFILE`.
+pub const IOC_CHANNEL_CREATE: u32 = (IOC_TYPE << 8) | 0x20;
+/// Submits entries and waits for completions ([`Enter`]). Errors: `EINVAL` (the ring's indices make
+/// no sense), `EINTR` (nothing was submitted), `ENOENT`.
+pub const IOC_ENTER: u32 = (IOC_TYPE << 8) | 0x21;
+/// Listens for connections ([`Listen`]). Errors: `EAFNOSUPPORT`, `EADDRINUSE`, `EADDRNOTAVAIL` (no
+/// RDMA device has this address), `ENODEV` (no RDMA device at all), `EMFILE`.
+pub const IOC_LISTEN: u32 = (IOC_TYPE << 8) | 0x30;
+/// Takes the next connection of a listener ([`Accept`]). Errors: `ETIMEDOUT`, `EINTR`, `ENODEV` (the
+/// listener's device went away), `ECONNABORTED` (the peer gave up), `EPROTO` (the peer speaks
+/// another version), `EINVAL`.
+pub const IOC_ACCEPT: u32 = (IOC_TYPE << 8) | 0x31;
+/// Connects to a listener ([`Connect`]). Errors: `EADDRNOTAVAIL` (no RDMA device reaches this
+/// address), `EHOSTUNREACH` (the address does not answer), `ECONNREFUSED` (nobody listens there, or
+/// its backlog is full), `EPROTO`, `ETIMEDOUT`, `EINTR`, `ENODEV`, `EINVAL`.
+pub const IOC_CONNECT: u32 = (IOC_TYPE << 8) | 0x32;
+/// Reports an endpoint's state ([`EndpointQuery`]). Errors: `ENOENT`.
+pub const IOC_ENDPOINT_QUERY: u32 = (IOC_TYPE << 8) | 0x33;
+/// Grants the peer access to a range of a buffer ([`GrantCreate`]). Errors: `EINVAL` (empty or
+/// overflowing range, no or unknown rights), `ERANGE` (range beyond the buffer), `ENOTCONN`,
+/// `ETIMEDOUT`, `EINTR`, `ENOMEM`, `EMFILE`.
+pub const IOC_GRANT_CREATE: u32 = (IOC_TYPE << 8) | 0x40;
+/// Takes the next grant that the peer gave ([`GrantWait`]). Errors: `ETIMEDOUT`, `EINTR`, `ENOTCONN`
+/// (the connection ended), `EMFILE`.
+pub const IOC_GRANT_WAIT: u32 = (IOC_TYPE << 8) | 0x41;
+
+/// Capability: buffers of host pages with NUMA placement.
+pub const CAP_HOST_BUFFERS: u64 = 1 << 0;
+/// Capability: RDMA endpoints, grants and WRITE operations.
+pub const CAP_RDMA: u64 = 1 << 1;
+
+/// Placement: wherever the kernel finds memory.
+pub const PLACE_ANY: u32 = 0;
+/// Placement: on the given node first, elsewhere when it is full (visible in [`BufferQuery`]).
+pub const PLACE_PREFERRED: u32 = 1;
+/// Placement: on the given node only; `ENOMEM` when it is full.
+pub const PLACE_STRICT: u32 = 2;
+
+/// Right of a grant: the peer may write.
+pub const RIGHT_WRITE: u32 = 1 << 0;
+
+/// Time limit that never passes.
+pub const TIMEOUT_NONE: u64 = u64::MAX;
+
+/// Argument of [`IOC_QUERY`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Query {
+    /// Size of this structure in bytes.
+    pub size: u32,
+    /// Must be 0.
+    pub flags: u32,
+    /// Out: [`ABI_VERSION`] of the driver.
+    pub abi_version: u32,
+    /// Out: one more than the highest NUMA node id.
+    pub node_ids: u32,
+    /// Out: `CAP_*` bits.
+    pub capabilities: u64,
+    /// Out: largest buffer in bytes.
+    pub max_buffer_bytes: u64,
+    /// Out: largest transfer of one operation in bytes.
+    pub max_op_bytes: u64,
+    /// Out: most entries of a submission or completion ring.
+    pub max_ring_entries: u32,
+    /// Out: most receives that one endpoint can hold.
+    pub max_recv_depth: u32,
+    /// Out: most handles of one open file.
+    pub max_handles: u32,
+    /// Out: bytes of a page.
+    pub page_bytes: u32,
+    /// Out: RDMA devices that the driver can use now.
+    pub rdma_devices: u32,
+    /// Must be 0.
+    pub reserved: u32,
+}
+
+/// Argument of [`IOC_DESTROY`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Destroy {
+    /// Size of this structure in bytes.
+    pub size: u32,
+    /// Must be 0.
+    pub flags: u32,
+    /// Handle of any kind.
+    pub handle: u32,
+    /// Must be 0.
+    pub reserved: u32,
+}
+
+/// Argument of [`IOC_BUFFER_CREATE`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BufferCreate {
+    /// Size of this structure in bytes.
+    pub size: u32,
+    /// Must be 0.
+    pub flags: u32,
+    /// Wanted bytes; in out the bytes allocated, rounded up to whole pages.
+    pub bytes: u64,
+    /// One of `PLACE_*`.
+    pub placement: u32,
+    /// Node for `PLACE_PREFERRED` and `PLACE_STRICT`; -1 for `PLACE_ANY`.
+    pub node: i32,
+    /// Out: handle of the buffer.
+    pub handle: u32,
+    /// Must be 0.
+    pub reserved: u32,
+    /// Out: offset to pass to mmap(2), shared mappings only.
+    pub mmap_offset: u64,
+}
+
+/// Argument of [`IOC_BUFFER_QUERY`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BufferQuery {
+    /// Size of this structure in bytes.
+    pub size: u32,
+    /// Must be 0.
+    pub flags: u32,
+    /// Handle of the buffer.
+    pub handle: u32,
+    /// Length of the array at `pages_by_node`; in out [`Query::node_ids`].
+    pub node_count: u32,
+    /// User address of an array of `u64`, which receives the pages on each node; 0 for none.
+    pub pages_by_node: u64,
+    /// Out: bytes of the buffer.
+    pub bytes: u64,
+    /// Out: policy it was created with.
+    pub placement: u32,
+    /// Out: node it was created with.
+    pub node: i32,
+    /// Out: pages that are not on the node that a preferred policy asked for.
+    pub misplaced_pages: u64,
+    /// Out: live user mappings of the memory.
+    pub mappings: u32,
+    /// Out: RDMA devices on which the memory is registered.
+    pub regions: u32,
+}
+
+/// Argument of [`IOC_CHANNEL_CREATE`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChannelCreate {
+    /// Size of this structure in bytes.
+    pub size: u32,
+    /// Must be 0.
+    pub flags: u32,
+    /// Entries of the submission ring, a power of two.
+    pub sq_entries: u32,
+    /// Entries of the completion ring, a power of two, at least `sq_entries`.
+    pub cq_entries: u32,
+    /// An eventfd that is signalled with each completion, or -1.
+    pub eventfd: i32,
+    /// Out: handle of the channel.
+    pub handle: u32,
+    /// Out: offset to pass to mmap(2).
+    pub mmap_offset: u64,
+    /// Out: bytes to map: a [`RingHeader`] page, then both rings.
+    pub mmap_bytes: u64,
+    /// Out: offset of the array of [`Sqe`] in the mapping.
+    pub sq_offset: u32,
+    /// Out: offset of the array of [`Cqe`] in the mapping.
+    pub cq_offset: u32,
+}
+
+/// Argument of [`IOC_ENTER`].
+///
+/// Entries that find no free completion slot stay in the submission ring and are not counted in
+/// `submitted`. The call fails only when it submitted nothing; the out members are valid whenever
+/// it succeeds.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Enter {
+    /// Size of this structure in bytes.
+    pub size: u32,
+    /// Must be 0.
+    pub flags: u32,
+    /// Handle of the channel.
+    pub channel: u32,
+    /// Most entries to take from the submission ring.
+    pub to_submit: u32,
+    /// Return as soon as so many completions wait in the ring.
+    pub min_complete: u32,
+    /// Out: entries taken from the submission ring.
+    pub submitted: u32,
+    /// Out: completions that wait in the ring; fewer than `min_complete` after the time limit.
+    pub available: u32,
+    /// Must be 0.
+    pub reserved: u32,
+    /// Time limit of the wait in nanoseconds.
+    pub timeout_ns: u64,
+}
+
+/// Address family of an absent address.
+pub const FAMILY_NONE: u16 = 0;
+/// Address family of IPv4 (`AF_INET`).
+pub const FAMILY_IPV4: u16 = 2;
+/// Address family of IPv6 (`AF_INET6`).
+pub const FAMILY_IPV6: u16 = 10;
+
+/// An IP address and port.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SockAddr {
+    /// One of `FAMILY_*`.
+    pub family: u16,
+    /// Port, in the machine's byte order.
+    pub port: u16,
+    /// Interface index of a link-local IPv6 address, 0 otherwise.
+    pub scope_id: u32,
+    /// The address in network byte order; IPv4 uses the first four bytes, the rest is zero.
+    pub addr: [u8; 16],
+}
+
+/// Argument of [`IOC_LISTEN`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Listen {
+    /// Size of this structure in bytes.
+    pub size: u32,
+    /// Must be 0.
+    pub flags: u32,
+    /// Address to listen on; port 0 takes a free one. In out the bound address.
+    pub local: SockAddr,
+    /// Connections that may wait to be accepted, 1 to 128.
+    pub backlog: u32,
+    /// Out: handle of the listener.
+    pub handle: u32,
+}
+
+/// Argument of [`IOC_ACCEPT`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Accept {
+    /// Size of this structure in bytes.
+    pub size: u32,
+    /// Must be 0.
+    pub flags: u32,
+    /// Handle of the listener.
+    pub listener: u32,
+    /// Receives that the endpoint can hold, 1 to [`Query::max_recv_depth`].
+    pub recv_depth: u32,
+    /// Time limit in nanoseconds.
+    pub timeout_ns: u64,
+    /// Out: handle of the endpoint.
+    pub endpoint: u32,
+    /// Must be 0.
+    pub reserved: u32,
+    /// Out: the peer's address.
+    pub peer: SockAddr,
+}
+
+/// Argument of [`IOC_CONNECT`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Connect {
+    /// Size of this structure in bytes.
+    pub size: u32,
+    /// Must be 0.
+    pub flags: u32,
+    /// The listener's address.
+    pub remote: SockAddr,
+    /// Address to connect from; family `FAMILY_NONE` lets routing choose.
+    pub local: SockAddr,
+    /// Receives that the endpoint can hold, 1 to [`Query::max_recv_depth`].
+    pub recv_depth: u32,
+    /// Out: handle of the endpoint.
+    pub endpoint: u32,
+    /// Time limit in nanoseconds.
+    pub timeout_ns: u64,
+}
+
+/// State of an endpoint: connected.
+pub const ENDPOINT_UP: u32 = 1;
+/// State of an endpoint: the connection ended; `error` says why. All its operations complete.
+pub const ENDPOINT_DOWN: u32 = 2;
+
+/// Argument of [`IOC_ENDPOINT_QUERY`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EndpointQuery {
+    /// Size of this structure in bytes.
+    pub size: u32,
+    /// Must be 0.
+    pub flags: u32,
+    /// Handle of the endpoint.
+    pub handle: u32,
+    /// Out: one of `ENDPOINT_*`.
+    pub state: u32,
+    /// Out: why it is down, as a positive errno: `ECONNRESET` (the peer closed or died), `ENODEV` (the
+    /// RDMA device went away), `EPROTO` (the peer broke the protocol), `EIO` (a transfer failed; its
+    /// completion has the provider's status). 0 while it is up.
+    pub error: i32,
+    /// Out: WRITE_IMM operations that the peer's receives allow now.
+    pub send_credits: u32,
+    /// Out: receives posted and not yet consumed.
+    pub recv_posted: u32,
+    /// Out: operations accepted and not yet completed, receives not counted.
+    pub in_flight: u32,
+    /// Out: this side's address.
+    pub local: SockAddr,
+    /// Out: the peer's address.
+    pub peer: SockAddr,
+    /// Out: name of the RDMA device, ending in zeroes.
+    pub device: [u8; 64],
+}
+
+impl Default for EndpointQuery {
+    fn default() -> Self {
+        Self {
+            size: 0,
+            flags: 0,
+            handle: 0,
+            state: 0,
+            error: 0,
+            send_credits: 0,
+            recv_posted: 0,
+            in_flight: 0,
+            local: SockAddr::default(),
+            peer: SockAddr::default(),
+            device: [0; 64],
+        }
+    }
+}
+
+/// Argument of [`IOC_GRANT_CREATE`].
+///
+/// The call returns when the range is registered and the message is on its way to the peer.
+/// Destroying the handle ends the peer's access: afterwards nothing of the peer's lands in the range.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GrantCreate {
+    /// Size of this structure in bytes.
+    pub size: u32,
+    /// Must be 0.
+    pub flags: u32,
+    /// Handle of the endpoint whose peer gets access.
+    pub endpoint: u32,
+    /// Handle of the buffer.
+    pub buffer: u32,
+    /// Start of the range in the buffer, a multiple of [`Query::page_bytes`].
+    pub offset: u64,
+    /// Bytes of the range.
+    pub length: u64,
+    /// `RIGHT_*` bits.
+    pub rights: u32,
+    /// Must be 0.
+    pub reserved: u32,
+    /// A number for the peer's user, who may choose among several grants by it.
+    pub label: u64,
+    /// Time limit in nanoseconds.
+    pub timeout_ns: u64,
+    /// Out: handle of the grant.
+    pub handle: u32,
+    /// Out: generation, which never repeats on this endpoint.
+    pub generation: u32,
+}
+
+/// Argument of [`IOC_GRANT_WAIT`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GrantWait {
+    /// Size of this structure in bytes.
+    pub size: u32,
+    /// Must be 0.
+    pub flags: u32,
+    /// Handle of the endpoint.
+    pub endpoint: u32,
+    /// Out: handle of the peer's grant, to be named by entries.
+    pub handle: u32,
+    /// Time limit in nanoseconds.
+    pub timeout_ns: u64,
+    /// Out: bytes of the range.
+    pub length: u64,
+    /// Out: label that the peer chose.
+    pub label: u64,
+    /// Out: `RIGHT_*` bits.
+    pub rights: u32,
+    /// Out: generation.
+    pub generation: u32,
+}
+
+/// First page of a channel's mapping. Indices run freely and wrap at 2^32; an entry's place is its
+/// index modulo the ring's size. Each index has a cache line of its own.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct RingHeader {
+    /// Next entry that the kernel takes; written by the kernel (release).
+    pub sq_head: u32,
+    #[doc(hidden)]
+    pub pad0: [u32; 15],
+    /// One past the last entry that user space filled; written by user space (release).
+    pub sq_tail: u32,
+    #[doc(hidden)]
+    pub pad1: [u32; 15],
+    /// Next completion that user space takes; written by user space (release).
+    pub cq_head: u32,
+    #[doc(hidden)]
+    pub pad2: [u32; 15],
+    /// One past the last completion that the kernel filled; written by the kernel (release).
+    pub cq_tail: u32,
+    #[doc(hidden)]
+    pub pad3: [u32; 15],
+}
+
+/// Operation: does nothing, completes with OK.
+pub const OP_NOP: u8 = 0;
+/// Operation: consumes the peer's next WRITE_IMM and completes with its immediate and length. Uses
+/// `endpoint` only.
+pub const OP_RECV: u8 = 1;
+/// Operation: RDMA WRITE of a buffer's range into a grant's range.
+pub const OP_WRITE: u8 = 2;
+/// Operation: as `OP_WRITE`, then consumes one of the peer's receives with the immediate.
+pub const OP_WRITE_IMM: u8 = 3;
+
+/// A submission entry. Members that an operation does not use must be 0.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sqe {
+    /// One of `OP_*`.
+    pub op: u8,
+    /// Must be 0.
+    pub flags: u8,
+    /// Must be 0.
+    pub reserved: u16,
+    /// Handle of the endpoint.
+    pub endpoint: u32,
+    /// Returned in the completion.
+    pub user_data: u64,
+    /// The caller's trace id, returned in the completion and shown in trace events.
+    pub trace_id: u64,
+    /// Handle of the local buffer.
+    pub buffer: u32,
+    /// Handle of the peer's grant.
+    pub grant: u32,
+    /// Start in the local buffer, bytes.
+    pub offset: u64,
+    /// Start in the grant's range, bytes.
+    pub remote_offset: u64,
+    /// Bytes to transfer.
+    pub length: u32,
+    /// Immediate of `OP_WRITE_IMM`.
+    pub imm: u32,
+    /// Must be 0.
+    pub reserved2: u64,
+}
+
+/// Terminal state: done.
+pub const STATE_OK: u8 = 1;
+/// Terminal state: failed; `error` says why.
+pub const STATE_ERROR: u8 = 2;
+/// Terminal state: its time limit passed.
+pub const STATE_TIMEOUT: u8 = 3;
+/// Terminal state: canceled by the user or by the end of its object.
+pub const STATE_CANCELED: u8 = 4;
+/// Terminal state: the grant or the memory was revoked.
+pub const STATE_REVOKED: u8 = 5;
+/// Terminal state: the peer or the connection died.
+pub const STATE_PEER_DEAD: u8 = 6;
+
+/// Which member of an entry was refused: none.
+pub const FIELD_NONE: u16 = 0;
+/// Refused member: `op`.
+pub const FIELD_OP: u16 = 1;
+/// Refused member: `flags`.
+pub const FIELD_FLAGS: u16 = 2;
+/// Refused member: a reserved one, or one that the operation does not use.
+pub const FIELD_RESERVED: u16 = 3;
+/// Refused member: `endpoint`.
+pub const FIELD_ENDPOINT: u16 = 4;
+/// Refused member: `buffer`.
+pub const FIELD_BUFFER: u16 = 5;
+/// Refused member: `grant`.
+pub const FIELD_GRANT: u16 = 6;
+/// Refused member: `offset`, alone or with `length`.
+pub const FIELD_OFFSET: u16 = 7;
+/// Refused member: `remote_offset`, alone or with `length`.
+pub const FIELD_REMOTE_OFFSET: u16 = 8;
+/// Refused member: `length`.
+pub const FIELD_LENGTH: u16 = 9;
+
+/// A completion entry.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cqe {
+    /// Of the submission entry.
+    pub user_data: u64,
+    /// Of the submission entry.
+    pub trace_id: u64,
+    /// One of `STATE_*`.
+    pub state: u8,
+    /// One of `OP_*`.
+    pub op: u8,
+    /// One of `FIELD_*` when an entry was refused.
+    pub field: u16,
+    /// Positive errno, 0 for `STATE_OK`.
+    pub error: i32,
+    /// The provider's work-completion status, 0 when none was involved.
+    pub provider_status: u32,
+    /// Immediate of a receive.
+    pub imm: u32,
+    /// Bytes transferred.
+    pub length: u64,
+    /// Handle of the endpoint.
+    pub endpoint: u32,
+    /// 0.
+    pub reserved: u32,
+    /// Nanoseconds from acceptance to completion.
+    pub latency_ns: u64,
+    /// 0.
+    pub reserved2: u64,
+}
+
+const _: () = {
+    assert!(core::mem::size_of::<Query>() == 64);
+    assert!(core::mem::size_of::<Destroy>() == 16);
+    assert!(core::mem::size_of::<BufferCreate>() == 40);
+    assert!(core::mem::size_of::<BufferQuery>() == 56);
+    assert!(core::mem::size_of::<ChannelCreate>() == 48);
+    assert!(core::mem::size_of::<Enter>() == 40);
+    assert!(core::mem::size_of::<SockAddr>() == 24);
+    assert!(core::mem::size_of::<Listen>() == 40);
+    assert!(core::mem::size_of::<Accept>() == 56);
+    assert!(core::mem::size_of::<Connect>() == 72);
+    assert!(core::mem::size_of::<EndpointQuery>() == 144);
+    assert!(core::mem::size_of::<GrantCreate>() == 64);
+    assert!(core::mem::size_of::<GrantWait>() == 48);
+    assert!(core::mem::size_of::<RingHeader>() == 256);
+    assert!(core::mem::size_of::<Sqe>() == 64);
+    assert!(core::mem::size_of::<Cqe>() == 64);
+};
