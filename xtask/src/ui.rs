@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the user sees while something takes time. All of it goes to stderr.
+//!
+//! On a terminal these are indicatif's bars; elsewhere plain lines, few enough for a CI log.
+
+use std::io::IsTerminal as _;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// How often a bar says something when stderr is no terminal.
+const PLAIN_INTERVAL: Duration = Duration::from_secs(30);
+
+/// The way to the user.
+pub(crate) struct Ui {
+    terminal: bool,
+    verbose: u8,
+}
+
+impl Ui {
+    pub(crate) fn new(verbose: u8) -> Self {
+        Self {
+            terminal: std::io::stderr().is_terminal(),
+            verbose,
+        }
+    }
+
+    /// One line about what happens now.
+    pub(crate) fn step(&self, text: impl AsRef<str>) {
+        eprintln!("==> {}", text.as_ref());
+    }
+
+    /// One line that only `-v` shows.
+    pub(crate) fn detail(&self, text: impl AsRef<str>) {
+        if self.verbose > 0 {
+            eprintln!("    {}", text.as_ref());
+        }
+    }
+
+    /// Something that the user should know although it stops nothing.
+    pub(crate) fn warn(&self, text: impl AsRef<str>) {
+        eprintln!("warning: {}", text.as_ref());
+    }
+
+    /// A task of unknown length.
+    pub(crate) fn spinner(&self, text: impl Into<String>) -> Progress {
+        self.progress(text.into(), None)
+    }
+
+    /// A task of `total` units; the bar estimates when it ends.
+    pub(crate) fn bar(&self, text: impl Into<String>, total: u64) -> Progress {
+        self.progress(text.into(), Some(total))
+    }
+
+    fn progress(&self, text: String, total: Option<u64>) -> Progress {
+        let now = Instant::now();
+        if !self.terminal {
+            eprintln!("==> {text}");
+            let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::hidden());
+            return Progress {
+                bar,
+                text,
+                plain: Some(now),
+                started: now,
+            };
+        }
+        let bar = ProgressBar::new(total.unwrap_or(0));
+        let template = match total {
+            Some(_) => "{msg} [{bar:30}] {percent:>3}% {elapsed} eta {eta}",
+            None => "{spinner} {msg} {elapsed}",
+        };
+        // A template that does not parse would be our mistake; the default style still works.
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        bar.set_message(text.clone());
+        bar.enable_steady_tick(Duration::from_millis(200));
+        Progress {
+            bar,
+            text,
+            plain: None,
+            started: now,
+        }
+    }
+}
+
+/// A running task. Dropping it clears the bar; [`Progress::done`] leaves a line with the time.
+pub(crate) struct Progress {
+    bar: ProgressBar,
+    text: String,
+    /// On plain output, when the last line was written.
+    plain: Option<Instant>,
+    started: Instant,
+}
+
+impl Progress {
+    /// Says how far the task is, in its own units.
+    pub(crate) fn set(&mut self, position: u64) {
+        // The estimate of the total may be too small; a bar beyond its end would show no estimate.
+        if let Some(total) = self.bar.length()
+            && total > 0
+            && position >= total
+        {
+            self.bar.set_length(position + position / 50 + 1);
+        }
+        self.bar.set_position(position);
+        self.say_plainly();
+    }
+
+    /// Says what the task is doing.
+    pub(crate) fn message(&mut self, text: impl AsRef<str>) {
+        self.bar
+            .set_message(format!("{}: {}", self.text, text.as_ref()));
+    }
+
+    fn say_plainly(&mut self) {
+        let Some(last) = self.plain else { return };
+        if last.elapsed() < PLAIN_INTERVAL {
+            return;
+        }
+        self.plain = Some(Instant::now());
+        let elapsed = duration(self.started.elapsed());
+        match self.bar.length() {
+            Some(total) if total > 0 => {
+                let percent = self.bar.position() * 100 / total;
+                let eta = duration(self.bar.eta());
+                eprintln!(
+                    "    {}: {percent}% after {elapsed}, about {eta} left",
+                    self.text
+                );
+            }
+            _ => eprintln!("    {}: {elapsed}", self.text),
+        }
+    }
+
+    /// Ends the task well and says how long it took.
+    pub(crate) fn done(self) {
+        let text = format!(
+            "    {}: done in {}",
+            self.text,
+            duration(self.started.elapsed())
+        );
+        self.bar.finish_and_clear();
+        eprintln!("{text}");
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// `75.3` seconds as `1m15s`; below a minute with one decimal.
+pub(crate) fn duration(time: Duration) -> String {
+    let seconds = time.as_secs();
+    if seconds >= 60 {
+        format!("{}m{:02}s", seconds / 60, seconds % 60)
+    } else {
+        format!("{:.1}s", time.as_secs_f64())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_well() {
+        assert_eq!(duration(Duration::from_millis(1_540)), "1.5s");
+        assert_eq!(duration(Duration::from_secs(75)), "1m15s");
+        assert_eq!(duration(Duration::from_secs(3_600)), "60m00s");
+    }
+}
