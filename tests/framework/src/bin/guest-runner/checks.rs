@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What must be true once all jobs are over: gauges at zero, the driver unloads, no memory lost.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+
+use crate::plan::Report;
+use crate::{kmsg, modules};
+
+const GAUGES: &str = "/sys/kernel/debug/dmaplane/gauges";
+const KMEMLEAK: &str = "/sys/kernel/debug/kmemleak";
+const DEVICE: &str = "/dev/dmaplane";
+
+/// The longest teardown that counts as bounded, before the time scale.
+const TEARDOWN: Duration = Duration::from_secs(2);
+
+/// Stops kmemleak's own scans: on an emulated CPU they would take half of the machine.
+pub(crate) fn quiet_kmemleak() {
+    if Path::new(KMEMLEAK).exists() {
+        let _ = fs::write(KMEMLEAK, "scan=off");
+    }
+}
+
+/// Runs all checks and notes what they find. Errors of a check count as findings: what could not
+/// be checked is not known to be clean.
+pub(crate) fn after_jobs(report: &mut Report, driver: &str, time_scale: u32) {
+    kmsg::say("checking for leaks");
+    let limit = TEARDOWN * time_scale;
+    match settled_gauges(limit) {
+        Ok(gauges) => {
+            for (name, value) in gauges.iter().filter(|(_, value)| **value != 0) {
+                report
+                    .leaks
+                    .push(format!("gauge {name} is {value} instead of 0"));
+            }
+            report.gauges = gauges;
+        }
+        Err(err) => report.leaks.push(format!("{err:#}")),
+    }
+    if !report.leaks.is_empty() {
+        report.leaks.extend(holders());
+    }
+    if let Err(err) = modules::unload(driver, limit) {
+        report.leaks.push(format!("{err:#}"));
+    }
+    if Path::new(KMEMLEAK).exists() {
+        match kmemleak() {
+            Ok(found) => {
+                report.kmemleak_checked = true;
+                report.kmemleak = found;
+            }
+            Err(err) => report
+                .leaks
+                .push(format!("kmemleak did not answer: {err:#}")),
+        }
+    }
+}
+
+/// The gauges once they are all zero, or as they are when `limit` is over.
+fn settled_gauges(limit: Duration) -> Result<BTreeMap<String, u64>> {
+    let start = Instant::now();
+    loop {
+        let gauges = gauges()?;
+        if gauges.values().all(|value| *value == 0) || start.elapsed() > limit {
+            return Ok(gauges);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn gauges() -> Result<BTreeMap<String, u64>> {
+    let entries = fs::read_dir(GAUGES).with_context(|| format!("no gauges in {GAUGES}"))?;
+    let mut gauges = BTreeMap::new();
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let text = fs::read_to_string(entry.path())
+            .with_context(|| format!("cannot read the gauge {name}"))?;
+        let value = text
+            .trim()
+            .parse()
+            .with_context(|| format!("the gauge {name} holds {text:?} instead of a number"))?;
+        gauges.insert(name, value);
+    }
+    anyhow::ensure!(!gauges.is_empty(), "{GAUGES} is empty");
+    Ok(gauges)
+}
+
+/// The processes that still have the device open.
+fn holders() -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let pid = entry.file_name().to_string_lossy().into_owned();
+        if !pid.bytes().all(|byte| byte.is_ascii_digit()) {
+            continue;
+        }
+        let open = fs::read_dir(entry.path().join("fd"))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter(|fd| fs::read_link(fd.path()).is_ok_and(|to| to == Path::new(DEVICE)))
+            .count();
+        if open > 0 {
+            let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+            found.push(format!(
+                "process {pid} ({}) holds {DEVICE} open {open} times",
+                name.trim()
+            ));
+        }
+    }
+    found
+}
+
+fn kmemleak() -> Result<Option<String>> {
+    kmsg::say("kmemleak scans");
+    fs::write(KMEMLEAK, "scan").context("first scan")?;
+    // Objects younger than 5 s are never reported, and a first sight may be a passing one.
+    std::thread::sleep(Duration::from_secs(5));
+    fs::write(KMEMLEAK, "scan").context("second scan")?;
+    let text = fs::read_to_string(KMEMLEAK).context("reading its report")?;
+    Ok((!text.trim().is_empty()).then_some(text))
+}
+
+/// The kernel's taint bits.
+pub(crate) fn taint() -> u64 {
+    fs::read_to_string("/proc/sys/kernel/tainted")
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or_default()
+}

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The worker: prepares the guest, runs the plan's jobs, checks, reports.
+
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+
+use crate::jobs::{self, Running, Waited};
+use crate::plan::{
+    Cause, Failure, HANG_FILE, JobEnd, PLAN_FILE, Plan, REPORT_FILE, Report, SHARE, STARTED,
+};
+use crate::{checks, kmsg, meeting, modules, network, stacks};
+
+/// Does the plan; the exit code only says whether a report could be written.
+pub(crate) fn main() -> ExitCode {
+    kmsg::say(STARTED);
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => {
+            kmsg::say(&format!("failed: {err:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let share = Path::new(SHARE);
+    let text = fs::read_to_string(share.join(PLAN_FILE)).context("cannot read the plan")?;
+    let plan: Plan = serde_json::from_str(&text).context("the plan is not understood")?;
+    let mut report = Report {
+        boot_ms: uptime_ms(),
+        ..Report::default()
+    };
+    if let Err(failure) = carry_out(&plan, &mut report) {
+        kmsg::say(&format!("failed: {}", failure.message));
+        if failure.cause == Cause::Limit {
+            fs::write(share.join(HANG_FILE), stacks::all())?;
+        }
+        report.failure = Some(failure);
+    }
+    report.taint_after = checks::taint();
+    report.end_ms = uptime_ms();
+    // Written under another name first: a half-written report must not look like one.
+    let draft = share.join("report.draft");
+    fs::write(&draft, serde_json::to_vec_pretty(&report)?)?;
+    fs::rename(&draft, share.join(REPORT_FILE))?;
+    kmsg::say("reported");
+    Ok(())
+}
+
+fn carry_out(plan: &Plan, report: &mut Report) -> Result<(), Failure> {
+    let setup = |err| failure(Cause::Setup, &err);
+    checks::quiet_kmemleak();
+    rustix::system::sethostname(plan.guest.as_bytes()).map_err(|err| setup(err.into()))?;
+    for module in &plan.modules {
+        modules::load(module).map_err(setup)?;
+    }
+    network::build(&plan.network).map_err(setup)?;
+    if let Some(ko) = &plan.driver {
+        let broken = |err| failure(Cause::Driver, &err);
+        modules::load(ko).map_err(broken)?;
+        modules::open_to_all("/dev/dmaplane").map_err(broken)?;
+    }
+    report.taint_before = checks::taint();
+    report.ready_ms = uptime_ms();
+    run_jobs(plan, &mut report.jobs)?;
+    if let Some(ko) = &plan.driver {
+        let name = ko.file_stem().unwrap_or_default().to_string_lossy();
+        checks::after_jobs(report, &name, plan.time_scale);
+    }
+    Ok(())
+}
+
+fn run_jobs(plan: &Plan, ends: &mut Vec<JobEnd>) -> Result<(), Failure> {
+    let setup = |err| failure(Cause::Setup, &err);
+    let deadline = Instant::now() + Duration::from_secs(plan.limit_s);
+    let (services, jobs): (Vec<_>, Vec<_>) = plan.jobs.iter().partition(|job| job.service);
+    let mut running = Vec::new();
+    for service in services {
+        let mut service = jobs::start(plan, service).map_err(setup)?;
+        service.ready(deadline).map_err(setup)?;
+        running.push(service);
+    }
+    let mut jobs = jobs.into_iter();
+    let mut peer = None;
+    if let Some(meeting) = &plan.meeting {
+        let away = |err| failure(Cause::Peer, &err);
+        if meeting.host {
+            let mut first = None;
+            let mut word = "ready".to_owned();
+            if let Some(job) = jobs.next() {
+                let mut started = jobs::start(plan, job).map_err(setup)?;
+                if let Err(err) = started.ready(deadline) {
+                    word = format!("{err:#}").replace('\n', " ");
+                }
+                first = Some(started);
+            }
+            peer = Some(meeting::receive(&meeting.address, &word, deadline).map_err(away)?);
+            if let Some(mut first) = first {
+                ends.push(finish(&mut first, deadline)?);
+            }
+        } else {
+            peer = Some(meeting::visit(&meeting.address, deadline).map_err(away)?);
+        }
+    }
+    for job in jobs {
+        let mut job = jobs::start(plan, job).map_err(setup)?;
+        ends.push(finish(&mut job, deadline)?);
+    }
+    if let (Some(meeting), Some(mut peer)) = (&plan.meeting, peer) {
+        if meeting.host {
+            // Whatever the visitor says, or its silence, ends the services.
+            peer.hear(deadline)
+                .map_err(|err| failure(Cause::Peer, &err))?;
+        } else {
+            // A host that is gone already has its own report to tell why.
+            let _ = peer.say("done");
+        }
+    }
+    for mut service in running {
+        match service.stop(plan.time_scale).map_err(setup)? {
+            Waited::Ended(end) => ends.push(end),
+            Waited::Late => return Err(late("a service does not die of SIGKILL")),
+        }
+    }
+    Ok(())
+}
+
+fn finish(job: &mut Running, deadline: Instant) -> Result<JobEnd, Failure> {
+    match job
+        .wait(deadline)
+        .map_err(|err| failure(Cause::Setup, &err))?
+    {
+        Waited::Ended(end) => Ok(end),
+        Waited::Late => Err(late("a job still runs")),
+    }
+}
+
+fn late(what: &str) -> Failure {
+    let message = format!("{what} and the time limit is over; {HANG_FILE} has every task's stack");
+    Failure {
+        cause: Cause::Limit,
+        message,
+    }
+}
+
+fn failure(cause: Cause, err: &anyhow::Error) -> Failure {
+    Failure {
+        cause,
+        message: format!("{err:#}"),
+    }
+}
+
+/// Milliseconds since power-on, as far as the kernel counts them; 0 if it does not tell.
+fn uptime_ms() -> u64 {
+    fs::read_to_string("/proc/uptime")
+        .ok()
+        .and_then(|text| {
+            Some(
+                text.split_once(' ')?
+                    .0
+                    .replace('.', "")
+                    .parse::<u64>()
+                    .ok()?
+                    * 10,
+            )
+        })
+        .unwrap_or_default()
+}
