@@ -1,0 +1,410 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The description of a KV cache that precedes it on the wire and accompanies it on disk.
+//!
+//! A [`Manifest`] can only be made from a [`Geometry`] or by reading and validating JSON, so code
+//! that holds one may rely on it: sizes do not overflow, regions tile the data exactly, every chunk
+//! has an immediate that names it.
+
+use serde::{Deserialize, Serialize};
+
+use super::{DType, Digest, Error, Result, TensorView, imm, view};
+
+/// The version of the format written and read here.
+pub const VERSION: u32 = 1;
+/// Bytes that a manifest's JSON can have at most. Also the size of the buffer a receiver grants.
+pub const MAX_JSON: usize = 1 << 20;
+/// Bytes that a cache can have at most.
+pub const MAX_BYTES: u64 = 1 << 40;
+/// Bounds of the chunk size in bytes; a chunk size is also a multiple of the lower one.
+pub const CHUNK_SIZE: std::ops::RangeInclusive<u64> = 64..=1 << 30;
+
+const MAX_MODEL_NAME: usize = 256;
+const MAX_DIMENSION: u64 = 1 << 32;
+
+/// The figures that determine everything else about a cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// What the cache belongs to, for humans and for a check on the decoding side.
+    pub model: String,
+    /// The element type of K and V.
+    pub dtype: DType,
+    /// Transformer layers.
+    pub layers: u32,
+    /// Key/value heads of a layer.
+    pub kv_heads: u32,
+    /// Elements of one head.
+    pub head_dim: u32,
+    /// Tokens in the cache.
+    pub seq_len: u64,
+    /// Bytes of one chunk, except the last one of each layer.
+    pub chunk_size: u64,
+}
+
+/// Where one tensor is, within the data of the cache.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Region {
+    /// Bytes from the start of the data.
+    pub offset: u64,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// Heads, tokens, elements of a head.
+    pub shape: [u64; 3],
+    /// Distance of neighbours along each axis, in elements.
+    pub strides: [u64; 3],
+}
+
+/// One layer of the cache.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Layer {
+    /// The keys.
+    pub k: Region,
+    /// The values; they follow the keys directly.
+    pub v: Region,
+    /// SHA-256 of the keys' bytes followed by the values'.
+    pub digest: Digest,
+}
+
+impl Layer {
+    /// Bytes from the start of the data.
+    pub fn offset(&self) -> u64 {
+        self.k.offset
+    }
+
+    /// Length in bytes, keys and values.
+    pub fn bytes(&self) -> u64 {
+        self.k.bytes + self.v.bytes
+    }
+}
+
+/// A valid description of a KV cache.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Wire", into = "Wire")]
+pub struct Manifest {
+    geometry: Geometry,
+    bytes: u64,
+    digest: Digest,
+    layers: Vec<Layer>,
+}
+
+/// The JSON form, before validation.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wire {
+    version: u32,
+    model: String,
+    dtype: DType,
+    layers: u32,
+    kv_heads: u32,
+    head_dim: u32,
+    seq_len: u64,
+    chunk_size: u64,
+    bytes: u64,
+    digest: Digest,
+    regions: Vec<Layer>,
+}
+
+impl Manifest {
+    /// Describes a cache whose tensors lie densely one behind the other: K of layer 0, V of layer
+    /// 0, K of layer 1 and so on, each with shape `[heads, tokens, head_dim]` in row-major order.
+    ///
+    /// The digests are [`Digest::ZERO`] until [`Manifest::set_layer_digest`] has set them.
+    ///
+    /// # Errors
+    /// [`Error::ManifestInvalid`] when a figure is zero or beyond its limit.
+    pub fn new(geometry: Geometry) -> Result<Self> {
+        let tensor = tensor_bytes(&geometry)?;
+        let shape = geometry.shape();
+        let strides = view::dense_strides(shape);
+        let region = |index: u64| Region { offset: index * tensor, bytes: tensor, shape, strides };
+        let layers = (0..u64::from(geometry.layers))
+            .map(|n| Layer { k: region(2 * n), v: region(2 * n + 1), digest: Digest::ZERO })
+            .collect();
+        let bytes = tensor * 2 * u64::from(geometry.layers);
+        Ok(Self { geometry, bytes, digest: Digest::ZERO, layers })
+    }
+
+    /// Describes `data`, whose tensors lie as [`Manifest::new`] says, digests included.
+    ///
+    /// # Errors
+    /// As [`Manifest::new`]; also when `data` has another length than the geometry says.
+    pub fn describe(geometry: Geometry, data: &[u8]) -> Result<Self> {
+        let mut manifest = Self::new(geometry)?;
+        if data.len() as u64 != manifest.bytes {
+            return invalid(format!("{} bytes instead of {}", data.len(), manifest.bytes));
+        }
+        for n in 0..manifest.layers.len() {
+            let digest = manifest.layer_digest(n, data);
+            manifest.set_layer_digest(n, digest);
+        }
+        Ok(manifest)
+    }
+
+    /// Reads and validates a manifest that came from elsewhere.
+    ///
+    /// # Errors
+    /// [`Error::ManifestTooLong`], [`Error::ManifestSyntax`], [`Error::ManifestVersion`] or
+    /// [`Error::ManifestInvalid`]; nothing is allocated in proportion to figures in the manifest.
+    pub fn from_json(json: &[u8]) -> Result<Self> {
+        if json.len() > MAX_JSON {
+            return Err(Error::ManifestTooLong { bytes: json.len(), limit: MAX_JSON });
+        }
+        let wire: Wire = serde_json::from_slice(json).map_err(Error::ManifestSyntax)?;
+        wire.try_into()
+    }
+
+    /// The JSON form.
+    ///
+    /// # Errors
+    /// [`Error::ManifestTooLong`] when a receiver would refuse its length.
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        let json = serde_json::to_vec(self).map_err(Error::ManifestSyntax)?;
+        if json.len() > MAX_JSON {
+            return Err(Error::ManifestTooLong { bytes: json.len(), limit: MAX_JSON });
+        }
+        Ok(json)
+    }
+
+    /// The figures that determine the layout.
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// The layers in order.
+    pub fn layers(&self) -> &[Layer] {
+        &self.layers
+    }
+
+    /// Bytes of the whole cache.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The digest of the whole cache: SHA-256 over the layers' digests.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// The same cache, to be cut into chunks of another size.
+    ///
+    /// # Errors
+    /// [`Error::ManifestInvalid`] when the size is not a valid one for this cache.
+    pub fn with_chunk_size(mut self, chunk_size: u64) -> Result<Self> {
+        self.geometry.chunk_size = chunk_size;
+        tensor_bytes(&self.geometry)?;
+        Ok(self)
+    }
+
+    /// The same cache with its tensors in the order and with the strides of [`Manifest::new`].
+    ///
+    /// The digests are kept, so the caller has the data in that order already.
+    ///
+    /// # Errors
+    /// None in practice: the geometry has been validated.
+    pub fn into_dense(self) -> Result<Self> {
+        let mut dense = Self::new(self.geometry)?;
+        for (to, from) in dense.layers.iter_mut().zip(&self.layers) {
+            to.digest = from.digest;
+        }
+        dense.digest = self.digest;
+        Ok(dense)
+    }
+
+    /// Records the digest of a layer, and the digest of the whole that follows from it.
+    ///
+    /// # Panics
+    /// When there is no such layer.
+    pub fn set_layer_digest(&mut self, layer: usize, digest: Digest) {
+        self.layers[layer].digest = digest;
+        self.digest = Digest::of_whole(self.layers.iter().map(|layer| layer.digest));
+    }
+
+    /// Computes the digest of a layer from the data of the whole cache.
+    ///
+    /// # Panics
+    /// When there is no such layer or `data` is shorter than the manifest says.
+    pub fn layer_digest(&self, layer: usize, data: &[u8]) -> Digest {
+        let Layer { k, v, .. } = &self.layers[layer];
+        Digest::of_layer(k.slice(data), v.slice(data))
+    }
+
+    /// Compares a layer's bytes with its digest.
+    ///
+    /// # Errors
+    /// [`Error::DigestMismatch`].
+    ///
+    /// # Panics
+    /// As [`Manifest::layer_digest`].
+    pub fn verify_layer(&self, layer: usize, data: &[u8]) -> Result<()> {
+        let (found, expected) = (self.layer_digest(layer, data), self.layers[layer].digest);
+        if found == expected {
+            Ok(())
+        } else {
+            Err(Error::DigestMismatch { what: format!("layer {layer}"), found, expected })
+        }
+    }
+
+    /// The keys and the values of a layer, as views of `data` without a copy.
+    ///
+    /// # Errors
+    /// [`Error::View`] when `data` is shorter than the manifest says.
+    ///
+    /// # Panics
+    /// When there is no such layer.
+    pub fn layer_views<'a>(
+        &self,
+        layer: usize,
+        data: &'a [u8],
+    ) -> Result<(TensorView<'a>, TensorView<'a>)> {
+        let Layer { k, v, .. } = &self.layers[layer];
+        Ok((k.view(self.geometry.dtype, data)?, v.view(self.geometry.dtype, data)?))
+    }
+}
+
+impl Geometry {
+    /// The shape of each tensor: heads, tokens, elements of a head.
+    pub fn shape(&self) -> [u64; 3] {
+        [u64::from(self.kv_heads), self.seq_len, u64::from(self.head_dim)]
+    }
+}
+
+impl Region {
+    fn slice<'a>(&self, data: &'a [u8]) -> &'a [u8] {
+        &data[self.offset as usize..(self.offset + self.bytes) as usize]
+    }
+
+    fn view<'a>(&self, dtype: DType, data: &'a [u8]) -> Result<TensorView<'a>> {
+        let range = self.offset as usize..(self.offset + self.bytes) as usize;
+        let bytes = data
+            .get(range)
+            .ok_or_else(|| Error::View(format!("only {} bytes of data", data.len())))?;
+        TensorView::new(
+            dtype,
+            &self.shape.map(|n| n as usize),
+            &self.strides.map(|n| n as usize),
+            bytes,
+        )
+    }
+}
+
+fn invalid<T>(why: impl Into<String>) -> Result<T> {
+    Err(Error::ManifestInvalid(why.into()))
+}
+
+/// Checks the geometry and returns the bytes of one tensor.
+fn tensor_bytes(geometry: &Geometry) -> Result<u64> {
+    let Geometry { model, dtype, layers, chunk_size, .. } = geometry;
+    if model.len() > MAX_MODEL_NAME || model.chars().any(char::is_control) {
+        return invalid(format!(
+            "the model's name has control characters or more than {MAX_MODEL_NAME} bytes"
+        ));
+    }
+    if !(1..=imm::MAX_LAYERS).contains(layers) {
+        return invalid(format!("{layers} layers, 1 to {} are possible", imm::MAX_LAYERS));
+    }
+    if geometry.shape().iter().any(|n| !(1..=MAX_DIMENSION).contains(n)) {
+        return invalid(format!("shape {:?}, each from 1 to {MAX_DIMENSION}", geometry.shape()));
+    }
+    if !CHUNK_SIZE.contains(chunk_size) || chunk_size % CHUNK_SIZE.start() != 0 {
+        return invalid(format!(
+            "a chunk size of {chunk_size} bytes; it is a multiple of {} up to {}",
+            CHUNK_SIZE.start(),
+            CHUNK_SIZE.end()
+        ));
+    }
+    let tensor = geometry
+        .shape()
+        .iter()
+        .try_fold(dtype.size() as u64, |product, n| product.checked_mul(*n))
+        .filter(|tensor| {
+            let whole = tensor.checked_mul(2).and_then(|n| n.checked_mul(u64::from(*layers)));
+            whole.is_some_and(|whole| whole <= MAX_BYTES)
+        });
+    let Some(tensor) = tensor else {
+        return invalid(format!("more than {MAX_BYTES} bytes"));
+    };
+    let chunks = (2 * tensor).div_ceil(*chunk_size);
+    if chunks > u64::from(imm::MAX_CHUNKS) {
+        return invalid(format!(
+            "{chunks} chunks in a layer, {} are possible; choose a larger chunk size",
+            imm::MAX_CHUNKS
+        ));
+    }
+    Ok(tensor)
+}
+
+impl From<Manifest> for Wire {
+    fn from(manifest: Manifest) -> Self {
+        let Manifest { geometry, bytes, digest, layers: regions } = manifest;
+        let Geometry { model, dtype, layers, kv_heads, head_dim, seq_len, chunk_size } = geometry;
+        Self {
+            version: VERSION,
+            model,
+            dtype,
+            layers,
+            kv_heads,
+            head_dim,
+            seq_len,
+            chunk_size,
+            bytes,
+            digest,
+            regions,
+        }
+    }
+}
+
+impl TryFrom<Wire> for Manifest {
+    type Error = Error;
+
+    fn try_from(wire: Wire) -> Result<Self> {
+        if wire.version != VERSION {
+            return Err(Error::ManifestVersion { found: wire.version, expected: VERSION });
+        }
+        let geometry = Geometry {
+            model: wire.model,
+            dtype: wire.dtype,
+            layers: wire.layers,
+            kv_heads: wire.kv_heads,
+            head_dim: wire.head_dim,
+            seq_len: wire.seq_len,
+            chunk_size: wire.chunk_size,
+        };
+        let tensor = tensor_bytes(&geometry)?;
+        if wire.regions.len() as u64 != u64::from(geometry.layers) {
+            return invalid(format!("{} layers, {} regions", geometry.layers, wire.regions.len()));
+        }
+        // Layers tile the data without a gap or an overlap, but may come in any order.
+        let mut starts: Vec<u64> = Vec::with_capacity(wire.regions.len());
+        for (n, layer) in wire.regions.iter().enumerate() {
+            for region in [&layer.k, &layer.v] {
+                if region.shape != geometry.shape() || region.bytes != tensor {
+                    return invalid(format!("a tensor of layer {n} has another shape or size"));
+                }
+                if !view::is_dense(region.shape, region.strides) {
+                    return invalid(format!("strides {:?} in layer {n}", region.strides));
+                }
+            }
+            if layer.k.offset.checked_add(tensor) != Some(layer.v.offset) {
+                return invalid(format!("the values of layer {n} do not follow its keys"));
+            }
+            starts.push(layer.offset());
+        }
+        starts.sort_unstable();
+        if starts.iter().enumerate().any(|(n, start)| *start != 2 * tensor * n as u64) {
+            return invalid("layers overlap, leave a gap or are misplaced");
+        }
+        let bytes = 2 * tensor * u64::from(geometry.layers);
+        if wire.bytes != bytes {
+            return invalid(format!("{} bytes in all, its layers have {bytes}", wire.bytes));
+        }
+        if wire.digest != Digest::of_whole(wire.regions.iter().map(|layer| layer.digest)) {
+            return invalid("the digest of the whole does not follow from those of the layers");
+        }
+        Ok(Self { geometry, bytes, digest: wire.digest, layers: wire.regions })
+    }
+}
+
+#[cfg(test)]
+#[path = "manifest_tests.rs"]
+mod tests;

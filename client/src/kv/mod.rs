@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Moving the key/value cache of a language model between two machines.
+//!
+//! A KV cache is two tensors (K and V) for each layer of a transformer, produced by *prefill* and
+//! continued by *decode*. This module describes such a cache, cuts it into chunks that are written
+//! by RDMA WRITE WITH IMMEDIATE, follows their arrival in any order, and gives the received bytes
+//! back as strided tensors without copying them.
+//!
+//! Everything except the transfer itself is plain data handling and needs no device:
+//!
+//! | module | concept |
+//! |---|---|
+//! | [`manifest`] | what is moved: geometry, regions, digests; validated as hostile input |
+//! | [`imm`] | the 32-bit immediate: layer and chunk, or a control message |
+//! | [`plan`] | how layers are cut into chunks |
+//! | [`tracker`] | which chunks have arrived, and which layers are complete |
+//! | [`view`] | a received tensor: dtype, shape, strides, borrowed bytes |
+//! | [`file`] | a cache on disk, as a safetensors file |
+//! | [`digest`] | SHA-256 of a layer and of the whole |
+
+pub mod digest;
+pub mod dtype;
+mod error;
+pub mod file;
+pub mod imm;
+pub mod manifest;
+pub mod plan;
+pub mod tracker;
+pub mod view;
+
+pub use digest::Digest;
+pub use dtype::DType;
+pub use error::{Error, Result};
+pub use imm::Imm;
+pub use manifest::{Geometry, Manifest};
+pub use plan::{Chunk, ChunkPlan};
+pub use tracker::Tracker;
+pub use view::TensorView;

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! How the layers of a cache are cut into chunks.
+
+use super::{Error, Imm, Manifest, Result};
+
+/// One chunk: what one WRITE WITH IMMEDIATE moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Chunk {
+    /// The layer it belongs to.
+    pub layer: u32,
+    /// Its number within the layer.
+    pub index: u32,
+    /// Bytes from the start of the cache's data.
+    pub offset: u64,
+    /// Its length in bytes; only the last chunk of a layer is shorter than the chunk size.
+    pub len: u64,
+}
+
+impl Chunk {
+    /// The immediate that names it.
+    pub fn imm(&self) -> Imm {
+        Imm::Chunk { layer: self.layer, chunk: self.index }
+    }
+}
+
+/// The chunks of a cache. A chunk never spans two layers, so that a layer can be used as soon as
+/// its own chunks are there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChunkPlan {
+    chunk_size: u64,
+    /// Offset and length of each layer.
+    layers: Vec<(u64, u64)>,
+    /// Number of the first chunk of each layer, and as the last entry the number of all chunks.
+    first: Vec<u64>,
+}
+
+impl ChunkPlan {
+    /// Plans the chunks of a cache.
+    pub fn new(manifest: &Manifest) -> Self {
+        let chunk_size = manifest.geometry().chunk_size;
+        let layers: Vec<_> = manifest.layers().iter().map(|l| (l.offset(), l.bytes())).collect();
+        let mut first = vec![0];
+        let mut total = 0;
+        for (_, bytes) in &layers {
+            total += bytes.div_ceil(chunk_size);
+            first.push(total);
+        }
+        Self { chunk_size, layers, first }
+    }
+
+    /// Layers in the plan.
+    pub fn layers(&self) -> u32 {
+        self.layers.len() as u32
+    }
+
+    /// Chunks in all layers together.
+    pub fn total(&self) -> u64 {
+        self.first[self.layers.len()]
+    }
+
+    /// Chunks of one layer; 0 when there is no such layer.
+    pub fn chunks_in(&self, layer: u32) -> u32 {
+        let layer = layer as usize;
+        match self.first.get(layer..=layer + 1) {
+            Some([from, to]) => (to - from) as u32,
+            _ => 0,
+        }
+    }
+
+    /// One chunk.
+    ///
+    /// # Errors
+    /// [`Error::UnknownChunk`] when the layer or the chunk does not exist.
+    pub fn chunk(&self, layer: u32, index: u32) -> Result<Chunk> {
+        if index >= self.chunks_in(layer) {
+            return Err(Error::UnknownChunk { layer, chunk: index });
+        }
+        let (start, bytes) = self.layers[layer as usize];
+        let within = u64::from(index) * self.chunk_size;
+        let len = self.chunk_size.min(bytes - within);
+        Ok(Chunk { layer, index, offset: start + within, len })
+    }
+
+    /// The number of a chunk among all chunks, layer by layer.
+    pub(super) fn position(&self, chunk: &Chunk) -> usize {
+        (self.first[chunk.layer as usize] + u64::from(chunk.index)) as usize
+    }
+
+    /// All chunks, layer by layer.
+    pub fn iter(&self) -> impl Iterator<Item = Chunk> + '_ {
+        (0..self.layers())
+            .flat_map(|layer| (0..self.chunks_in(layer)).map(move |index| (layer, index)))
+            .filter_map(|(layer, index)| self.chunk(layer, index).ok())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::{DType, Geometry};
+
+    fn plan(seq_len: u64, chunk_size: u64) -> (Manifest, ChunkPlan) {
+        let manifest = Manifest::new(Geometry {
+            model: String::new(),
+            dtype: DType::F32,
+            layers: 3,
+            kv_heads: 1,
+            head_dim: 8,
+            seq_len,
+            chunk_size,
+        })
+        .unwrap();
+        let plan = ChunkPlan::new(&manifest);
+        (manifest, plan)
+    }
+
+    #[test]
+    fn chunks_tile_every_layer_exactly() {
+        for (seq_len, chunk_size) in [(1, 64), (3, 64), (7, 128), (4, 1 << 20)] {
+            let (manifest, plan) = plan(seq_len, chunk_size);
+            let mut next = 0;
+            for chunk in plan.iter() {
+                assert_eq!(chunk.offset, next);
+                assert!(chunk.len > 0 && chunk.len <= chunk_size);
+                next += chunk.len;
+                let layer = &manifest.layers()[chunk.layer as usize];
+                assert!(chunk.offset + chunk.len <= layer.offset() + layer.bytes());
+            }
+            assert_eq!(next, manifest.bytes());
+            assert_eq!(plan.iter().count() as u64, plan.total());
+        }
+    }
+
+    #[test]
+    fn the_last_chunk_of_a_layer_is_the_short_one() {
+        // A layer of 3 tokens * 8 elements * 4 bytes * 2 tensors = 192 bytes.
+        let (_, plan) = plan(3, 128);
+        let lengths: Vec<_> = plan.iter().map(|chunk| chunk.len).collect();
+        assert_eq!(lengths, [128, 64, 128, 64, 128, 64]);
+        assert_eq!(plan.chunk(2, 1).unwrap().offset, 2 * 192 + 128);
+    }
+
+    #[test]
+    fn what_is_not_planned_is_refused() {
+        let (_, plan) = plan(3, 128);
+        for (layer, chunk) in [(0, 2), (3, 0), (u32::MAX, 0), (0, u32::MAX)] {
+            assert!(matches!(plan.chunk(layer, chunk), Err(Error::UnknownChunk { .. })));
+        }
+    }
+}
