@@ -1,0 +1,377 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Buffers: memory with a place, which the driver can register and peers can be granted.
+
+use std::ops::{Deref, Range};
+use std::sync::Arc;
+
+use dmaplane_uapi as abi;
+
+use crate::context::{Context, Handle};
+use crate::error::{Call, Error, Result};
+use crate::sys::{self, SharedMemory};
+
+/// Where a buffer's memory comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase", tag = "policy", content = "node")]
+pub enum Placement {
+    /// Wherever the kernel finds memory.
+    #[default]
+    Any,
+    /// On this NUMA node first, elsewhere when it is full; [`Residency::misplaced_pages`] counts.
+    Preferred(u32),
+    /// On this NUMA node only; creation fails with `ENOMEM` when it is full.
+    Strict(u32),
+}
+
+impl Placement {
+    fn to_abi(self) -> (u32, i32) {
+        // A node beyond `i32` becomes one that cannot exist, which the driver refuses.
+        let id = |node| i32::try_from(node).unwrap_or(i32::MAX);
+        match self {
+            Self::Any => (abi::PLACE_ANY, -1),
+            Self::Preferred(node) => (abi::PLACE_PREFERRED, id(node)),
+            Self::Strict(node) => (abi::PLACE_STRICT, id(node)),
+        }
+    }
+}
+
+/// Where a buffer's pages are, and who holds them.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct Residency {
+    /// Bytes of the buffer.
+    pub bytes: u64,
+    /// Pages on each NUMA node, by node id.
+    pub pages_by_node: Vec<u64>,
+    /// Pages that are not on the node that [`Placement::Preferred`] asked for.
+    pub misplaced_pages: u64,
+    /// Live user mappings of the memory.
+    pub mappings: u32,
+    /// RDMA devices on which the memory is registered.
+    pub regions: u32,
+}
+
+/// Memory of the driver, mapped into this process.
+///
+/// A peer that holds a grant may write the memory at any moment, so the safe methods copy
+/// ([`Buffer::write_at`], [`Buffer::read_at`]): a race with the peer gives old or new bytes, nothing
+/// worse. To look at received data without a copy, drop the grants and [`Buffer::freeze`] it.
+///
+/// Dropping it destroys the handle and removes the mapping. The memory itself lives until transfers
+/// in flight are done with it.
+///
+/// ```no_run
+/// use dmaplane::{Buffer, Context, Placement};
+///
+/// # fn main() -> dmaplane::Result<()> {
+/// let context = Context::open()?;
+/// let buffer = Buffer::create(&context, 16 << 20, Placement::Strict(0))?;
+/// buffer.write_at(4096, b"hello");
+/// println!("pages by node: {:?}", buffer.residency()?.pages_by_node);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Buffer {
+    memory: SharedMemory,
+    handle: Handle,
+    mmap_offset: u64,
+    /// Shared with everything else that could write the memory: grants and further mappings.
+    writers: Arc<()>,
+}
+
+impl Buffer {
+    /// Creates and maps a buffer of at least `bytes`, rounded up to whole pages and zeroed.
+    ///
+    /// # Errors
+    /// [`Error::Call`]: `EINVAL` (no bytes, no such node), `E2BIG` (beyond the limit), `ENOMEM` (no
+    /// memory where the placement allows it), `EMFILE`. [`Error::Map`] when it cannot be mapped.
+    pub fn create(context: &Context, bytes: u64, placement: Placement) -> Result<Self> {
+        let (policy, node) = placement.to_abi();
+        let mut create = abi::BufferCreate {
+            bytes,
+            placement: policy,
+            node,
+            ..Default::default()
+        };
+        context.call(&mut create).map_err(|errno| {
+            let subject = format!(" of {bytes} bytes, placement {placement:?}");
+            Error::call(Call::BufferCreate, errno, subject)
+        })?;
+        let handle = context.adopt(create.handle);
+        let memory = map(context, create.mmap_offset, create.bytes)?;
+        Ok(Self {
+            memory,
+            handle,
+            mmap_offset: create.mmap_offset,
+            writers: Arc::new(()),
+        })
+    }
+
+    /// Bytes of the buffer, whole pages.
+    #[expect(clippy::len_without_is_empty, reason = "a buffer is never empty")]
+    pub fn len(&self) -> u64 {
+        self.memory.len() as u64
+    }
+
+    /// The driver's name of the buffer, for [`Entry::from_raw`](crate::Entry::from_raw).
+    pub fn raw_handle(&self) -> u32 {
+        self.handle.raw()
+    }
+
+    /// The context it belongs to.
+    pub fn context(&self) -> &Context {
+        self.handle.context()
+    }
+
+    /// Where the pages are.
+    ///
+    /// # Errors
+    /// [`Error::Call`].
+    pub fn residency(&self) -> Result<Residency> {
+        let context = self.handle.context();
+        let mut pages_by_node = vec![0; context.limits().node_ids as usize];
+        let query = sys::buffer_query(sys::fd(context), self.handle.raw(), &mut pages_by_node)
+            .map_err(|errno| Error::call(Call::BufferQuery, errno, ""))?;
+        Ok(Residency {
+            bytes: query.bytes,
+            pages_by_node,
+            misplaced_pages: query.misplaced_pages,
+            mappings: query.mappings,
+            regions: query.regions,
+        })
+    }
+
+    /// Copies `data` into the buffer.
+    ///
+    /// # Panics
+    /// When the range is not inside the buffer.
+    pub fn write_at(&self, offset: u64, data: &[u8]) {
+        self.memory.copy_in(index(offset), data);
+    }
+
+    /// Copies from the buffer. What a peer writes at the same time comes partly or not at all.
+    ///
+    /// # Panics
+    /// When the range is not inside the buffer.
+    pub fn read_at(&self, offset: u64, to: &mut [u8]) {
+        self.memory.copy_out(index(offset), to);
+    }
+
+    /// A copy of a range.
+    ///
+    /// # Panics
+    /// When the range is not inside the buffer.
+    pub fn to_vec(&self, range: Range<u64>) -> Vec<u8> {
+        assert!(
+            range.start <= range.end && range.end <= self.len(),
+            "{range:?} is not inside"
+        );
+        let mut data = vec![0; index(range.end - range.start)];
+        self.read_at(range.start, &mut data);
+        data
+    }
+
+    /// The memory without a copy.
+    ///
+    /// # Safety
+    /// As long as the slice lives, nobody writes the buffer: no peer holds a grant over it, and no
+    /// thread or other mapping writes it. [`Buffer::freeze`] is the safe way.
+    pub unsafe fn as_slice(&self) -> &[u8] {
+        // SAFETY: The caller promises the same.
+        unsafe { self.memory.as_slice() }
+    }
+
+    /// The memory without a copy, to be filled.
+    ///
+    /// # Safety
+    /// As long as the slice lives, nobody else reads or writes the buffer through this process, and
+    /// no peer holds a grant over it. Transfers in flight out of the range send a mix of old and new
+    /// bytes.
+    pub unsafe fn as_mut_slice(&mut self) -> &mut [u8] {
+        // SAFETY: The caller promises the same.
+        unsafe { self.memory.as_mut_slice() }
+    }
+
+    /// The first byte, for calls such as move_pages(2). Valid as long as the buffer.
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.memory.as_ptr()
+    }
+
+    /// Maps a range a second time. The mapping outlives the buffer's handle.
+    ///
+    /// # Errors
+    /// [`Error::Map`]: `EINVAL` when the range is not whole pages inside the buffer.
+    pub fn map(&self, range: Range<u64>) -> Result<Mapping> {
+        let bytes = range.end.saturating_sub(range.start);
+        let memory = map(
+            self.handle.context(),
+            self.mmap_offset.saturating_add(range.start),
+            bytes,
+        )?;
+        Ok(Mapping {
+            memory,
+            _writer: self.writers.clone(),
+        })
+    }
+
+    /// Offset to give to mmap(2) on the context's descriptor.
+    pub fn mmap_offset(&self) -> u64 {
+        self.mmap_offset
+    }
+
+    /// Destroys the handle and keeps the mapping, and by it the memory.
+    pub fn into_mapping(self) -> Mapping {
+        Mapping {
+            memory: self.memory,
+            _writer: self.writers,
+        }
+    }
+
+    /// Turns the buffer into memory that nobody writes any more, readable without a copy.
+    ///
+    /// The handle stays and can be the source of transfers. Processes forked after the buffer was
+    /// created share the mapping; they must not write it.
+    ///
+    /// # Errors
+    /// Gives the buffer back while a [`LocalGrant`](crate::LocalGrant) over it or a further
+    /// [`Mapping`] of it lives.
+    pub fn freeze(mut self) -> Result<FrozenBuffer, Self> {
+        // Exclusive access to the token proves that no clone is left in a grant or a mapping, and
+        // that its owner's last writes happened before.
+        if Arc::get_mut(&mut self.writers).is_none() {
+            return Err(self);
+        }
+        Ok(FrozenBuffer {
+            memory: self.memory.exclusive(),
+            handle: self.handle,
+        })
+    }
+
+    /// A range as the source of a transfer; the driver checks its bounds.
+    pub fn range(&self, offset: u64, length: u32) -> Source<'_> {
+        Source {
+            handle: &self.handle,
+            offset,
+            length,
+        }
+    }
+
+    pub(crate) fn writer(&self) -> Arc<()> {
+        self.writers.clone()
+    }
+}
+
+/// A range of a buffer as the source of a transfer.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    pub(crate) handle: &'a Handle,
+    pub(crate) offset: u64,
+    pub(crate) length: u32,
+}
+
+/// A mapping of a buffer's range that keeps the memory alive without the buffer's handle.
+#[derive(Debug)]
+pub struct Mapping {
+    memory: SharedMemory,
+    _writer: Arc<()>,
+}
+
+impl Mapping {
+    /// Bytes of the mapping.
+    #[expect(clippy::len_without_is_empty, reason = "a mapping is never empty")]
+    pub fn len(&self) -> u64 {
+        self.memory.len() as u64
+    }
+
+    /// Copies `data` into the memory.
+    ///
+    /// # Panics
+    /// When the range is not inside the mapping.
+    pub fn write_at(&self, offset: u64, data: &[u8]) {
+        self.memory.copy_in(index(offset), data);
+    }
+
+    /// Copies from the memory.
+    ///
+    /// # Panics
+    /// When the range is not inside the mapping.
+    pub fn read_at(&self, offset: u64, to: &mut [u8]) {
+        self.memory.copy_out(index(offset), to);
+    }
+
+    /// The first byte. Valid as long as the mapping.
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.memory.as_ptr()
+    }
+}
+
+/// A buffer that nobody writes any more: a slice of bytes, and still a source of transfers.
+///
+/// ```no_run
+/// use dmaplane::{Buffer, Context, Placement};
+///
+/// # fn main() -> dmaplane::Result<()> {
+/// let context = Context::open()?;
+/// let buffer = Buffer::create(&context, 4096, Placement::Any)?;
+/// buffer.write_at(0, b"abc");
+/// let frozen = buffer.freeze().expect("no grant was given");
+/// assert_eq!(&frozen[..3], b"abc");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct FrozenBuffer {
+    memory: sys::Frozen,
+    handle: Handle,
+}
+
+impl FrozenBuffer {
+    /// A range as the source of a transfer; the driver checks its bounds.
+    pub fn range(&self, offset: u64, length: u32) -> Source<'_> {
+        Source {
+            handle: &self.handle,
+            offset,
+            length,
+        }
+    }
+}
+
+impl Deref for FrozenBuffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.memory.as_slice()
+    }
+}
+
+fn map(context: &Context, offset: u64, bytes: u64) -> Result<SharedMemory> {
+    let bytes = index(bytes);
+    SharedMemory::map(sys::fd(context), offset, bytes).map_err(|source| Error::Map {
+        what: "a buffer",
+        bytes,
+        source,
+    })
+}
+
+/// Saturates where `usize` is the smaller one; the checks that follow refuse the result.
+fn index(offset: u64) -> usize {
+    usize::try_from(offset).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn placements_have_their_numbers() {
+        assert_eq!(Placement::Any.to_abi(), (abi::PLACE_ANY, -1));
+        assert_eq!(Placement::Preferred(1).to_abi(), (abi::PLACE_PREFERRED, 1));
+        assert_eq!(Placement::Strict(3).to_abi(), (abi::PLACE_STRICT, 3));
+        assert_eq!(
+            Placement::Strict(u32::MAX).to_abi(),
+            (abi::PLACE_STRICT, i32::MAX)
+        );
+    }
+}

@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Channels: a submission and a completion ring shared with the driver.
+
+mod completion;
+mod entry;
+mod ring;
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use dmaplane_uapi as abi;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::Errno;
+
+pub use completion::{Completion, Field, OpError, State};
+pub use entry::Entry;
+
+use crate::context::{Context, Handle, nanoseconds};
+use crate::error::{Call, Error, Result};
+use crate::sys::{self, SharedMemory};
+use ring::Rings;
+
+/// The submission ring has no free place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the submission ring is full: submit, or take completions so that the driver can go on")]
+pub struct QueueFull;
+
+/// What a submission did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Submitted {
+    /// Entries that the driver took.
+    pub entries: u32,
+    /// Completions that wait in the ring.
+    pub available: u32,
+}
+
+/// How to make a [`Channel`].
+#[derive(Clone, Copy, Debug)]
+#[must_use = "a builder does nothing until it builds"]
+pub struct ChannelBuilder {
+    entries: u32,
+    completions: Option<u32>,
+    event: bool,
+}
+
+impl ChannelBuilder {
+    /// Places of the submission ring, a power of two; 128 if not said.
+    pub fn entries(mut self, entries: u32) -> Self {
+        self.entries = entries;
+        self
+    }
+
+    /// Places of the completion ring, a power of two; twice the entries if not said.
+    ///
+    /// It bounds the operations in flight: each reserves its completion's place.
+    pub fn completions(mut self, completions: u32) -> Self {
+        self.completions = Some(completions);
+        self
+    }
+
+    /// With an eventfd that is signalled with each completion; see [`Channel::event`].
+    pub fn event(mut self) -> Self {
+        self.event = true;
+        self
+    }
+
+    /// Creates and maps the channel.
+    ///
+    /// # Errors
+    /// [`Error::Call`]: `EINVAL` (sizes), `ENOMEM`, `EMFILE`. [`Error::Map`], [`Error::Event`].
+    pub fn build(self, context: &Context) -> Result<Channel> {
+        let event = if self.event {
+            let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+            Some(eventfd(0, flags).map_err(Error::Event)?)
+        } else {
+            None
+        };
+        let mut create = abi::ChannelCreate {
+            sq_entries: self.entries,
+            cq_entries: self.completions.unwrap_or(self.entries.saturating_mul(2)),
+            eventfd: event.as_ref().map_or(-1, AsRawFd::as_raw_fd),
+            ..Default::default()
+        };
+        context.call(&mut create).map_err(|errno| {
+            let subject = format!(
+                " of {} entries, {} completions",
+                create.sq_entries, create.cq_entries
+            );
+            Error::call(Call::ChannelCreate, errno, subject)
+        })?;
+        let handle = context.adopt(create.handle);
+        let bytes = usize::try_from(create.mmap_bytes).unwrap_or(usize::MAX);
+        let memory =
+            SharedMemory::map(sys::fd(context), create.mmap_offset, bytes).map_err(|source| {
+                Error::Map {
+                    what: "a channel",
+                    bytes,
+                    source,
+                }
+            })?;
+        Ok(Channel {
+            rings: Rings::new(memory, &create),
+            handle,
+            event,
+        })
+    }
+}
+
+/// A submission and a completion ring. Any number of operations costs one system call.
+///
+/// The rings have one user: share a channel between threads by a mutex, or give each its own.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use dmaplane::{Channel, Context, Entry};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let context = Context::open()?;
+/// let mut channel = Channel::builder().entries(8).build(&context)?;
+/// for i in 0..8 {
+///     channel.push(Entry::nop().user_data(i))?;
+/// }
+/// channel.submit_and_wait(8, Duration::from_secs(1))?;
+/// assert_eq!(channel.completions().filter(|done| done.is_ok()).count(), 8);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Channel {
+    rings: Rings,
+    handle: Handle,
+    event: Option<OwnedFd>,
+}
+
+impl Channel {
+    /// Starts to describe a channel.
+    pub fn builder() -> ChannelBuilder {
+        ChannelBuilder {
+            entries: 128,
+            completions: None,
+            event: false,
+        }
+    }
+
+    /// Places of the submission ring.
+    pub fn sq_entries(&self) -> u32 {
+        self.rings.sq_entries()
+    }
+
+    /// Places of the completion ring, which is the most operations in flight.
+    pub fn cq_entries(&self) -> u32 {
+        self.rings.cq_entries()
+    }
+
+    /// Entries that were pushed and that the driver has not taken.
+    pub fn pending(&self) -> u32 {
+        self.rings.pending()
+    }
+
+    /// Completions that wait to be taken.
+    pub fn available(&self) -> u32 {
+        self.rings.available()
+    }
+
+    /// The driver's name of the channel.
+    pub fn raw_handle(&self) -> u32 {
+        self.handle.raw()
+    }
+
+    /// Puts an entry into the submission ring. The driver sees it at the next submission.
+    ///
+    /// # Errors
+    /// [`QueueFull`] when the ring has no free place.
+    pub fn push(&mut self, entry: Entry) -> Result<(), QueueFull> {
+        if self.rings.push(*entry.raw()) {
+            Ok(())
+        } else {
+            Err(QueueFull)
+        }
+    }
+
+    /// Submits what was pushed and does not wait.
+    ///
+    /// Entries that find no completion slot stay in the ring: take completions and submit again.
+    ///
+    /// # Errors
+    /// As [`Channel::submit_and_wait`].
+    pub fn submit(&mut self) -> Result<Submitted> {
+        self.enter(self.rings.pending(), 0, Duration::ZERO)
+    }
+
+    /// Submits what was pushed, then waits until `completions` wait in the ring.
+    ///
+    /// It returns with fewer of them when the time limit passes or a signal comes first;
+    /// [`Submitted::available`] tells. `Duration::MAX` waits without limit.
+    ///
+    /// # Errors
+    /// [`Error::Call`]: `EINVAL` when the ring was corrupted.
+    pub fn submit_and_wait(&mut self, completions: u32, timeout: Duration) -> Result<Submitted> {
+        self.enter(self.rings.pending(), completions, timeout)
+    }
+
+    /// Waits until `completions` wait in the ring and submits nothing.
+    ///
+    /// # Errors
+    /// As [`Channel::submit_and_wait`].
+    pub fn wait(&mut self, completions: u32, timeout: Duration) -> Result<Submitted> {
+        self.enter(0, completions, timeout)
+    }
+
+    /// Takes the next completion, without a system call.
+    pub fn next_completion(&mut self) -> Option<Completion> {
+        self.rings.pop().map(Completion::from_raw)
+    }
+
+    /// Takes the completions that wait, without a system call. What it does not yield stays.
+    pub fn completions(&mut self) -> Completions<'_> {
+        Completions {
+            rings: &mut self.rings,
+        }
+    }
+
+    /// The eventfd, to be watched by an event loop; read it with [`Channel::take_event`].
+    pub fn event(&self) -> Option<BorrowedFd<'_>> {
+        self.event.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Waits for the eventfd and resets it. Gives the number of signals, 0 after the time limit or
+    /// a signal.
+    ///
+    /// # Errors
+    /// [`Error::Event`], also when the channel was built without an eventfd (`EBADF`).
+    pub fn take_event(&self, timeout: Duration) -> Result<u64> {
+        let event = self.event.as_ref().ok_or(Error::Event(Errno::BADF))?;
+        let limit = Timespec::try_from(timeout).ok();
+        let mut fds = [PollFd::new(event, PollFlags::IN)];
+        match poll(&mut fds, limit.as_ref()) {
+            Ok(0) | Err(Errno::INTR) => return Ok(0),
+            Ok(_) => {}
+            Err(errno) => return Err(Error::Event(errno)),
+        }
+        let mut count = [0; 8];
+        match rustix::io::read(event, &mut count) {
+            Ok(_) => Ok(u64::from_ne_bytes(count)),
+            // Another thread was faster.
+            Err(Errno::AGAIN) => Ok(0),
+            Err(errno) => Err(Error::Event(errno)),
+        }
+    }
+
+    /// Overwrites a member of the ring's header, at a byte offset of
+    /// [`RingHeader`](dmaplane_uapi::RingHeader).
+    ///
+    /// For tests of the driver: it must survive any value. The channel is of no use afterwards.
+    ///
+    /// # Panics
+    /// When the offset is not that of a 32-bit word in the mapping.
+    #[doc(hidden)]
+    pub fn corrupt_header(&mut self, offset: usize, value: u32) {
+        self.rings
+            .memory()
+            .atomic_u32(offset)
+            .store(value, std::sync::atomic::Ordering::Release);
+    }
+
+    fn enter(&mut self, to_submit: u32, min_complete: u32, timeout: Duration) -> Result<Submitted> {
+        let mut enter = abi::Enter {
+            channel: self.handle.raw(),
+            to_submit,
+            min_complete,
+            timeout_ns: nanoseconds(timeout),
+            ..Default::default()
+        };
+        match self.handle.context().call(&mut enter) {
+            Ok(()) => Ok(Submitted {
+                entries: enter.submitted,
+                available: enter.available,
+            }),
+            Err(Errno::INTR) => Ok(Submitted {
+                entries: 0,
+                available: self.rings.available(),
+            }),
+            Err(errno) => Err(Error::call(Call::Enter, errno, "")),
+        }
+    }
+}
+
+/// Iterator over the completions that wait in a channel.
+#[derive(Debug)]
+pub struct Completions<'a> {
+    rings: &'a mut Rings,
+}
+
+impl Iterator for Completions<'_> {
+    type Item = Completion;
+
+    fn next(&mut self) -> Option<Completion> {
+        self.rings.pop().map(Completion::from_raw)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.rings.available() as usize, None)
+    }
+}

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Index arithmetic of the two rings, apart from the calls so that tests can play the kernel.
+//!
+//! Indices run freely and wrap at 2^32. This side fills the submission ring and publishes it by a
+//! release store of `sq_tail`; it reads completions after an acquire load of `cq_tail` and gives
+//! their places back by a release store of `cq_head`.
+
+use std::mem::offset_of;
+use std::sync::atomic::Ordering;
+
+use dmaplane_uapi as abi;
+
+use crate::sys::SharedMemory;
+
+/// User space's side of a channel's mapping.
+#[derive(Debug)]
+pub(super) struct Rings {
+    memory: SharedMemory,
+    sq: Ring,
+    cq: Ring,
+    /// One past the last entry that was filled, published or not.
+    sq_filled: u32,
+    /// Next completion to take; the shared copy follows it.
+    cq_taken: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Ring {
+    /// Entries, a power of two.
+    entries: u32,
+    /// Offset of the array in the mapping.
+    offset: usize,
+}
+
+impl Ring {
+    /// Offset of the entry with this index, of `size` bytes each.
+    fn place(self, index: u32, size: usize) -> usize {
+        self.offset + (index & (self.entries - 1)) as usize * size
+    }
+}
+
+const SQ_HEAD: usize = offset_of!(abi::RingHeader, sq_head);
+const SQ_TAIL: usize = offset_of!(abi::RingHeader, sq_tail);
+const CQ_HEAD: usize = offset_of!(abi::RingHeader, cq_head);
+const CQ_TAIL: usize = offset_of!(abi::RingHeader, cq_tail);
+
+impl Rings {
+    /// Takes over a mapping whose rings start where `create` says. Both sizes are powers of two.
+    pub(super) fn new(memory: SharedMemory, create: &abi::ChannelCreate) -> Self {
+        debug_assert!(create.sq_entries.is_power_of_two() && create.cq_entries.is_power_of_two());
+        // A new channel starts at 0, but the header is the truth.
+        let sq_filled = memory.atomic_u32(SQ_TAIL).load(Ordering::Relaxed);
+        let cq_taken = memory.atomic_u32(CQ_HEAD).load(Ordering::Relaxed);
+        Self {
+            memory,
+            sq: Ring {
+                entries: create.sq_entries,
+                offset: create.sq_offset as usize,
+            },
+            cq: Ring {
+                entries: create.cq_entries,
+                offset: create.cq_offset as usize,
+            },
+            sq_filled,
+            cq_taken,
+        }
+    }
+
+    pub(super) fn sq_entries(&self) -> u32 {
+        self.sq.entries
+    }
+
+    pub(super) fn cq_entries(&self) -> u32 {
+        self.cq.entries
+    }
+
+    /// Entries that were filled and that the kernel has not taken.
+    pub(super) fn pending(&self) -> u32 {
+        // Acquire: the kernel has read an entry's place before this side fills it again.
+        let head = self.memory.atomic_u32(SQ_HEAD).load(Ordering::Acquire);
+        self.sq_filled.wrapping_sub(head)
+    }
+
+    /// Fills the next place; `false` when the ring is full.
+    pub(super) fn push(&mut self, sqe: abi::Sqe) -> bool {
+        if self.pending() >= self.sq.entries {
+            return false;
+        }
+        self.memory
+            .write(self.sq.place(self.sq_filled, size_of::<abi::Sqe>()), sqe);
+        self.sq_filled = self.sq_filled.wrapping_add(1);
+        // Release: the kernel sees the entry before the index that covers it.
+        self.memory
+            .atomic_u32(SQ_TAIL)
+            .store(self.sq_filled, Ordering::Release);
+        true
+    }
+
+    /// Completions that wait to be taken.
+    pub(super) fn available(&self) -> u32 {
+        // Acquire: the completions that the index covers are read after it.
+        let tail = self.memory.atomic_u32(CQ_TAIL).load(Ordering::Acquire);
+        tail.wrapping_sub(self.cq_taken)
+    }
+
+    /// Takes the next completion.
+    pub(super) fn pop(&mut self) -> Option<abi::Cqe> {
+        if self.available() == 0 {
+            return None;
+        }
+        let cqe = self
+            .memory
+            .read(self.cq.place(self.cq_taken, size_of::<abi::Cqe>()));
+        self.cq_taken = self.cq_taken.wrapping_add(1);
+        // Release: the completion is read before its place is given back.
+        self.memory
+            .atomic_u32(CQ_HEAD)
+            .store(self.cq_taken, Ordering::Release);
+        Some(cqe)
+    }
+
+    /// The mapping, for tests that corrupt it on purpose.
+    pub(super) fn memory(&self) -> &SharedMemory {
+        &self.memory
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Plays the kernel over memory that it shares with the rings.
+    struct Kernel {
+        sq_head: u32,
+        cq_tail: u32,
+    }
+
+    const SQ: u32 = 4;
+    const CQ: u32 = 8;
+    const SQ_OFFSET: u32 = 4096;
+    const CQ_OFFSET: u32 = 4096 + SQ * 64;
+
+    fn rings(start: u32) -> (Rings, Kernel) {
+        let memory = SharedMemory::anonymous(8192).expect("anonymous memory");
+        for offset in [SQ_HEAD, SQ_TAIL, CQ_HEAD, CQ_TAIL] {
+            memory.atomic_u32(offset).store(start, Ordering::Relaxed);
+        }
+        let create = abi::ChannelCreate {
+            sq_entries: SQ,
+            cq_entries: CQ,
+            sq_offset: SQ_OFFSET,
+            cq_offset: CQ_OFFSET,
+            ..Default::default()
+        };
+        (
+            Rings::new(memory, &create),
+            Kernel {
+                sq_head: start,
+                cq_tail: start,
+            },
+        )
+    }
+
+    impl Kernel {
+        /// Takes one entry and completes it with its user data.
+        fn step(&mut self, rings: &Rings) -> bool {
+            let memory = rings.memory();
+            let tail = memory.atomic_u32(SQ_TAIL).load(Ordering::Acquire);
+            let taken = memory.atomic_u32(CQ_HEAD).load(Ordering::Acquire);
+            if self.sq_head == tail || self.cq_tail.wrapping_sub(taken) == CQ {
+                return false;
+            }
+            let place = (self.sq_head % SQ) as usize * 64;
+            let sqe: abi::Sqe = memory.read(SQ_OFFSET as usize + place);
+            self.sq_head = self.sq_head.wrapping_add(1);
+            memory
+                .atomic_u32(SQ_HEAD)
+                .store(self.sq_head, Ordering::Release);
+            let cqe = abi::Cqe {
+                user_data: sqe.user_data,
+                state: abi::STATE_OK,
+                ..Default::default()
+            };
+            memory.write(CQ_OFFSET as usize + (self.cq_tail % CQ) as usize * 64, cqe);
+            self.cq_tail = self.cq_tail.wrapping_add(1);
+            memory
+                .atomic_u32(CQ_TAIL)
+                .store(self.cq_tail, Ordering::Release);
+            true
+        }
+    }
+
+    fn sqe(user_data: u64) -> abi::Sqe {
+        abi::Sqe {
+            user_data,
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_full_ring_refuses_and_takes_again_after_the_kernel() {
+        let (mut rings, mut kernel) = rings(0);
+        for i in 0..u64::from(SQ) {
+            assert!(rings.push(sqe(i)));
+        }
+        assert!(!rings.push(sqe(99)));
+        assert_eq!(rings.pending(), SQ);
+        assert!(kernel.step(&rings));
+        assert!(rings.push(sqe(4)));
+        assert_eq!(rings.pop().map(|cqe| cqe.user_data), Some(0));
+        assert_eq!(rings.pop(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn completions_come_in_order_whatever_the_interleaving(
+            start in prop_oneof![Just(0), Just(u32::MAX - 5), any::<u32>()],
+            steps in proptest::collection::vec(0..3u8, 1..400),
+        ) {
+            let (mut rings, mut kernel) = rings(start);
+            let mut expected = VecDeque::new();
+            let mut next = 0;
+            for step in steps {
+                match step {
+                    0 => {
+                        if rings.push(sqe(next)) {
+                            expected.push_back(next);
+                            next += 1;
+                        }
+                    }
+                    1 => {
+                        kernel.step(&rings);
+                    }
+                    _ => {
+                        let waiting = rings.available();
+                        match rings.pop() {
+                            Some(cqe) => {
+                                prop_assert!(waiting > 0);
+                                prop_assert_eq!(Some(cqe.user_data), expected.pop_front());
+                            }
+                            None => prop_assert_eq!(waiting, 0),
+                        }
+                    }
+                }
+                prop_assert!(rings.pending() <= SQ);
+                prop_assert!(rings.available() <= CQ);
+                prop_assert_eq!(
+                    expected.len(),
+                    (rings.pending() + rings.available()) as usize
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,353 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The table of causes and remedies: one line for each errno that a call is documented to give.
+
+use std::fmt;
+
+use rustix::io::Errno;
+
+/// A call to the driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Call {
+    /// Asking for version, capabilities and limits.
+    Query,
+    /// Destroying an object.
+    Destroy,
+    /// Creating a buffer.
+    BufferCreate,
+    /// Asking where a buffer's pages are.
+    BufferQuery,
+    /// Creating a channel.
+    ChannelCreate,
+    /// Submitting entries and waiting for completions.
+    Enter,
+    /// Listening.
+    Listen,
+    /// Accepting a connection.
+    Accept,
+    /// Connecting.
+    Connect,
+    /// Asking for an endpoint's state.
+    EndpointQuery,
+    /// Granting access to a buffer.
+    GrantCreate,
+    /// Waiting for the peer's grant.
+    GrantWait,
+}
+
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Query => "query the driver",
+            Self::Destroy => "destroy an object",
+            Self::BufferCreate => "create a buffer",
+            Self::BufferQuery => "query a buffer",
+            Self::ChannelCreate => "create a channel",
+            Self::Enter => "submit",
+            Self::Listen => "listen",
+            Self::Accept => "accept a connection",
+            Self::Connect => "connect",
+            Self::EndpointQuery => "query an endpoint",
+            Self::GrantCreate => "grant access",
+            Self::GrantWait => "take the peer's grant",
+        })
+    }
+}
+
+/// Cause and remedy of `errno` from `call`.
+pub(super) fn explain(call: Call, errno: Errno) -> (&'static str, &'static str) {
+    specific(call, errno).unwrap_or_else(|| common(errno))
+}
+
+fn specific(call: Call, errno: Errno) -> Option<(&'static str, &'static str)> {
+    use Call::{
+        Accept, BufferCreate, BufferQuery, ChannelCreate, Connect, Enter, GrantCreate, GrantWait,
+        Listen,
+    };
+    let text = match (call, errno) {
+        (BufferCreate, Errno::INVAL) => (
+            "the size is 0, or the node does not exist or has no memory",
+            "Give at least one byte, and a node that `dmaplane numa` lists with memory",
+        ),
+        (BufferCreate, Errno::TOOBIG) => (
+            "the size is beyond the driver's limit",
+            "Ask for at most `max_buffer_bytes` of `dmaplane info`, in several buffers if need be",
+        ),
+        (BufferCreate, Errno::NOMEM) => (
+            "no memory is free where the placement allows it, or the memory cgroup is at its limit",
+            "Free memory on the node, choose a preferred placement, or raise memory.max",
+        ),
+        (BufferQuery, Errno::FAULT) => (
+            "the array for the nodes is not writable memory",
+            "Pass an array of as many elements as `node_ids` of `dmaplane info`",
+        ),
+        (ChannelCreate, Errno::INVAL) => (
+            "the rings' sizes are not powers of two, out of range, or the completion ring is the \
+             smaller one",
+            "Use powers of two up to `max_ring_entries`, with at least as many completions as \
+             submissions",
+        ),
+        (ChannelCreate, Errno::BADF) => (
+            "the descriptor is not an open eventfd",
+            "Pass an eventfd that is still open, or none",
+        ),
+        (Enter, Errno::INVAL) => (
+            "the ring's indices make no sense",
+            "Write the ring through one channel object only; create a new channel to go on",
+        ),
+        (Enter, Errno::INTR) => ("a signal came first", "Call again: nothing was submitted"),
+        (Listen, Errno::ADDRINUSE) => (
+            "another listener has this address and port",
+            "End the other listener, or use port 0 to get a free port",
+        ),
+        (Listen, Errno::ADDRNOTAVAIL) => (
+            "no RDMA device has this address",
+            "Use an address of an interface that `rdma link` names, in this network namespace",
+        ),
+        (Listen | Connect, Errno::NODEV) => (
+            "there is no RDMA device",
+            "Make one (`rdma link add NAME type rxe netdev IFACE`) or load the adapter's driver",
+        ),
+        (Accept, Errno::NODEV) => (
+            "the listener's RDMA device went away",
+            "Listen again when the device is back",
+        ),
+        (Accept, Errno::CONNABORTED) => (
+            "the peer gave up before the connection was made",
+            "Accept the next one; if it repeats, give the peer a longer time limit",
+        ),
+        (Accept | Connect, Errno::PROTO) => (
+            "the peer speaks another version of the protocol",
+            "Run drivers of one release on both sides",
+        ),
+        (Accept | Connect, Errno::INVAL) => (
+            "the receive depth is 0 or beyond the driver's limit",
+            "Use 1 to `max_recv_depth` of `dmaplane info`",
+        ),
+        (Listen, Errno::INVAL) => ("the backlog is 0 or above 128", "Use a backlog of 1 to 128"),
+        (Accept, Errno::TIMEDOUT) => (
+            "nobody connected within the time limit",
+            "Start the peer, check that it uses this address and port, or wait longer",
+        ),
+        (Connect, Errno::TIMEDOUT) => (
+            "the peer did not answer within the time limit",
+            "Check that the peer accepts connections and that UDP port 4791 (RoCE) may pass, or \
+             wait longer",
+        ),
+        (Connect, Errno::ADDRNOTAVAIL) => (
+            "no RDMA device reaches this address",
+            "Check the route (`ip route get`) and that its interface has an RDMA device (`rdma \
+             link`)",
+        ),
+        (Connect, Errno::HOSTUNREACH) => (
+            "the address does not answer",
+            "Check the address, and that the machine is up and on this network",
+        ),
+        (Connect, Errno::CONNREFUSED) => (
+            "nobody listens there, or the listener's backlog is full",
+            "Start the listener first, check the port, or raise its backlog",
+        ),
+        (GrantCreate, Errno::INVAL) => (
+            "the range is empty, overflows or starts inside a page, or the rights are unknown",
+            "Give a range of at least one byte that starts on a page, and rights that this driver \
+             knows",
+        ),
+        (GrantCreate, Errno::RANGE) => (
+            "the range goes beyond the buffer",
+            "Give a range inside the buffer",
+        ),
+        (GrantCreate, Errno::NOMEM) => (
+            "there is no memory for the registration",
+            "Free memory, or grant a smaller range",
+        ),
+        (GrantCreate, Errno::TIMEDOUT) => (
+            "the message did not leave within the time limit",
+            "The peer takes no messages: check that it still runs, or wait longer",
+        ),
+        (GrantWait, Errno::TIMEDOUT) => (
+            "the peer gave no grant within the time limit",
+            "Check that the peer grants on this connection, or wait longer",
+        ),
+        (GrantCreate | GrantWait, Errno::NOTCONN) => (
+            "the connection has ended",
+            "Ask the endpoint why (its query has the reason) and connect again",
+        ),
+        _ => return None,
+    };
+    Some(text)
+}
+
+/// What an errno means in every call.
+fn common(errno: Errno) -> (&'static str, &'static str) {
+    match errno {
+        Errno::NOENT => (
+            "the handle names no such object of this file",
+            "The object was destroyed, or belongs to another context: create it again",
+        ),
+        Errno::NOTTY => (
+            "the driver does not know this call",
+            "Load the driver of this library's release",
+        ),
+        Errno::TOOBIG => (
+            "the driver is older than this library and does not know what it asks for",
+            "Load the driver of this library's release",
+        ),
+        Errno::INVAL => (
+            "an argument is not valid",
+            "Compare the arguments with the limits of `dmaplane info`",
+        ),
+        Errno::MFILE => (
+            "this context has as many objects as it may have",
+            "Destroy some, or open another context",
+        ),
+        Errno::NOMEM => (
+            "the kernel has no memory left",
+            "Free memory, or ask for less",
+        ),
+        Errno::INTR => ("a signal came first", "Call again"),
+        Errno::TIMEDOUT => (
+            "the time limit passed",
+            "Call again with a longer time limit",
+        ),
+        Errno::NODEV => ("the device went away", "Connect again when it is back"),
+        Errno::AFNOSUPPORT => (
+            "the address is neither IPv4 nor IPv6",
+            "Use an IPv4 or IPv6 address",
+        ),
+        Errno::FAULT => (
+            "the argument is not accessible memory",
+            "This is a defect of the caller: report it",
+        ),
+        _ => (
+            "the driver gave an undocumented error",
+            "Report it with the kernel's log",
+        ),
+    }
+}
+
+/// The symbolic name, as manual pages have it.
+pub(crate) fn name(errno: Errno) -> String {
+    let known = match errno {
+        Errno::ADDRINUSE => "EADDRINUSE",
+        Errno::ADDRNOTAVAIL => "EADDRNOTAVAIL",
+        Errno::AFNOSUPPORT => "EAFNOSUPPORT",
+        Errno::BADF => "EBADF",
+        Errno::CANCELED => "ECANCELED",
+        Errno::CONNABORTED => "ECONNABORTED",
+        Errno::CONNREFUSED => "ECONNREFUSED",
+        Errno::CONNRESET => "ECONNRESET",
+        Errno::FAULT => "EFAULT",
+        Errno::HOSTUNREACH => "EHOSTUNREACH",
+        Errno::INTR => "EINTR",
+        Errno::INVAL => "EINVAL",
+        Errno::IO => "EIO",
+        Errno::MFILE => "EMFILE",
+        Errno::NODEV => "ENODEV",
+        Errno::NOENT => "ENOENT",
+        Errno::NOMEM => "ENOMEM",
+        Errno::NOTCONN => "ENOTCONN",
+        Errno::NOTTY => "ENOTTY",
+        Errno::PROTO => "EPROTO",
+        Errno::RANGE => "ERANGE",
+        Errno::TIMEDOUT => "ETIMEDOUT",
+        Errno::TOOBIG => "E2BIG",
+        other => return format!("errno {}", other.raw_os_error()),
+    };
+    known.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every errno that the interface documents for a call.
+    const DOCUMENTED: &[(Call, &[Errno])] = &[
+        (Call::Query, &[Errno::INVAL, Errno::TOOBIG]),
+        (Call::Destroy, &[Errno::NOENT]),
+        (
+            Call::BufferCreate,
+            &[Errno::INVAL, Errno::TOOBIG, Errno::NOMEM, Errno::MFILE],
+        ),
+        (Call::BufferQuery, &[Errno::NOENT, Errno::FAULT]),
+        (
+            Call::ChannelCreate,
+            &[Errno::INVAL, Errno::BADF, Errno::NOMEM, Errno::MFILE],
+        ),
+        (Call::Enter, &[Errno::INVAL, Errno::INTR, Errno::NOENT]),
+        (
+            Call::Listen,
+            &[
+                Errno::AFNOSUPPORT,
+                Errno::ADDRINUSE,
+                Errno::ADDRNOTAVAIL,
+                Errno::NODEV,
+                Errno::MFILE,
+                Errno::INVAL,
+            ],
+        ),
+        (
+            Call::Accept,
+            &[
+                Errno::TIMEDOUT,
+                Errno::INTR,
+                Errno::NODEV,
+                Errno::CONNABORTED,
+                Errno::PROTO,
+                Errno::INVAL,
+            ],
+        ),
+        (
+            Call::Connect,
+            &[
+                Errno::ADDRNOTAVAIL,
+                Errno::HOSTUNREACH,
+                Errno::CONNREFUSED,
+                Errno::PROTO,
+                Errno::TIMEDOUT,
+                Errno::INTR,
+                Errno::NODEV,
+                Errno::INVAL,
+            ],
+        ),
+        (Call::EndpointQuery, &[Errno::NOENT]),
+        (
+            Call::GrantCreate,
+            &[
+                Errno::INVAL,
+                Errno::RANGE,
+                Errno::NOTCONN,
+                Errno::TIMEDOUT,
+                Errno::INTR,
+                Errno::NOMEM,
+                Errno::MFILE,
+            ],
+        ),
+        (
+            Call::GrantWait,
+            &[Errno::TIMEDOUT, Errno::INTR, Errno::NOTCONN, Errno::MFILE],
+        ),
+    ];
+
+    #[test]
+    fn every_documented_errno_has_a_cause_and_a_remedy() {
+        for (call, errnos) in DOCUMENTED {
+            for errno in *errnos {
+                let (cause, remedy) = explain(*call, *errno);
+                assert!(!cause.contains("undocumented"), "{call:?} {errno:?}");
+                assert!(
+                    remedy.starts_with(char::is_uppercase),
+                    "{call:?} {errno:?}: {remedy}"
+                );
+                assert!(!remedy.ends_with('.'), "{call:?} {errno:?}: {remedy}");
+                assert!(name(*errno).starts_with('E'), "{errno:?} has no name");
+            }
+        }
+    }
+
+    #[test]
+    fn an_undocumented_errno_is_named_by_number() {
+        assert!(explain(Call::Query, Errno::XDEV).0.contains("undocumented"));
+        assert_eq!(name(Errno::XDEV), "errno 18");
+    }
+}
