@@ -53,6 +53,7 @@ mod grant;
 pub mod kv;
 mod listener;
 mod sys;
+pub mod topology;
 
 pub use buffer::{Buffer, FrozenBuffer, Mapping, Placement, Residency, Source};
 pub use channel::{

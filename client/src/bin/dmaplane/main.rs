@@ -2,4 +2,88 @@
 
 //! The command-line tool of dmaplane.
 
-fn main() {}
+mod info;
+mod numa;
+mod output;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use dmaplane::{Context, DEVICE_PATH};
+
+/// Looks at the dmaplane driver and moves data with it.
+#[derive(Debug, Parser)]
+#[command(
+    name = "dmaplane",
+    version,
+    arg_required_else_help = true,
+    after_help = "Exit codes: 0 success, 1 failure (the reason is on stderr), 2 wrong usage.\n\
+                  Start with `dmaplane info`: it tells whether the driver is there and what it can do."
+)]
+struct Args {
+    /// Device node of the driver.
+    #[arg(long, global = true, default_value = DEVICE_PATH, value_name = "PATH")]
+    device: PathBuf,
+
+    /// Write JSON to standard output, for machines.
+    #[arg(long, global = true)]
+    json: bool,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show the driver's version, capabilities and limits, and the RDMA devices.
+    ///
+    /// The RDMA devices are those of this network namespace; `rdma_devices` of the limits counts
+    /// those that the driver can use.
+    Info,
+
+    /// Show the NUMA nodes and prove where buffers land.
+    ///
+    /// Creates a buffer with strict placement on each node that has memory and asks the driver for
+    /// its pages on each node. Fails when a page is on another node.
+    #[command(after_help = "Example: dmaplane numa --bytes 64M")]
+    Numa(numa::Args),
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("dmaplane: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<()> {
+    let open = || Context::open_path(&args.device);
+    match &args.command {
+        Command::Info => info::run(&open()?, args.json),
+        Command::Numa(numa) => numa::run(&open()?, numa, args.json),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn json_is_accepted_after_the_command() {
+        let args = Args::try_parse_from(["dmaplane", "info", "--json"]).expect("valid arguments");
+        assert!(args.json);
+    }
+}
