@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The module, built by the kernel's own build system outside of its tree.
 
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result};
 use clap::Args;
 
 use crate::ctx::Ctx;
-use crate::kernel::{Kernel, Profile};
+use crate::exec::{self, Lock};
+use crate::kernel::{self, Kernel, Profile, build};
+use crate::setup::{self, Need};
+use crate::{exit, hash};
 
 /// A module that is built.
 #[derive(Clone, Debug)]
@@ -19,14 +23,204 @@ pub(crate) struct Module {
     pub(crate) kernel: Kernel,
 }
 
+/// Builds the module against the pinned kernel, which is built first if it is not in the cache.
+///
+/// Warnings are errors. Only what changed is built again.
 #[derive(Args)]
-pub(crate) struct DriverArgs {}
+#[command(after_help = exit::HELP)]
+pub(crate) struct DriverArgs {
+    /// Which kernel.
+    #[arg(long, value_enum, default_value = "base")]
+    profile: Profile,
+    /// Runs clippy with the kernel's lints instead of building.
+    #[arg(long, conflicts_with = "rust_analyzer")]
+    clippy: bool,
+    /// Writes driver/rust-project.json, which tells rust-analyzer about the kernel's crates.
+    #[arg(long)]
+    rust_analyzer: bool,
+}
 
-pub(crate) fn run(_ctx: &Ctx, _args: DriverArgs) -> Result<ExitCode> {
-    bail!("not here yet")
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "all commands have one signature"
+)]
+pub(crate) fn run(ctx: &Ctx, args: DriverArgs) -> Result<ExitCode> {
+    if args.clippy {
+        clippy(ctx, args.profile)?;
+        ctx.ui.step("clippy: the driver has no warnings");
+    } else if args.rust_analyzer {
+        println!("{}", rust_analyzer(ctx, args.profile)?.display());
+    } else {
+        println!("{}", ensure(ctx, args.profile)?.ko.display());
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The module for this profile; only what changed is built again.
-pub(crate) fn ensure(_ctx: &Ctx, _profile: Profile) -> Result<Module> {
-    bail!("not here yet")
+///
+/// # Errors
+/// The compiler's last lines, or whatever kept the kernel from being built.
+pub(crate) fn ensure(ctx: &Ctx, profile: Profile) -> Result<Module> {
+    let kernel = kernel::ensure(ctx, profile)?;
+    let out = make(ctx, &kernel, profile, Task::Build)?;
+    let ko = out.join("dmaplane.ko");
+    if !ko.is_file() {
+        return Err(exit::coded(
+            exit::FAILED,
+            format!(
+                "the build succeeded but left no {}; see driver/Kbuild",
+                ko.display()
+            ),
+        ));
+    }
+    Ok(Module { ko, kernel })
+}
+
+/// Runs clippy over the driver.
+///
+/// # Errors
+/// Its warnings.
+pub(crate) fn clippy(ctx: &Ctx, profile: Profile) -> Result<()> {
+    let kernel = kernel::ensure(ctx, profile)?;
+    make(ctx, &kernel, profile, Task::Clippy).map(drop)
+}
+
+fn rust_analyzer(ctx: &Ctx, profile: Profile) -> Result<PathBuf> {
+    // The project names generated files, so the module must have been built.
+    let module = ensure(ctx, profile)?;
+    let out = make(ctx, &module.kernel, profile, Task::RustAnalyzer)?;
+    let project = ctx.root.join("driver/rust-project.json");
+    fs::copy(out.join("rust-project.json"), &project)
+        .with_context(|| format!("cannot write {}", project.display()))?;
+    Ok(project)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Task {
+    Build,
+    Clippy,
+    RustAnalyzer,
+}
+
+impl Task {
+    /// Clippy's object files are not the compiler's, so it has a folder of its own.
+    fn folder(self) -> &'static str {
+        match self {
+            Self::Clippy => "-clippy",
+            Self::Build | Self::RustAnalyzer => "",
+        }
+    }
+
+    fn what(self) -> &'static str {
+        match self {
+            Self::Build => "building the module",
+            Self::Clippy => "running clippy on the driver",
+            Self::RustAnalyzer => "writing rust-project.json",
+        }
+    }
+}
+
+/// Runs the kernel's make on `driver/` and returns the folder with the results.
+fn make(ctx: &Ctx, kernel: &Kernel, profile: Profile, task: Task) -> Result<PathBuf> {
+    let tools = setup::ensure(ctx, Need::Kernel)?;
+    let driver = ctx.root.join("driver");
+    let parent = ctx.cache_sub("driver")?;
+    let name = out_name(&ctx.root, kernel, profile, task);
+    let out = parent.join(&name);
+    let _lock = Lock::take(
+        ctx,
+        &parent.join(format!("{name}.lock")),
+        &format!("module {name}"),
+    )?;
+    fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
+
+    let jobs = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    let mut command: Command = build::plain_make(&tools);
+    command
+        .arg("-C")
+        .arg(&kernel.build_dir)
+        .arg(format!("M={}", driver.display()))
+        .arg(format!("MO={}", out.display()))
+        .arg(format!("-j{jobs}"));
+    match task {
+        Task::Build => command.arg("modules"),
+        Task::Clippy => command.args(["CLIPPY=1", "modules"]),
+        Task::RustAnalyzer => command.arg("rust-analyzer"),
+    };
+    let log = ctx.log_dir()?.join(format!("driver-{name}.log"));
+    let title = format!("{} ({})", task.what(), profile.name());
+    let mut warnings = Vec::new();
+    let mut progress = ctx.ui.spinner(&title);
+    exec::logged(ctx, command, task.what(), &log, |line| {
+        if !is_routine(line) {
+            warnings.push(line.to_owned());
+        }
+        progress.message(line.trim());
+    })?;
+    progress.done();
+    for line in warnings {
+        eprintln!("{line}");
+    }
+    Ok(out)
+}
+
+/// What make says about its own work, as opposed to what compilers say.
+fn is_routine(line: &str) -> bool {
+    line.starts_with("make: ")
+        || line.starts_with("make[")
+        || line
+            .strip_prefix("  ")
+            .is_some_and(|l| l.starts_with(|c: char| c.is_ascii_uppercase()))
+}
+
+/// The results belong to one checkout, one kernel and one task.
+fn out_name(root: &Path, kernel: &Kernel, profile: Profile, task: Task) -> String {
+    let checkout = hash::texts([root.to_string_lossy().as_ref()]);
+    format!(
+        "{}-{}-{}{}",
+        profile.name(),
+        kernel.key,
+        &checkout[..6],
+        task.folder()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kernel(key: &str) -> Kernel {
+        Kernel {
+            build_dir: PathBuf::new(),
+            source: PathBuf::new(),
+            bz_image: PathBuf::new(),
+            release: String::new(),
+            key: key.to_owned(),
+            config: PathBuf::new(),
+        }
+    }
+
+    #[test]
+    fn checkouts_kernels_and_tasks_do_not_share_a_folder() {
+        let name = |root: &str, key: &str, task| {
+            out_name(Path::new(root), &kernel(key), Profile::Base, task)
+        };
+        let first = name("/a", "k", Task::Build);
+        assert_eq!(first, name("/a", "k", Task::RustAnalyzer));
+        for other in [
+            name("/b", "k", Task::Build),
+            name("/a", "l", Task::Build),
+            name("/a", "k", Task::Clippy),
+        ] {
+            assert_ne!(first, other);
+        }
+    }
+
+    #[test]
+    fn what_compilers_say_is_told_from_what_make_says() {
+        assert!(is_routine("  RUSTC [M] dmaplane_main.o"));
+        assert!(is_routine("make[1]: Entering directory '/x'"));
+        assert!(!is_routine("warning: unused variable: `x`"));
+        assert!(!is_routine("  --> driver/dmaplane_main.rs:3:5"));
+    }
 }

@@ -4,8 +4,10 @@
 mod ctx;
 mod demo;
 mod driver;
+mod exec;
 mod exit;
 mod guest;
+mod hash;
 mod kernel;
 mod lint;
 mod setup;

@@ -1,16 +1,29 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The pinned kernel: fetched, verified, configured, built, cached.
 
-use std::path::PathBuf;
-use std::process::ExitCode;
+pub(crate) mod build;
+pub(crate) mod config;
+pub(crate) mod pin;
+mod source;
 
-use anyhow::{Result, bail};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::Result;
 use clap::{Args, ValueEnum};
+use serde::Serialize;
 
 use crate::ctx::Ctx;
+use crate::setup::{self, Need, Tools};
+use crate::{exec, hash};
+use pin::Pin;
+
+/// Raised when the way a kernel is built changes, so that older builds are not taken for new ones.
+const RECIPE: &str = "1";
 
 /// Which configuration of the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Profile {
     /// What measures and what most tests run on.
     Base,
@@ -29,10 +42,12 @@ impl Profile {
 }
 
 /// A kernel that is built.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct Kernel {
     /// The build tree, `O=` of the kernel's make.
     pub(crate) build_dir: PathBuf,
+    /// The source tree that it was built from.
+    pub(crate) source: PathBuf,
     /// The bootable image.
     pub(crate) bz_image: PathBuf,
     /// `uname -r` of it.
@@ -43,14 +58,157 @@ pub(crate) struct Kernel {
     pub(crate) config: PathBuf,
 }
 
+/// Fetches the pinned source, verifies its SHA-256, configures, builds, and caches the result.
+///
+/// The configuration is vm/kernel/base.config on top of allnoconfig, and for `debug` also
+/// debug.config. A build is named by everything that it depends on; an interrupted one goes on
+/// where it stopped.
 #[derive(Args)]
-pub(crate) struct KernelArgs {}
+#[command(after_help = crate::exit::HELP)]
+pub(crate) struct KernelArgs {
+    /// Which configuration.
+    #[arg(long, value_enum, default_value = "base")]
+    profile: Profile,
+    /// The source tarball, or the package that holds it, instead of a download.
+    #[arg(long, value_name = "FILE")]
+    tarball: Option<PathBuf>,
+    /// Prints the name of the build in the cache and builds nothing.
+    #[arg(long)]
+    print_key: bool,
+    /// Prints where things are as JSON on stdout.
+    #[arg(long)]
+    json: bool,
+}
 
-pub(crate) fn run(_ctx: &Ctx, _args: KernelArgs) -> Result<ExitCode> {
-    bail!("not here yet")
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "all commands have one signature"
+)]
+pub(crate) fn run(ctx: &Ctx, args: KernelArgs) -> Result<ExitCode> {
+    if args.print_key {
+        let tools = setup::ensure(ctx, Need::Kernel)?;
+        let pin = Pin::load(ctx)?;
+        let fragment = config::fragment(ctx, args.profile)?;
+        println!(
+            "{}-{}",
+            args.profile.name(),
+            key(&pin, &fragment, &Toolchain::probe(&tools)?)
+        );
+        return Ok(ExitCode::SUCCESS);
+    }
+    let kernel = ensure_from(ctx, args.profile, args.tarball.as_deref())?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&kernel)?);
+    } else {
+        println!(
+            "Linux {} ({}): {}",
+            kernel.release,
+            args.profile.name(),
+            kernel.bz_image.display()
+        );
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The kernel of this profile: from the cache, else built.
-pub(crate) fn ensure(_ctx: &Ctx, _profile: Profile) -> Result<Kernel> {
-    bail!("not here yet")
+///
+/// # Errors
+/// What could not be fetched, did not verify, was refused by Kconfig or did not compile.
+pub(crate) fn ensure(ctx: &Ctx, profile: Profile) -> Result<Kernel> {
+    ensure_from(ctx, profile, None)
+}
+
+fn ensure_from(ctx: &Ctx, profile: Profile, tarball: Option<&Path>) -> Result<Kernel> {
+    let tools = setup::ensure(ctx, Need::Kernel)?;
+    let pin = Pin::load(ctx)?;
+    let fragment = config::fragment(ctx, profile)?;
+    let key = key(&pin, &fragment, &Toolchain::probe(&tools)?);
+    let source = source::ensure(ctx, &pin.kernel, tarball)?;
+    let lines = pin
+        .kernel
+        .lines
+        .get(profile.name())
+        .copied()
+        .unwrap_or(2_500);
+    build::ensure(
+        ctx,
+        &tools,
+        &build::Plan {
+            profile,
+            key,
+            source,
+            fragment,
+            lines,
+        },
+    )
+}
+
+/// The programs whose output a build is.
+pub(crate) struct Toolchain {
+    rustc: String,
+    clang: String,
+    bindgen: String,
+}
+
+impl Toolchain {
+    /// Asks each for its version.
+    ///
+    /// # Errors
+    /// When one of them does not run.
+    pub(crate) fn probe(tools: &Tools) -> Result<Self> {
+        let clang =
+            exec::output(Command::new(format!("clang{}", tools.llvm_suffix)).arg("--version"))?;
+        Ok(Self {
+            rustc: exec::output(Command::new("rustc").arg("-vV"))?,
+            // The other lines name folders and the host's defaults.
+            clang: clang.lines().next().unwrap_or_default().to_owned(),
+            bindgen: exec::output(Command::new(&tools.bindgen).arg("--version"))?,
+        })
+    }
+}
+
+/// Names a build by everything that it depends on.
+fn key(pin: &Pin, fragment: &str, tools: &Toolchain) -> String {
+    let all = hash::texts([
+        RECIPE,
+        &pin.kernel.tarball.sha256,
+        fragment,
+        &tools.rustc,
+        &tools.clang,
+        &tools.bindgen,
+    ]);
+    all[..12].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_changes_with_everything_that_a_build_depends_on() {
+        let pin: Pin = toml::from_str(include_str!("../../../vm/kernel/pin.toml")).unwrap();
+        let tools = |r: &str, c: &str, b: &str| Toolchain {
+            rustc: r.to_owned(),
+            clang: c.to_owned(),
+            bindgen: b.to_owned(),
+        };
+        let first = key(&pin, "CONFIG_A=y\n", &tools("r", "c", "b"));
+        assert_eq!(first.len(), 12);
+        assert_eq!(first, key(&pin, "CONFIG_A=y\n", &tools("r", "c", "b")));
+        let mut other = pin.clone();
+        other.kernel.tarball.sha256 = "0".repeat(64);
+        let keys = [
+            key(&other, "CONFIG_A=y\n", &tools("r", "c", "b")),
+            key(&pin, "CONFIG_A=m\n", &tools("r", "c", "b")),
+            key(&pin, "CONFIG_A=y\n", &tools("r2", "c", "b")),
+            key(&pin, "CONFIG_A=y\n", &tools("r", "c2", "b")),
+            key(&pin, "CONFIG_A=y\n", &tools("r", "c", "b2")),
+        ];
+        assert!(keys.iter().all(|k| *k != first), "{keys:?}");
+        // What only moves the progress bar or names a mirror does not.
+        let mut same = pin.clone();
+        same.kernel.lines.clear();
+        same.kernel.package.suite = "sid".to_owned();
+        assert_eq!(first, key(&same, "CONFIG_A=y\n", &tools("r", "c", "b")));
+    }
 }

@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the distribution provides: which packages, and the file that tells that each is there.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Result;
+
+use super::Need;
+use super::apt::{self, Distribution, Private};
+use crate::ctx::Ctx;
+use crate::{exec, exit};
+
+/// The oldest QEMU that is good enough: `-netdev stream` with `reconnect-ms` came with 9.2.
+const QEMU_MINIMUM: (u32, u32) = (9, 2);
+/// QEMU's package.
+const QEMU_PACKAGE: &str = "qemu-system-x86";
+/// QEMU's program.
+pub(crate) const QEMU: &str = "qemu-system-x86_64";
+
+/// How the presence of a package is told without asking the package manager.
+enum Probe {
+    /// A program on PATH or in an `sbin` folder.
+    Program(&'static str),
+    /// Any of these files.
+    AnyFile(&'static [&'static str]),
+}
+
+/// A package of Debian and Ubuntu.
+struct Package {
+    name: &'static str,
+    probe: Probe,
+    guest: bool,
+}
+
+const fn program(name: &'static str, program: &'static str, guest: bool) -> Package {
+    Package {
+        name,
+        probe: Probe::Program(program),
+        guest,
+    }
+}
+
+const fn file(name: &'static str, files: &'static [&'static str], guest: bool) -> Package {
+    Package {
+        name,
+        probe: Probe::AnyFile(files),
+        guest,
+    }
+}
+
+/// What follows `clang` in the tools' names; the kernel's make takes it as `LLVM=-19`.
+pub(crate) const LLVM_SUFFIX: &str = "-19";
+
+const PACKAGES: &[Package] = &[
+    program("make", "make", false),
+    program("gcc", "gcc", false),
+    program("clang-19", "clang-19", false),
+    program("lld-19", "ld.lld-19", false),
+    program("llvm-19", "llvm-objcopy-19", false),
+    file(
+        "libclang-19-dev",
+        &["/usr/lib/llvm-19/lib/libclang.so"],
+        false,
+    ),
+    program("flex", "flex", false),
+    program("bison", "bison", false),
+    program("bc", "bc", false),
+    program("perl", "perl", false),
+    program("xz-utils", "xz", false),
+    program("cpio", "cpio", false),
+    program("kmod", "depmod", false),
+    file("libelf-dev", &["/usr/include/libelf.h"], false),
+    file("libssl-dev", &["/usr/include/openssl/ssl.h"], false),
+    program("python3", "python3", true),
+    program("iproute2", "rdma", true),
+    program("rdma-core", "rdma-ndd", true),
+    program("rdmacm-utils", "rping", true),
+    program("ibverbs-utils", "ibv_devinfo", true),
+    file("ibverbs-providers", &["/etc/libibverbs.d/rxe.driver"], true),
+    program("perftest", "ib_write_bw", true),
+];
+
+impl Package {
+    fn found(&self) -> Option<PathBuf> {
+        match self.probe {
+            Probe::Program(name) => exec::which(name),
+            Probe::AnyFile(files) => files.iter().map(PathBuf::from).find(|path| path.exists()),
+        }
+    }
+}
+
+/// A package and where it was found.
+pub(crate) struct Found {
+    /// The package's name.
+    pub(crate) name: &'static str,
+    /// The file that proves its presence.
+    pub(crate) path: Option<PathBuf>,
+}
+
+/// Looks for everything that `need` asks for.
+pub(crate) fn survey(need: Need) -> Vec<Found> {
+    let guest = need.guest();
+    let mut all: Vec<Found> = PACKAGES
+        .iter()
+        .filter(|package| guest || !package.guest)
+        .map(|package| Found {
+            name: package.name,
+            path: package.found(),
+        })
+        .collect();
+    if guest {
+        let path = exec::which(QEMU).filter(|path| qemu_version(path) >= Some(QEMU_MINIMUM));
+        all.push(Found {
+            name: QEMU_PACKAGE,
+            path,
+        });
+    }
+    all
+}
+
+/// Installs what is missing, or tells how.
+///
+/// # Errors
+/// Without root or apt: the commands to run. Otherwise what apt-get said.
+pub(crate) fn provide(ctx: &Ctx, missing: &[&str]) -> Result<()> {
+    let distribution = Distribution::probe();
+    if !distribution.has_apt() || !apt::is_root() {
+        return Err(exit::environment(by_hand(&distribution, missing)));
+    }
+    ctx.ui.step(format!(
+        "installing by apt-get, as root: {}",
+        missing.join(" ")
+    ));
+    apt::update(ctx)?;
+    let plain: Vec<&str> = missing
+        .iter()
+        .copied()
+        .filter(|name| *name != QEMU_PACKAGE)
+        .collect();
+    if !plain.is_empty() {
+        apt::install(ctx, &plain)?;
+    }
+    if missing.contains(&QEMU_PACKAGE) {
+        install_qemu(ctx, &distribution)?;
+    }
+    Ok(())
+}
+
+/// Takes QEMU from the machine's own sources where they have it new enough and without a conflict,
+/// else from its backports.
+fn install_qemu(ctx: &Ctx, distribution: &Distribution) -> Result<()> {
+    let new_enough = apt::candidate(QEMU_PACKAGE)
+        .and_then(|version| parse_version(&version))
+        .is_some_and(|version| version >= QEMU_MINIMUM);
+    if new_enough && apt::can_install(&[QEMU_PACKAGE]) {
+        return apt::install(ctx, &[QEMU_PACKAGE]);
+    }
+    let suite = format!("{}-backports", distribution.codename);
+    ctx.ui.detail(format!(
+        "the own sources' QEMU is too old or in conflict; taking {suite}"
+    ));
+    Private::backports(ctx, &distribution.codename)
+        .and_then(|apt| apt.install(&suite, &[QEMU_PACKAGE]))
+        .map_err(|err| {
+            exit::environment(format!(
+                "QEMU {}.{} or newer is needed and could not be installed: {err:#}",
+                QEMU_MINIMUM.0, QEMU_MINIMUM.1
+            ))
+        })
+}
+
+fn by_hand(distribution: &Distribution, missing: &[&str]) -> String {
+    let list = missing.join(" ");
+    let mut text = if distribution.has_apt() {
+        let plain: Vec<_> = missing
+            .iter()
+            .copied()
+            .filter(|n| *n != QEMU_PACKAGE)
+            .collect();
+        let mut text = "host tools are missing, and only root may install them. Run:\n".to_owned();
+        text += "  sudo apt-get update\n";
+        if !plain.is_empty() {
+            text += &format!(
+                "  sudo apt-get install --no-install-recommends {}\n",
+                plain.join(" ")
+            );
+        }
+        if missing.contains(&QEMU_PACKAGE) {
+            let backports = if distribution.codename == "bookworm" {
+                "-t bookworm-backports "
+            } else {
+                ""
+            };
+            text += &format!(
+                "  sudo apt-get install --no-install-recommends {backports}{QEMU_PACKAGE}\n"
+            );
+        }
+        text
+    } else {
+        format!(
+            "host tools are missing. Install what provides the same as these packages of \
+             Debian:\n  {list}\n"
+        )
+    };
+    if missing.contains(&QEMU_PACKAGE) {
+        text += &format!(
+            "QEMU must be {}.{} or newer.\n",
+            QEMU_MINIMUM.0, QEMU_MINIMUM.1
+        );
+    }
+    text += "Or, as root on Debian or Ubuntu: cargo xtask setup";
+    text
+}
+
+fn qemu_version(path: &Path) -> Option<(u32, u32)> {
+    let text = exec::output(Command::new(path).arg("--version")).ok()?;
+    parse_version(text.strip_prefix("QEMU emulator version ")?)
+}
+
+/// The first two numbers of `10.0.2 (Debian ...)` or `1:10.0.2+ds-2`.
+fn parse_version(text: &str) -> Option<(u32, u32)> {
+    let text = text.split_once(':').map_or(text, |(_, rest)| rest);
+    let mut numbers = text.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_from_programs_and_packages() {
+        assert_eq!(
+            parse_version("10.0.2 (Debian 1:10.0.2+ds-2)\nCopyright"),
+            Some((10, 0))
+        );
+        assert_eq!(parse_version("1:7.2+dfsg-7+deb12u18+b3"), Some((7, 2)));
+        assert_eq!(parse_version("unknown"), None);
+        assert!(parse_version("1:7.2+dfsg").unwrap() < QEMU_MINIMUM);
+        assert!(parse_version("1:10.0.2").unwrap() > QEMU_MINIMUM);
+    }
+
+    #[test]
+    fn without_root_the_exact_commands_are_told() {
+        let debian = Distribution {
+            id: "debian".into(),
+            codename: "bookworm".into(),
+        };
+        if debian.has_apt() {
+            let text = by_hand(&debian, &["bc", "flex", QEMU_PACKAGE]);
+            assert!(
+                text.contains("sudo apt-get install --no-install-recommends bc flex\n"),
+                "{text}"
+            );
+            assert!(
+                text.contains("-t bookworm-backports qemu-system-x86\n"),
+                "{text}"
+            );
+        }
+        let other = Distribution {
+            id: "other".into(),
+            codename: String::new(),
+        };
+        let text = by_hand(&other, &["bc"]);
+        assert!(
+            !text.contains("apt-get") && text.contains("  bc\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn guests_need_more_than_the_kernel() {
+        let kernel = survey(Need::Kernel);
+        let guest = survey(Need::Guest);
+        assert!(kernel.len() < guest.len());
+        assert!(kernel.iter().all(|found| found.name != QEMU_PACKAGE));
+        assert!(guest.iter().any(|found| found.name == QEMU_PACKAGE));
+    }
+}
