@@ -14,8 +14,10 @@ pub(crate) const GUEST_TESTS: u8 = 10;
 pub(crate) const GUEST_SPLAT: u8 = 11;
 /// A gauge, an object or a reference was left behind in a guest.
 pub(crate) const GUEST_LEAK: u8 = 12;
-/// A guest did not boot, hung, or its report is incomplete.
-pub(crate) const GUEST_INFRASTRUCTURE: u8 = 13;
+/// A guest did not come to its end within its time limit.
+pub(crate) const GUEST_HANG: u8 = 13;
+/// A guest did not boot, or could not be prepared: nothing is known about the code under test.
+pub(crate) const GUEST_INFRASTRUCTURE: u8 = 14;
 /// Interrupted by Ctrl-C.
 pub(crate) const INTERRUPTED: u8 = 130;
 
@@ -29,7 +31,8 @@ Exit codes:
   10   a test inside a guest failed
   11   a guest's console holds a kernel warning, bug or sanitizer report
   12   a test left an object, a reference or memory behind
-  13   a guest did not boot, hung, or its report is incomplete
+  13   a guest hung: its time limit ran out
+  14   a guest did not boot or could not be prepared; no test result at all
   130  interrupted
 
 Files go to $DMAPLANE_CACHE, else $XDG_CACHE_HOME/dmaplane, else ~/.cache/dmaplane.";
