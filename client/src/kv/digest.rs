@@ -19,12 +19,20 @@ impl Digest {
 
     /// The digest of one layer.
     pub fn of_layer(k: &[u8], v: &[u8]) -> Self {
-        Self(Sha256::new().chain_update(k).chain_update(v).finalize().into())
+        Self(
+            Sha256::new()
+                .chain_update(k)
+                .chain_update(v)
+                .finalize()
+                .into(),
+        )
     }
 
     /// The digest of the whole cache, from the digests of its layers in order.
     pub fn of_whole(layers: impl IntoIterator<Item = Self>) -> Self {
-        let hash = layers.into_iter().fold(Sha256::new(), |hash, layer| hash.chain_update(layer.0));
+        let hash = layers
+            .into_iter()
+            .fold(Sha256::new(), |hash, layer| hash.chain_update(layer.0));
         Self(hash.finalize().into())
     }
 }
@@ -80,7 +88,13 @@ mod tests {
         let text = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(digest.to_string(), text);
         assert_eq!(Digest::try_from(text.to_owned()), Ok(digest));
-        for junk in ["", "ba", &text[1..], &text.to_uppercase(), &format!("{text}00")] {
+        for junk in [
+            "",
+            "ba",
+            &text[1..],
+            &text.to_uppercase(),
+            &format!("{text}00"),
+        ] {
             assert!(Digest::try_from(junk.to_owned()).is_err(), "{junk}");
         }
     }

@@ -75,8 +75,14 @@ mod tests {
     #[test]
     fn one_and_a_half_in_every_type() {
         assert_eq!(DType::F32.to_f32(&1.5f32.to_le_bytes()), Some(1.5));
-        assert_eq!(DType::F16.to_f32(&half::f16::from_f32(1.5).to_le_bytes()), Some(1.5));
-        assert_eq!(DType::Bf16.to_f32(&half::bf16::from_f32(1.5).to_le_bytes()), Some(1.5));
+        assert_eq!(
+            DType::F16.to_f32(&half::f16::from_f32(1.5).to_le_bytes()),
+            Some(1.5)
+        );
+        assert_eq!(
+            DType::Bf16.to_f32(&half::bf16::from_f32(1.5).to_le_bytes()),
+            Some(1.5)
+        );
         assert_eq!(DType::F32.to_f32(&[0; 2]), None);
     }
 

@@ -22,7 +22,9 @@ pub enum Error {
         limit: usize,
     },
     /// The manifest was written by another version of this format.
-    #[error("the manifest has version {found}, this program reads version {expected}; use the same release on both sides")]
+    #[error(
+        "the manifest has version {found}, this program reads version {expected}; use the same release on both sides"
+    )]
     ManifestVersion {
         /// The version found.
         found: u32,
@@ -36,7 +38,9 @@ pub enum Error {
     #[error("immediate {0:#010x} is a reserved value without a meaning")]
     ImmediateReserved(u32),
     /// A layer or chunk number that does not fit into an immediate.
-    #[error("layer {layer}, chunk {chunk} cannot be named by an immediate (limits: layer 4094, chunk 1048575)")]
+    #[error(
+        "layer {layer}, chunk {chunk} cannot be named by an immediate (limits: layer 4094, chunk 1048575)"
+    )]
     ImmediateRange {
         /// The layer asked for.
         layer: u32,

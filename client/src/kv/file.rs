@@ -47,10 +47,19 @@ impl Writer {
         // The digests have a fixed width in JSON, so the final header is exactly as long.
         let header_len = header(&manifest, path)?.len();
         let file = File::create(&part).map_err(io("create", &part))?;
-        file.set_len(header_len as u64 + manifest.bytes()).map_err(io("extend", &part))?;
+        file.set_len(header_len as u64 + manifest.bytes())
+            .map_err(io("extend", &part))?;
         let written = vec![false; manifest.layers().len()];
         let path = path.to_owned();
-        Ok(Self { path, part, file, manifest, header_len, written, finished: false })
+        Ok(Self {
+            path,
+            part,
+            file,
+            manifest,
+            header_len,
+            written,
+            finished: false,
+        })
     }
 
     /// Writes the keys and the values of one layer; layers may come in any order.
@@ -79,9 +88,14 @@ impl Writer {
         let keys = bytes.len();
         v.append_to(&mut bytes);
         let at = self.header_len as u64 + region.offset();
-        self.file.seek(SeekFrom::Start(at)).map_err(io("seek in", &self.part))?;
-        self.file.write_all(&bytes).map_err(io("write", &self.part))?;
-        self.manifest.set_layer_digest(layer, Digest::of_layer(&bytes[..keys], &bytes[keys..]));
+        self.file
+            .seek(SeekFrom::Start(at))
+            .map_err(io("seek in", &self.part))?;
+        self.file
+            .write_all(&bytes)
+            .map_err(io("write", &self.part))?;
+        self.manifest
+            .set_layer_digest(layer, Digest::of_layer(&bytes[..keys], &bytes[keys..]));
         self.written[layer] = true;
         Ok(())
     }
@@ -92,11 +106,16 @@ impl Writer {
     /// [`Error::File`] when a layer is missing, [`Error::Io`].
     pub fn finish(mut self) -> Result<Manifest> {
         if let Some(layer) = self.written.iter().position(|written| !written) {
-            return Err(not_ours(&self.path, format!("layer {layer} has not been written")));
+            return Err(not_ours(
+                &self.path,
+                format!("layer {layer} has not been written"),
+            ));
         }
         let header = header(&self.manifest, &self.path)?;
         self.file.rewind().map_err(io("seek in", &self.part))?;
-        self.file.write_all(&header).map_err(io("write", &self.part))?;
+        self.file
+            .write_all(&header)
+            .map_err(io("write", &self.part))?;
         std::fs::rename(&self.part, &self.path).map_err(io("rename to", &self.path))?;
         self.finished = true;
         Ok(self.manifest.clone())
@@ -129,9 +148,15 @@ impl KvFile {
         let bytes = std::fs::read(path).map_err(io("read", path))?;
         let not_tensors = |error| not_ours(path, format!("{error}"));
         let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(not_tensors)?;
-        let json = metadata.metadata().as_ref().and_then(|map| map.get(METADATA_KEY));
+        let json = metadata
+            .metadata()
+            .as_ref()
+            .and_then(|map| map.get(METADATA_KEY));
         let Some(json) = json else {
-            return Err(not_ours(path, format!("its metadata has no `{METADATA_KEY}`")));
+            return Err(not_ours(
+                path,
+                format!("its metadata has no `{METADATA_KEY}`"),
+            ));
         };
         let mut manifest = Manifest::from_json(json.as_bytes())?;
         let tensors = SafeTensors::deserialize(&bytes).map_err(not_tensors)?;
@@ -143,7 +168,10 @@ impl KvFile {
             for (half, part) in halves.iter_mut().zip(["k", "v"]) {
                 let name = name(layer, part);
                 let tensor = tensors.tensor(&name).map_err(|_| {
-                    not_ours(path, format!("the manifest announces `{name}`, which is missing"))
+                    not_ours(
+                        path,
+                        format!("the manifest announces `{name}`, which is missing"),
+                    )
                 })?;
                 let fits = tensor.shape().iter().map(|n| *n as u64).eq(shape);
                 if !fits || tensor.dtype() != dtype.to_safetensors() {
@@ -153,13 +181,20 @@ impl KvFile {
                 *half = data.len();
                 data.extend_from_slice(tensor.data());
             }
-            digests.push(Digest::of_layer(&data[halves[0]..halves[1]], &data[halves[1]..]));
+            digests.push(Digest::of_layer(
+                &data[halves[0]..halves[1]],
+                &data[halves[1]..],
+            ));
         }
         for (layer, found) in digests.into_iter().enumerate() {
             let expected = manifest.layers()[layer].digest;
             if found != expected {
                 let what = format!("layer {layer} of {}", path.display());
-                return Err(Error::DigestMismatch { what, found, expected });
+                return Err(Error::DigestMismatch {
+                    what,
+                    found,
+                    expected,
+                });
             }
         }
         // Tensors on disk know no strides: whatever order the sender used, this one is dense.
@@ -217,7 +252,14 @@ fn header(manifest: &Manifest, path: &Path) -> Result<Vec<u8>> {
         for (part, region) in [("k", &layer.k), ("v", &layer.v)] {
             let start = region.offset as usize;
             let data_offsets = (start, start + region.bytes as usize);
-            tensors.push((name(n, part), TensorInfo { dtype, shape: shape.clone(), data_offsets }));
+            tensors.push((
+                name(n, part),
+                TensorInfo {
+                    dtype,
+                    shape: shape.clone(),
+                    data_offsets,
+                },
+            ));
         }
     }
     // One key only: the map's order would make equal caches different files.
@@ -232,12 +274,19 @@ fn header(manifest: &Manifest, path: &Path) -> Result<Vec<u8>> {
 }
 
 fn not_ours(path: &Path, cause: String) -> Error {
-    Error::File { path: path.to_owned(), cause }
+    Error::File {
+        path: path.to_owned(),
+        cause,
+    }
 }
 
 fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
     let path = path.to_owned();
-    move |source| Error::Io { action, path, source }
+    move |source| Error::Io {
+        action,
+        path,
+        source,
+    }
 }
 
 #[cfg(test)]
@@ -271,9 +320,16 @@ mod tests {
         let file = KvFile::read(&a).unwrap();
         assert_eq!((file.manifest(), file.data()), (&manifest, &data[..]));
         let bytes = std::fs::read(&a).unwrap();
-        assert!(bytes.ends_with(&data), "the data section is the transfer's layout");
+        assert!(
+            bytes.ends_with(&data),
+            "the data section is the transfer's layout"
+        );
         assert_eq!(bytes, std::fs::read(&b).unwrap());
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "no leftovers");
+        assert_eq!(
+            std::fs::read_dir(folder.path()).unwrap().count(),
+            2,
+            "no leftovers"
+        );
     }
 
     #[test]
@@ -305,7 +361,9 @@ mod tests {
         *bad.last_mut().unwrap() ^= 1;
         std::fs::write(&path, &bad).unwrap();
         let error = KvFile::read(&path).unwrap_err();
-        assert!(matches!(&error, Error::DigestMismatch { what, .. } if what.starts_with("layer 10")));
+        assert!(
+            matches!(&error, Error::DigestMismatch { what, .. } if what.starts_with("layer 10"))
+        );
         std::fs::write(&path, &good[..good.len() - 1]).unwrap();
         assert!(matches!(KvFile::read(&path), Err(Error::File { .. })));
         std::fs::write(&path, b"junk").unwrap();
@@ -323,7 +381,10 @@ mod tests {
         assert!(writer.put_layer(11, &k, &v).is_err());
         assert!(writer.put_layer(1, &k.head(0).unwrap(), &v).is_err());
         let error = writer.finish().unwrap_err();
-        assert!(error.to_string().contains("layer 1 has not been written"), "{error}");
+        assert!(
+            error.to_string().contains("layer 1 has not been written"),
+            "{error}"
+        );
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

@@ -103,10 +103,22 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_refused() {
-        assert!(matches!(Imm::chunk(4095, 0), Err(Error::ImmediateRange { .. })));
-        assert!(matches!(Imm::chunk(0, 1 << 20), Err(Error::ImmediateRange { .. })));
-        assert!(matches!(Imm::decode(0xfff0_0003), Err(Error::ImmediateReserved(_))));
-        assert!(matches!(Imm::decode(u32::MAX), Err(Error::ImmediateReserved(_))));
+        assert!(matches!(
+            Imm::chunk(4095, 0),
+            Err(Error::ImmediateRange { .. })
+        ));
+        assert!(matches!(
+            Imm::chunk(0, 1 << 20),
+            Err(Error::ImmediateRange { .. })
+        ));
+        assert!(matches!(
+            Imm::decode(0xfff0_0003),
+            Err(Error::ImmediateReserved(_))
+        ));
+        assert!(matches!(
+            Imm::decode(u32::MAX),
+            Err(Error::ImmediateReserved(_))
+        ));
     }
 
     proptest! {

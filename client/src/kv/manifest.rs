@@ -7,6 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::manifest_wire::Wire;
 use super::{DType, Digest, Error, Result, TensorView, imm, view};
 
 /// The version of the format written and read here.
@@ -82,27 +83,10 @@ impl Layer {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Wire", into = "Wire")]
 pub struct Manifest {
-    geometry: Geometry,
-    bytes: u64,
-    digest: Digest,
-    layers: Vec<Layer>,
-}
-
-/// The JSON form, before validation.
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Wire {
-    version: u32,
-    model: String,
-    dtype: DType,
-    layers: u32,
-    kv_heads: u32,
-    head_dim: u32,
-    seq_len: u64,
-    chunk_size: u64,
-    bytes: u64,
-    digest: Digest,
-    regions: Vec<Layer>,
+    pub(super) geometry: Geometry,
+    pub(super) bytes: u64,
+    pub(super) digest: Digest,
+    pub(super) layers: Vec<Layer>,
 }
 
 impl Manifest {
@@ -117,12 +101,26 @@ impl Manifest {
         let tensor = tensor_bytes(&geometry)?;
         let shape = geometry.shape();
         let strides = view::dense_strides(shape);
-        let region = |index: u64| Region { offset: index * tensor, bytes: tensor, shape, strides };
+        let region = |index: u64| Region {
+            offset: index * tensor,
+            bytes: tensor,
+            shape,
+            strides,
+        };
         let layers = (0..u64::from(geometry.layers))
-            .map(|n| Layer { k: region(2 * n), v: region(2 * n + 1), digest: Digest::ZERO })
+            .map(|n| Layer {
+                k: region(2 * n),
+                v: region(2 * n + 1),
+                digest: Digest::ZERO,
+            })
             .collect();
         let bytes = tensor * 2 * u64::from(geometry.layers);
-        Ok(Self { geometry, bytes, digest: Digest::ZERO, layers })
+        Ok(Self {
+            geometry,
+            bytes,
+            digest: Digest::ZERO,
+            layers,
+        })
     }
 
     /// Describes `data`, whose tensors lie as [`Manifest::new`] says, digests included.
@@ -132,7 +130,11 @@ impl Manifest {
     pub fn describe(geometry: Geometry, data: &[u8]) -> Result<Self> {
         let mut manifest = Self::new(geometry)?;
         if data.len() as u64 != manifest.bytes {
-            return invalid(format!("{} bytes instead of {}", data.len(), manifest.bytes));
+            return invalid(format!(
+                "{} bytes instead of {}",
+                data.len(),
+                manifest.bytes
+            ));
         }
         for n in 0..manifest.layers.len() {
             let digest = manifest.layer_digest(n, data);
@@ -148,7 +150,10 @@ impl Manifest {
     /// [`Error::ManifestInvalid`]; nothing is allocated in proportion to figures in the manifest.
     pub fn from_json(json: &[u8]) -> Result<Self> {
         if json.len() > MAX_JSON {
-            return Err(Error::ManifestTooLong { bytes: json.len(), limit: MAX_JSON });
+            return Err(Error::ManifestTooLong {
+                bytes: json.len(),
+                limit: MAX_JSON,
+            });
         }
         let wire: Wire = serde_json::from_slice(json).map_err(Error::ManifestSyntax)?;
         wire.try_into()
@@ -161,7 +166,10 @@ impl Manifest {
     pub fn to_json(&self) -> Result<Vec<u8>> {
         let json = serde_json::to_vec(self).map_err(Error::ManifestSyntax)?;
         if json.len() > MAX_JSON {
-            return Err(Error::ManifestTooLong { bytes: json.len(), limit: MAX_JSON });
+            return Err(Error::ManifestTooLong {
+                bytes: json.len(),
+                limit: MAX_JSON,
+            });
         }
         Ok(json)
     }
@@ -241,7 +249,11 @@ impl Manifest {
         if found == expected {
             Ok(())
         } else {
-            Err(Error::DigestMismatch { what: format!("layer {layer}"), found, expected })
+            Err(Error::DigestMismatch {
+                what: format!("layer {layer}"),
+                found,
+                expected,
+            })
         }
     }
 
@@ -258,14 +270,21 @@ impl Manifest {
         data: &'a [u8],
     ) -> Result<(TensorView<'a>, TensorView<'a>)> {
         let Layer { k, v, .. } = &self.layers[layer];
-        Ok((k.view(self.geometry.dtype, data)?, v.view(self.geometry.dtype, data)?))
+        Ok((
+            k.view(self.geometry.dtype, data)?,
+            v.view(self.geometry.dtype, data)?,
+        ))
     }
 }
 
 impl Geometry {
     /// The shape of each tensor: heads, tokens, elements of a head.
     pub fn shape(&self) -> [u64; 3] {
-        [u64::from(self.kv_heads), self.seq_len, u64::from(self.head_dim)]
+        [
+            u64::from(self.kv_heads),
+            self.seq_len,
+            u64::from(self.head_dim),
+        ]
     }
 }
 
@@ -288,23 +307,39 @@ impl Region {
     }
 }
 
-fn invalid<T>(why: impl Into<String>) -> Result<T> {
+pub(super) fn invalid<T>(why: impl Into<String>) -> Result<T> {
     Err(Error::ManifestInvalid(why.into()))
 }
 
 /// Checks the geometry and returns the bytes of one tensor.
-fn tensor_bytes(geometry: &Geometry) -> Result<u64> {
-    let Geometry { model, dtype, layers, chunk_size, .. } = geometry;
+pub(super) fn tensor_bytes(geometry: &Geometry) -> Result<u64> {
+    let Geometry {
+        model,
+        dtype,
+        layers,
+        chunk_size,
+        ..
+    } = geometry;
     if model.len() > MAX_MODEL_NAME || model.chars().any(char::is_control) {
         return invalid(format!(
             "the model's name has control characters or more than {MAX_MODEL_NAME} bytes"
         ));
     }
     if !(1..=imm::MAX_LAYERS).contains(layers) {
-        return invalid(format!("{layers} layers, 1 to {} are possible", imm::MAX_LAYERS));
+        return invalid(format!(
+            "{layers} layers, 1 to {} are possible",
+            imm::MAX_LAYERS
+        ));
     }
-    if geometry.shape().iter().any(|n| !(1..=MAX_DIMENSION).contains(n)) {
-        return invalid(format!("shape {:?}, each from 1 to {MAX_DIMENSION}", geometry.shape()));
+    if geometry
+        .shape()
+        .iter()
+        .any(|n| !(1..=MAX_DIMENSION).contains(n))
+    {
+        return invalid(format!(
+            "shape {:?}, each from 1 to {MAX_DIMENSION}",
+            geometry.shape()
+        ));
     }
     if !CHUNK_SIZE.contains(chunk_size) || chunk_size % CHUNK_SIZE.start() != 0 {
         return invalid(format!(
@@ -318,7 +353,9 @@ fn tensor_bytes(geometry: &Geometry) -> Result<u64> {
         .iter()
         .try_fold(dtype.size() as u64, |product, n| product.checked_mul(*n))
         .filter(|tensor| {
-            let whole = tensor.checked_mul(2).and_then(|n| n.checked_mul(u64::from(*layers)));
+            let whole = tensor
+                .checked_mul(2)
+                .and_then(|n| n.checked_mul(u64::from(*layers)));
             whole.is_some_and(|whole| whole <= MAX_BYTES)
         });
     let Some(tensor) = tensor else {
@@ -332,77 +369,6 @@ fn tensor_bytes(geometry: &Geometry) -> Result<u64> {
         ));
     }
     Ok(tensor)
-}
-
-impl From<Manifest> for Wire {
-    fn from(manifest: Manifest) -> Self {
-        let Manifest { geometry, bytes, digest, layers: regions } = manifest;
-        let Geometry { model, dtype, layers, kv_heads, head_dim, seq_len, chunk_size } = geometry;
-        Self {
-            version: VERSION,
-            model,
-            dtype,
-            layers,
-            kv_heads,
-            head_dim,
-            seq_len,
-            chunk_size,
-            bytes,
-            digest,
-            regions,
-        }
-    }
-}
-
-impl TryFrom<Wire> for Manifest {
-    type Error = Error;
-
-    fn try_from(wire: Wire) -> Result<Self> {
-        if wire.version != VERSION {
-            return Err(Error::ManifestVersion { found: wire.version, expected: VERSION });
-        }
-        let geometry = Geometry {
-            model: wire.model,
-            dtype: wire.dtype,
-            layers: wire.layers,
-            kv_heads: wire.kv_heads,
-            head_dim: wire.head_dim,
-            seq_len: wire.seq_len,
-            chunk_size: wire.chunk_size,
-        };
-        let tensor = tensor_bytes(&geometry)?;
-        if wire.regions.len() as u64 != u64::from(geometry.layers) {
-            return invalid(format!("{} layers, {} regions", geometry.layers, wire.regions.len()));
-        }
-        // Layers tile the data without a gap or an overlap, but may come in any order.
-        let mut starts: Vec<u64> = Vec::with_capacity(wire.regions.len());
-        for (n, layer) in wire.regions.iter().enumerate() {
-            for region in [&layer.k, &layer.v] {
-                if region.shape != geometry.shape() || region.bytes != tensor {
-                    return invalid(format!("a tensor of layer {n} has another shape or size"));
-                }
-                if !view::is_dense(region.shape, region.strides) {
-                    return invalid(format!("strides {:?} in layer {n}", region.strides));
-                }
-            }
-            if layer.k.offset.checked_add(tensor) != Some(layer.v.offset) {
-                return invalid(format!("the values of layer {n} do not follow its keys"));
-            }
-            starts.push(layer.offset());
-        }
-        starts.sort_unstable();
-        if starts.iter().enumerate().any(|(n, start)| *start != 2 * tensor * n as u64) {
-            return invalid("layers overlap, leave a gap or are misplaced");
-        }
-        let bytes = 2 * tensor * u64::from(geometry.layers);
-        if wire.bytes != bytes {
-            return invalid(format!("{} bytes in all, its layers have {bytes}", wire.bytes));
-        }
-        if wire.digest != Digest::of_whole(wire.regions.iter().map(|layer| layer.digest)) {
-            return invalid("the digest of the whole does not follow from those of the layers");
-        }
-        Ok(Self { geometry, bytes, digest: wire.digest, layers: wire.regions })
-    }
 }
 
 #[cfg(test)]

@@ -19,7 +19,9 @@ fn geometry() -> Geometry {
 }
 
 fn manifest() -> (Manifest, Vec<u8>) {
-    let data: Vec<u8> = (0..3 * 2 * 2 * 4 * 5 * 2).map(|n| (n * 7 % 251) as u8).collect();
+    let data: Vec<u8> = (0..3 * 2 * 2 * 4 * 5 * 2)
+        .map(|n| (n * 7 % 251) as u8)
+        .collect();
     (Manifest::describe(geometry(), &data).unwrap(), data)
 }
 
@@ -70,7 +72,10 @@ fn contradictions_are_refused() {
     ];
     for (pointer, value) in changes {
         let error = refused(|m| *m.pointer_mut(pointer).unwrap() = value.clone());
-        assert!(matches!(error, Error::ManifestInvalid(_)), "{pointer} = {value}: {error}");
+        assert!(
+            matches!(error, Error::ManifestInvalid(_)),
+            "{pointer} = {value}: {error}"
+        );
     }
 }
 
@@ -103,19 +108,36 @@ fn strides_may_permute_the_axes_but_not_lie() {
 fn other_versions_unknown_fields_and_length_are_refused() {
     assert!(matches!(
         refused(|m| m["version"] = json!(2)),
-        Error::ManifestVersion { found: 2, expected: 1 }
+        Error::ManifestVersion {
+            found: 2,
+            expected: 1
+        }
     ));
-    assert!(matches!(refused(|m| m["extra"] = json!(1)), Error::ManifestSyntax(_)));
+    assert!(matches!(
+        refused(|m| m["extra"] = json!(1)),
+        Error::ManifestSyntax(_)
+    ));
     let long = vec![b' '; MAX_JSON + 1];
-    assert!(matches!(Manifest::from_json(&long), Err(Error::ManifestTooLong { .. })));
+    assert!(matches!(
+        Manifest::from_json(&long),
+        Err(Error::ManifestTooLong { .. })
+    ));
 }
 
 #[test]
 fn a_layer_has_at_most_a_million_chunks() {
-    let big = Geometry { seq_len: 1 << 24, chunk_size: 64, ..geometry() };
+    let big = Geometry {
+        seq_len: 1 << 24,
+        chunk_size: 64,
+        ..geometry()
+    };
     let error = Manifest::new(big.clone()).unwrap_err();
     assert!(error.to_string().contains("larger chunk size"), "{error}");
-    Manifest::new(Geometry { chunk_size: 1 << 20, ..big }).unwrap();
+    Manifest::new(Geometry {
+        chunk_size: 1 << 20,
+        ..big
+    })
+    .unwrap();
 }
 
 proptest! {

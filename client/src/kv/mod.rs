@@ -24,7 +24,9 @@ mod error;
 pub mod file;
 pub mod imm;
 pub mod manifest;
+mod manifest_wire;
 pub mod plan;
+mod size;
 pub mod tracker;
 pub mod view;
 
@@ -34,5 +36,6 @@ pub use error::{Error, Result};
 pub use imm::Imm;
 pub use manifest::{Geometry, Manifest};
 pub use plan::{Chunk, ChunkPlan};
+pub use size::parse_size;
 pub use tracker::Tracker;
 pub use view::TensorView;

@@ -19,7 +19,10 @@ pub struct Chunk {
 impl Chunk {
     /// The immediate that names it.
     pub fn imm(&self) -> Imm {
-        Imm::Chunk { layer: self.layer, chunk: self.index }
+        Imm::Chunk {
+            layer: self.layer,
+            chunk: self.index,
+        }
     }
 }
 
@@ -38,14 +41,22 @@ impl ChunkPlan {
     /// Plans the chunks of a cache.
     pub fn new(manifest: &Manifest) -> Self {
         let chunk_size = manifest.geometry().chunk_size;
-        let layers: Vec<_> = manifest.layers().iter().map(|l| (l.offset(), l.bytes())).collect();
+        let layers: Vec<_> = manifest
+            .layers()
+            .iter()
+            .map(|l| (l.offset(), l.bytes()))
+            .collect();
         let mut first = vec![0];
         let mut total = 0;
         for (_, bytes) in &layers {
             total += bytes.div_ceil(chunk_size);
             first.push(total);
         }
-        Self { chunk_size, layers, first }
+        Self {
+            chunk_size,
+            layers,
+            first,
+        }
     }
 
     /// Layers in the plan.
@@ -73,12 +84,20 @@ impl ChunkPlan {
     /// [`Error::UnknownChunk`] when the layer or the chunk does not exist.
     pub fn chunk(&self, layer: u32, index: u32) -> Result<Chunk> {
         if index >= self.chunks_in(layer) {
-            return Err(Error::UnknownChunk { layer, chunk: index });
+            return Err(Error::UnknownChunk {
+                layer,
+                chunk: index,
+            });
         }
         let (start, bytes) = self.layers[layer as usize];
         let within = u64::from(index) * self.chunk_size;
         let len = self.chunk_size.min(bytes - within);
-        Ok(Chunk { layer, index, offset: start + within, len })
+        Ok(Chunk {
+            layer,
+            index,
+            offset: start + within,
+            len,
+        })
     }
 
     /// The number of a chunk among all chunks, layer by layer.
@@ -144,7 +163,10 @@ mod tests {
     fn what_is_not_planned_is_refused() {
         let (_, plan) = plan(3, 128);
         for (layer, chunk) in [(0, 2), (3, 0), (u32::MAX, 0), (0, u32::MAX)] {
-            assert!(matches!(plan.chunk(layer, chunk), Err(Error::UnknownChunk { .. })));
+            assert!(matches!(
+                plan.chunk(layer, chunk),
+                Err(Error::UnknownChunk { .. })
+            ));
         }
     }
 }

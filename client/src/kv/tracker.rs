@@ -33,9 +33,17 @@ pub struct Arrival {
 impl Tracker {
     /// Starts with nothing arrived.
     pub fn new(plan: ChunkPlan) -> Self {
-        let missing = (0..plan.layers()).map(|layer| plan.chunks_in(layer)).collect();
+        let missing = (0..plan.layers())
+            .map(|layer| plan.chunks_in(layer))
+            .collect();
         let seen = vec![0; plan.total().div_ceil(64) as usize];
-        Self { plan, seen, missing, chunks: 0, bytes: 0 }
+        Self {
+            plan,
+            seen,
+            missing,
+            chunks: 0,
+            bytes: 0,
+        }
     }
 
     /// Takes the immediate and the length of one completed receive.
@@ -46,17 +54,30 @@ impl Tracker {
     pub fn accept(&mut self, immediate: u32, len: u64) -> Result<Arrival> {
         let (layer, index) = match Imm::decode(immediate)? {
             Imm::Chunk { layer, chunk } => (layer, chunk),
-            found => return Err(Error::UnexpectedImmediate { expected: "a chunk", found }),
+            found => {
+                return Err(Error::UnexpectedImmediate {
+                    expected: "a chunk",
+                    found,
+                });
+            }
         };
         let chunk = self.plan.chunk(layer, index)?;
         if len != chunk.len {
             let expected = chunk.len;
-            return Err(Error::ChunkLength { layer, chunk: index, found: len, expected });
+            return Err(Error::ChunkLength {
+                layer,
+                chunk: index,
+                found: len,
+                expected,
+            });
         }
         let position = self.plan.position(&chunk);
         let (word, bit) = (&mut self.seen[position / 64], 1 << (position % 64));
         if *word & bit != 0 {
-            return Err(Error::DuplicateChunk { layer, chunk: index });
+            return Err(Error::DuplicateChunk {
+                layer,
+                chunk: index,
+            });
         }
         *word |= bit;
         self.chunks += 1;
@@ -64,7 +85,11 @@ impl Tracker {
         let missing = &mut self.missing[layer as usize];
         *missing -= 1;
         let layer_complete = *missing == 0;
-        Ok(Arrival { chunk, layer_complete, all_complete: self.is_complete() })
+        Ok(Arrival {
+            chunk,
+            layer_complete,
+            all_complete: self.is_complete(),
+        })
     }
 
     /// Every chunk has arrived.
@@ -117,16 +142,28 @@ mod tests {
         let mut tracker = Tracker::new(plan(2, 3));
         let first = Imm::chunk(0, 0).unwrap().encode();
         tracker.accept(first, 128).unwrap();
-        assert!(matches!(tracker.accept(first, 128), Err(Error::DuplicateChunk { .. })));
+        assert!(matches!(
+            tracker.accept(first, 128),
+            Err(Error::DuplicateChunk { .. })
+        ));
         let last = Imm::chunk(1, 1).unwrap().encode();
-        assert!(matches!(tracker.accept(last, 128), Err(Error::ChunkLength { expected: 64, .. })));
+        assert!(matches!(
+            tracker.accept(last, 128),
+            Err(Error::ChunkLength { expected: 64, .. })
+        ));
         let beyond = Imm::chunk(2, 0).unwrap().encode();
-        assert!(matches!(tracker.accept(beyond, 128), Err(Error::UnknownChunk { .. })));
+        assert!(matches!(
+            tracker.accept(beyond, 128),
+            Err(Error::UnknownChunk { .. })
+        ));
         assert!(matches!(
             tracker.accept(Imm::End.encode(), 0),
             Err(Error::UnexpectedImmediate { .. })
         ));
-        assert!(matches!(tracker.accept(u32::MAX, 0), Err(Error::ImmediateReserved(_))));
+        assert!(matches!(
+            tracker.accept(u32::MAX, 0),
+            Err(Error::ImmediateReserved(_))
+        ));
         assert_eq!((tracker.chunks(), tracker.bytes()), (1, 128));
     }
 

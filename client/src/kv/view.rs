@@ -41,7 +41,11 @@ impl<'a> TensorView<'a> {
     pub fn new(dtype: DType, shape: &[usize], strides: &[usize], bytes: &'a [u8]) -> Result<Self> {
         let (shape, strides) = (shape.to_vec(), strides.to_vec());
         if shape.len() != strides.len() {
-            return Err(Error::View(format!("{} axes, {} strides", shape.len(), strides.len())));
+            return Err(Error::View(format!(
+                "{} axes, {} strides",
+                shape.len(),
+                strides.len()
+            )));
         }
         if shape.contains(&0) {
             return Err(Error::View(format!("an axis of shape {shape:?} is empty")));
@@ -49,7 +53,9 @@ impl<'a> TensorView<'a> {
         let end = shape
             .iter()
             .zip(&strides)
-            .try_fold(0usize, |last, (n, stride)| last.checked_add((n - 1).checked_mul(*stride)?))
+            .try_fold(0usize, |last, (n, stride)| {
+                last.checked_add((n - 1).checked_mul(*stride)?)
+            })
             .and_then(|last| last.checked_add(1)?.checked_mul(dtype.size()));
         if end.is_none_or(|end| end > bytes.len()) {
             let have = bytes.len();
@@ -57,7 +63,12 @@ impl<'a> TensorView<'a> {
                 "shape {shape:?} with strides {strides:?} does not fit into {have} bytes"
             )));
         }
-        Ok(Self { dtype, shape, strides, bytes })
+        Ok(Self {
+            dtype,
+            shape,
+            strides,
+            bytes,
+        })
     }
 
     /// Makes a view of `bytes` in row-major order without gaps.
@@ -91,12 +102,17 @@ impl<'a> TensorView<'a> {
     /// The elements lie in row-major order without gaps.
     pub fn is_contiguous(&self) -> bool {
         let dense = row_major(&self.shape);
-        self.shape.iter().zip(&self.strides).zip(dense).all(|((n, have), want)| *n == 1 || *have == want)
+        self.shape
+            .iter()
+            .zip(&self.strides)
+            .zip(dense)
+            .all(|((n, have), want)| *n == 1 || *have == want)
     }
 
     /// The bytes of exactly this tensor, if they are contiguous.
     pub fn contiguous_bytes(&self) -> Option<&'a [u8]> {
-        self.is_contiguous().then(|| &self.bytes[..self.elements() * self.dtype.size()])
+        self.is_contiguous()
+            .then(|| &self.bytes[..self.elements() * self.dtype.size()])
     }
 
     /// One element, widened to `f32`; `None` beyond the shape.
@@ -104,20 +120,27 @@ impl<'a> TensorView<'a> {
         if index.len() != self.shape.len() || index.iter().zip(&self.shape).any(|(i, n)| i >= n) {
             return None;
         }
-        let at: usize = index.iter().zip(&self.strides).map(|(i, stride)| i * stride).sum();
+        let at: usize = index
+            .iter()
+            .zip(&self.strides)
+            .map(|(i, stride)| i * stride)
+            .sum();
         self.dtype.to_f32(self.element(at))
     }
 
     /// All elements in row-major order, widened to `f32`.
     pub fn iter(&self) -> impl Iterator<Item = f32> + '_ {
-        self.raw_elements().filter_map(|bytes| self.dtype.to_f32(bytes))
+        self.raw_elements()
+            .filter_map(|bytes| self.dtype.to_f32(bytes))
     }
 
     /// Appends the elements in row-major order, as they are.
     pub fn append_to(&self, out: &mut Vec<u8>) {
         match self.contiguous_bytes() {
             Some(bytes) => out.extend_from_slice(bytes),
-            None => self.raw_elements().for_each(|bytes| out.extend_from_slice(bytes)),
+            None => self
+                .raw_elements()
+                .for_each(|bytes| out.extend_from_slice(bytes)),
         }
     }
 
@@ -140,7 +163,9 @@ impl<'a> TensorView<'a> {
         let n = self.shape.get(axis).copied().unwrap_or(0);
         if start.checked_add(len).is_none_or(|end| end > n) || len == 0 {
             let shape = &self.shape;
-            return Err(Error::View(format!("no {len} from {start} on axis {axis} of {shape:?}")));
+            return Err(Error::View(format!(
+                "no {len} from {start} on axis {axis} of {shape:?}"
+            )));
         }
         let mut part = self.clone();
         part.shape[axis] = len;
@@ -243,7 +268,10 @@ mod tests {
         assert!(!token.is_contiguous());
         assert_eq!(token.contiguous_bytes(), None);
         assert!(token.to_safetensors().is_err());
-        assert_eq!(token.iter().collect::<Vec<_>>(), [8., 9., 10., 11., 20., 21., 22., 23.]);
+        assert_eq!(
+            token.iter().collect::<Vec<_>>(),
+            [8., 9., 10., 11., 20., 21., 22., 23.]
+        );
         let tail = view.narrow(TOKENS, 1, 2).unwrap().head(1).unwrap();
         assert_eq!(tail.contiguous_bytes(), Some(&bytes[16 * 4..]));
         assert_eq!(view.get(&[1, 2, 3]), Some(23.0));
@@ -254,12 +282,17 @@ mod tests {
 
     #[test]
     fn half_precision_and_safetensors() {
-        let bytes: Vec<u8> =
-            [0.5f32, -2.0].iter().flat_map(|x| half::f16::from_f32(*x).to_le_bytes()).collect();
+        let bytes: Vec<u8> = [0.5f32, -2.0]
+            .iter()
+            .flat_map(|x| half::f16::from_f32(*x).to_le_bytes())
+            .collect();
         let view = TensorView::dense(DType::F16, &[1, 2], &bytes).unwrap();
         assert_eq!(view.iter().collect::<Vec<_>>(), [0.5, -2.0]);
         let other = view.to_safetensors().unwrap();
-        assert_eq!((other.shape(), other.data()), (&[1usize, 2][..], &bytes[..]));
+        assert_eq!(
+            (other.shape(), other.data()),
+            (&[1usize, 2][..], &bytes[..])
+        );
         assert!(std::ptr::eq(other.data().as_ptr(), bytes.as_ptr()));
     }
 
