@@ -85,7 +85,7 @@ impl Crate {
         let what = format!("building {} {}", self.name, self.version);
         let mut progress = ctx.ui.spinner(&what);
         exec::logged(ctx, command, &what, &log, |line| {
-            progress.message(line.trim())
+            progress.message(line.trim());
         })
         .map_err(|err| {
             exit::environment(format!(

@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Rules about the text of tracked files: licence lines, what the driver may not contain, and
+//! nothing that belongs to one machine.
+
+use std::fs;
+use std::process::Command;
+
+use anyhow::Result;
+
+use super::Verdict;
+use crate::ctx::Ctx;
+use crate::exec;
+use crate::setup::Tools;
+
+/// What a tracked file is called, from the checkout.
+type Name<'a> = &'a str;
+
+/// Files that cannot hold a comment or must not: the licences themselves, generated or prose ones.
+const WITHOUT_SPDX: &[&str] = &["LICENSES/", "Cargo.lock", ".gitignore"];
+/// Endings of files that do hold one.
+const WITH_SPDX: &[&str] = &[
+    ".rs", ".c", ".h", ".toml", ".yml", ".yaml", ".sh", ".py", "Kbuild", ".ci/run",
+];
+
+/// Panic paths: none of them may be in the kernel.
+const PANICS: &[&str] = &[
+    ".unwrap()",
+    ".expect(",
+    "panic!(",
+    "todo!(",
+    "unimplemented!(",
+    "unreachable!(",
+];
+
+/// Where `unsafe` may be: the abstractions over the kernel's C interfaces.
+const UNSAFE_ALLOWED: &str = "driver/kx/";
+
+/// Runs every rule on every tracked file.
+pub(super) fn check(ctx: &Ctx, _: &Tools) -> Result<Verdict> {
+    let mut found = Vec::new();
+    for name in tracked(ctx)? {
+        // A name without text: a symbolic link to nowhere, or removed and not yet committed.
+        let Ok(text) = fs::read_to_string(ctx.root.join(&name)) else {
+            continue;
+        };
+        found.extend(findings(&name, &text));
+    }
+    if found.is_empty() {
+        return Ok(Verdict::Clean);
+    }
+    Ok(Verdict::Dirty(found.join("\n")))
+}
+
+/// Every file that git tracks or would.
+pub(super) fn tracked(ctx: &Ctx) -> Result<Vec<String>> {
+    let mut git = Command::new("git");
+    git.args(["ls-files", "--cached", "--others", "--exclude-standard"])
+        .current_dir(&ctx.root);
+    Ok(exec::output(&mut git)?.lines().map(str::to_owned).collect())
+}
+
+fn findings(name: Name, text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    if wants_spdx(name)
+        && !text
+            .lines()
+            .take(3)
+            .any(|l| l.contains("SPDX-License-Identifier: "))
+    {
+        found.push(format!(
+            "{name}: no SPDX-License-Identifier in the first lines"
+        ));
+    }
+    if let Some(expected) = expected_licence(name)
+        && let Some(actual) = licence(text)
+        && actual != expected
+    {
+        found.push(format!(
+            "{name}: licence `{actual}`, but this folder's is `{expected}`"
+        ));
+    }
+    for (number, line) in text.lines().enumerate() {
+        let at = || format!("{name}:{}", number + 1);
+        if let Some(what) = machine_specific(name, line) {
+            found.push(format!(
+                "{}: {what} does not belong into a tracked file",
+                at()
+            ));
+        }
+        if name.starts_with("driver/") && name.ends_with(".rs") {
+            let code = without_comment(line);
+            if let Some(panic) = PANICS.iter().find(|panic| code.contains(**panic)) {
+                found.push(format!(
+                    "{}: `{panic}` can panic; return an error instead",
+                    at()
+                ));
+            }
+            if !name.starts_with(UNSAFE_ALLOWED) && has_word(code, "unsafe") {
+                found.push(format!("{}: unsafe outside {UNSAFE_ALLOWED}", at()));
+            }
+        }
+    }
+    found
+}
+
+fn wants_spdx(name: Name) -> bool {
+    WITH_SPDX.iter().any(|end| name.ends_with(end))
+        && !WITHOUT_SPDX.iter().any(|no| name.starts_with(no))
+}
+
+fn expected_licence(name: Name) -> Option<&'static str> {
+    if name.starts_with("driver/") {
+        return Some("GPL-2.0-only");
+    }
+    let user_space = ["xtask/", "client/", "tests/", "examples/"];
+    let code = name.ends_with(".rs");
+    (code && user_space.iter().any(|dir| name.starts_with(dir))).then_some("MIT OR Apache-2.0")
+}
+
+fn licence(text: &str) -> Option<&str> {
+    let line = text
+        .lines()
+        .take(3)
+        .find_map(|l| l.split_once("SPDX-License-Identifier: "))?
+        .1;
+    Some(line.trim().trim_end_matches("*/").trim())
+}
+
+/// Paths of one machine, and host names of package registries: mirrors are the machine's business.
+fn machine_specific(name: Name, line: &str) -> Option<&'static str> {
+    // cargo writes the registry's own name into the lock file.
+    if name == "Cargo.lock" {
+        return None;
+    }
+    // Written in two parts so that this file passes its own check.
+    let patterns: [(&str, &str, &str); 7] = [
+        ("/ro", "ot/", "a path of one machine"),
+        ("/ho", "me/", "a path of one machine"),
+        ("/wo", "rk/", "a path of one machine"),
+        ("deb.deb", "ian.org", "a registry's host name"),
+        ("crate", "s.io/", "a registry's host name"),
+        ("pypi", ".org", "a registry's host name"),
+        ("python", "hosted.org", "a registry's host name"),
+    ];
+    patterns
+        .iter()
+        .find(|(a, b, _)| {
+            line.match_indices(a)
+                .any(|(at, _)| line[at + a.len()..].starts_with(b))
+        })
+        .map(|(_, _, what)| *what)
+}
+
+fn without_comment(line: &str) -> &str {
+    line.find("//").map_or(line, |at| &line[..at])
+}
+
+fn has_word(code: &str, word: &str) -> bool {
+    code.split(|c: char| !c.is_alphanumeric() && c != '_')
+        .any(|w| w == word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SPDX: &str = "// SPDX-License-Identifier: GPL-2.0-only\n";
+
+    #[test]
+    fn a_missing_or_wrong_licence_line_is_found() {
+        assert_eq!(findings("driver/a.rs", SPDX), [""; 0]);
+        assert_eq!(findings("driver/a.rs", "fn a() {}\n").len(), 1);
+        assert_eq!(
+            findings(
+                "driver/a.c",
+                "/* SPDX-License-Identifier: GPL-2.0-only */\n"
+            )
+            .len(),
+            0
+        );
+        assert_eq!(findings("client/src/a.rs", SPDX).len(), 1);
+        assert_eq!(findings("README.md", "# dmaplane\n").len(), 0);
+        assert_eq!(findings("LICENSES/x.toml", "").len(), 0);
+    }
+
+    #[test]
+    fn panics_and_unsafe_are_found_in_the_driver_only() {
+        let bad = format!("{SPDX}let a = b.unwrap();\nunsafe {{ c() }}\n");
+        assert_eq!(findings("driver/a.rs", &bad).len(), 2);
+        assert_eq!(findings("driver/kx/a.rs", &bad).len(), 1);
+        let good = format!("{SPDX}// unsafe: b.unwrap()\n#![deny(unsafe_op_in_unsafe_fn)]\n");
+        assert_eq!(findings("driver/a.rs", &good), [""; 0]);
+    }
+
+    #[test]
+    fn what_belongs_to_one_machine_is_found() {
+        let root = ["/ro", "ot/x"].concat();
+        assert_eq!(findings("README.md", &root).len(), 1);
+        assert_eq!(findings("README.md", "the /root cause, crates.io"), [""; 0]);
+    }
+}
