@@ -39,6 +39,9 @@ pub(crate) struct TestArgs {
     /// Also runs the debug kernel on the other topologies, as every night.
     #[arg(long)]
     long: bool,
+    /// Only what needs no guest: lint, host tests, documentation tests.
+    #[arg(long, conflicts_with = "long")]
+    host_only: bool,
     /// Writes the table of steps as JSON to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -60,7 +63,12 @@ struct Step {
 )]
 pub(crate) fn run(ctx: &Ctx, args: TestArgs) -> Result<ExitCode> {
     let started = Instant::now();
-    let nextest = setup::ensure(ctx, Need::Everything)?.nextest;
+    let need = if args.host_only {
+        Need::Lint
+    } else {
+        Need::Everything
+    };
+    let nextest = setup::ensure(ctx, need)?.nextest;
     let mut steps = Vec::new();
     let mut step = |name: &str, command: &mut Command| -> Result<()> {
         steps.push(run_step(ctx, name, command)?);
@@ -92,7 +100,8 @@ pub(crate) fn run(ctx: &Ctx, args: TestArgs) -> Result<ExitCode> {
         "doc tests",
         Command::new("cargo").args(["test", "--locked", "--workspace", "--doc"]),
     )?;
-    let guests = GUESTS
+    let usual = if args.host_only { &[] } else { GUESTS };
+    let guests = usual
         .iter()
         .chain(if args.long { GUESTS_LONG } else { &[] });
     let mut debug_built = false;

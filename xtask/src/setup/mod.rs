@@ -27,7 +27,7 @@ pub(crate) enum Need {
     Kernel,
     /// Boot guests and run tests in them; includes [`Need::Kernel`].
     Guest,
-    /// Run every lint; includes [`Need::Kernel`].
+    /// Run every lint and the host's tests; includes [`Need::Kernel`].
     Lint,
     /// All of it.
     Everything,
@@ -139,7 +139,7 @@ pub(crate) fn ensure(ctx: &Ctx, need: Need) -> Result<Tools> {
 
 fn crates(need: Need) -> Vec<tools::Crate> {
     let mut crates = vec![tools::BINDGEN];
-    if need.guest() {
+    if need != Need::Kernel {
         crates.push(tools::NEXTEST);
     }
     if need.lint() {
