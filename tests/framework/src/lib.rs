@@ -1,3 +1,47 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! dmaplane.
+//! What a test inside a guest needs.
+//!
+//! | module | concept |
+//! |---|---|
+//! | [`run`] | [`test`]: kernel-log markers, gauges back to where they were, skips |
+//! | [`guest`] | [`Guest`]: topology, profile, addresses and scaled time limits |
+//! | [`gauges`] | the driver's counts of what lives |
+//! | [`mod@peer`] | the other side of a connection: a process that obeys JSON lines |
+//! | [`transfer`] | streams of writes and receives, counted one by one |
+//! | [`pattern`] | data whose bytes tell where they belong |
+//! | [`poll`] | waiting for a condition where there is no event |
+//! | [`netns`], [`rdma`], [`cgroup`], [`module`] | namespaces, rxe links, memory limits, module |
+//! | [`sys`] | raw system calls that the library rightly does not offer |
+//!
+//! ```no_run
+//! use dmaplane_testkit::{ensure, test};
+//!
+//! # fn open_twice() {
+//! test(|guest| {
+//!     let first = dmaplane::Context::open()?;
+//!     let second = dmaplane::Context::open()?;
+//!     ensure!(first.query()? == second.query()?, "two files of {guest:?} disagree");
+//!     Ok(())
+//! });
+//! # }
+//! ```
+
+pub mod cgroup;
+pub mod gauges;
+pub mod guest;
+pub mod module;
+pub mod netns;
+pub mod pattern;
+pub mod peer;
+pub mod poll;
+pub mod rdma;
+pub mod run;
+pub mod sys;
+pub mod transfer;
+
+pub use anyhow::{Context as ErrorContext, Error, Result, anyhow, bail, ensure};
+pub use gauges::Gauges;
+pub use guest::{Guest, Profile, Topology};
+pub use peer::client::Peer;
+pub use run::{Skip, test};

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Loading and unloading the driver.
+
+use std::env;
+use std::ffi::{CStr, c_int};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use rustix::io::Errno;
+
+use crate::poll;
+
+/// Name of the module.
+pub const NAME: &CStr = c"dmaplane";
+
+/// Where the module's file is, by `DMAPLANE_KO`.
+///
+/// # Errors
+/// When the variable is not set or names no file.
+pub fn path() -> Result<PathBuf> {
+    let path = env::var_os("DMAPLANE_KO").context("DMAPLANE_KO is not set: the runner sets it")?;
+    let path = PathBuf::from(path);
+    anyhow::ensure!(
+        path.is_file(),
+        "DMAPLANE_KO names {}, no file",
+        path.display()
+    );
+    Ok(path)
+}
+
+/// Whether the driver is loaded.
+pub fn is_loaded() -> bool {
+    Path::new("/sys/module/dmaplane").exists()
+}
+
+/// Loads the module and waits for its device node.
+///
+/// # Errors
+/// What finit_module(2) says, or that no node appeared.
+pub fn load(path: &Path, limit: Duration) -> Result<()> {
+    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    rustix::system::finit_module(&file, c"", 0).context("finit_module")?;
+    let device = Path::new(dmaplane::DEVICE_PATH);
+    let there = poll::until(limit, || Ok(device.exists().then_some(())))?;
+    there.with_context(|| format!("{} did not appear", device.display()))
+}
+
+/// Tries to unload the module once, without force.
+///
+/// # Errors
+/// `EAGAIN` (`EWOULDBLOCK`) while it is in use.
+pub fn try_unload() -> Result<(), Errno> {
+    rustix::system::delete_module(NAME, nonblocking())
+}
+
+/// Unloads the module, again and again while a last user lets go.
+///
+/// # Errors
+/// When it is still in use after `limit`, or anything else than that.
+pub fn unload(limit: Duration) -> Result<()> {
+    let gone = poll::until(limit, || match try_unload() {
+        Ok(()) => Ok(Some(())),
+        Err(Errno::AGAIN) => Ok(None),
+        Err(errno) => bail!("delete_module: {errno}"),
+    })?;
+    gone.with_context(|| format!("the driver is still in use after {limit:?}: {}", users()))
+}
+
+/// The module's reference count, as text.
+pub fn users() -> String {
+    let count = fs::read_to_string("/sys/module/dmaplane/refcnt");
+    count.map_or_else(|error| error.to_string(), |text| text.trim().to_owned())
+}
+
+fn nonblocking() -> c_int {
+    libc::O_NONBLOCK
+}

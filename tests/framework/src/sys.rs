@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! System calls that the library rightly does not offer, and the kit's only unsafe code.
+
+use std::ffi::c_void;
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use dmaplane_uapi as abi;
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, ProtFlags};
+
+/// Room behind an argument, so that a wrong size member stays within it.
+const ROOM: usize = 64 << 10;
+
+/// Issues any ioctl with any argument bytes; they hold the kernel's answer afterwards.
+///
+/// # Errors
+/// The driver's errno.
+///
+/// # Panics
+/// When the argument names so much memory that the kernel could write where it should not.
+pub fn ioctl(fd: BorrowedFd<'_>, opcode: u32, argument: &mut [u8]) -> Result<(), Errno> {
+    assert!(
+        argument.len() <= ROOM,
+        "an argument of {} bytes",
+        argument.len()
+    );
+    if opcode == abi::IOC_BUFFER_QUERY {
+        let at = std::mem::offset_of!(abi::BufferQuery, pages_by_node);
+        let bytes = argument
+            .get(at..at + 8)
+            .and_then(|bytes| bytes.try_into().ok());
+        let address = bytes.map_or(0, u64::from_ne_bytes);
+        assert!(
+            address < 4096 || address >> 63 == 1,
+            "{address:#x} may be this process' memory"
+        );
+    }
+    let mut room = vec![0; ROOM];
+    room[..argument.len()].copy_from_slice(argument);
+    // SAFETY: The driver writes at most the 4 GiB that a size member can name, but refuses sizes
+    // beyond a page, which is inside `room`; the one address in an argument was checked above.
+    let result = unsafe {
+        libc::ioctl(
+            fd.as_raw_fd(),
+            libc::c_ulong::from(opcode),
+            room.as_mut_ptr().cast::<c_void>(),
+        )
+    };
+    argument.copy_from_slice(&room[..argument.len()]);
+    check(i64::from(result))
+}
+
+/// Issues an ioctl with an address as its argument that no memory is at.
+///
+/// # Errors
+/// The driver's errno, which must be `EFAULT`.
+pub fn ioctl_at_nothing(fd: BorrowedFd<'_>, opcode: u32) -> Result<(), Errno> {
+    // SAFETY: The first page is never mapped, so the kernel can only fail.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::c_ulong::from(opcode), 8usize) };
+    check(i64::from(result))
+}
+
+/// Tries to map and unmaps at once.
+///
+/// # Errors
+/// What mmap(2) says.
+pub fn try_map(
+    fd: BorrowedFd<'_>,
+    offset: u64,
+    bytes: usize,
+    flags: MapFlags,
+    prot: ProtFlags,
+) -> Result<(), Errno> {
+    assert!(
+        !flags.contains(MapFlags::FIXED),
+        "a fixed mapping would replace others"
+    );
+    // SAFETY: A new mapping at an address of the kernel's choice touches no existing memory, and
+    // nobody uses it before it goes.
+    unsafe {
+        let start = rustix::mm::mmap(std::ptr::null_mut(), bytes, prot, flags, fd, offset)?;
+        rustix::mm::munmap(start, bytes)
+    }
+}
+
+/// The NUMA node of each of `count` pages from `start` on, as move_pages(2) sees this process.
+///
+/// # Errors
+/// When the call fails or a page has no node (its errno is named).
+pub fn page_nodes(start: *const u8, count: usize, page_bytes: usize) -> Result<Vec<u32>> {
+    let pages: Vec<*const u8> = (0..count)
+        .map(|i| start.wrapping_add(i * page_bytes))
+        .collect();
+    let mut status = vec![libc::c_int::MIN; count];
+    // SAFETY: Both arrays have `count` elements; without target nodes the call moves nothing and
+    // only looks the addresses up.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_move_pages,
+            0,
+            count,
+            pages.as_ptr(),
+            std::ptr::null::<libc::c_int>(),
+            status.as_mut_ptr(),
+            0,
+        )
+    };
+    check(result).context("move_pages")?;
+    let node = |(index, status): (usize, libc::c_int)| {
+        u32::try_from(status).with_context(|| {
+            format!(
+                "page {index} has no node: {}",
+                io::Error::from_raw_os_error(-status)
+            )
+        })
+    };
+    status.into_iter().enumerate().map(node).collect()
+}
+
+/// Runs `work` in a forked child and gives its answer.
+///
+/// The child has only the calling thread. `work` must not allocate, lock or panic: another thread
+/// may have held the lock when it forked.
+///
+/// # Errors
+/// When the fork fails or the child dies otherwise than by its answer.
+pub fn in_child(work: impl FnOnce() -> bool) -> Result<bool> {
+    // SAFETY: The child runs `work`, whose limits are the caller's promise, and leaves by _exit,
+    // without running this process' destructors.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let code = i32::from(!work());
+        // SAFETY: Ends the process; nothing runs after it.
+        unsafe { libc::_exit(code) }
+    }
+    ensure!(child > 0, "cannot fork: {}", io::Error::last_os_error());
+    let mut status = 0;
+    // SAFETY: The child is ours and `status` is borrowed for the call.
+    let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
+    ensure!(
+        waited == child,
+        "cannot wait for the child: {}",
+        io::Error::last_os_error()
+    );
+    if !libc::WIFEXITED(status) {
+        bail!("the child died of signal {}", libc::WTERMSIG(status));
+    }
+    Ok(libc::WEXITSTATUS(status) == 0)
+}
+
+fn check(result: i64) -> Result<(), Errno> {
+    if result >= 0 {
+        return Ok(());
+    }
+    let errno = io::Error::last_os_error();
+    Err(Errno::from_io_error(&errno).unwrap_or(Errno::IO))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd as _;
+
+    use super::*;
+
+    #[test]
+    fn a_child_answers_and_its_death_is_an_error() {
+        assert!(in_child(|| true).expect("a child"));
+        assert!(!in_child(|| false).expect("a child"));
+        // SAFETY: The signal ends the child only.
+        let error = in_child(|| unsafe { libc::raise(libc::SIGKILL) } == 0).expect_err("it dies");
+        assert!(error.to_string().contains("signal 9"), "{error}");
+    }
+
+    #[test]
+    fn errnos_come_back() {
+        let null = std::fs::File::open("/dev/null").expect("/dev/null");
+        assert_eq!(
+            ioctl(null.as_fd(), abi::IOC_QUERY, &mut [0; 8]),
+            Err(Errno::NOTTY)
+        );
+    }
+
+    #[test]
+    #[should_panic(expected = "may be this process' memory")]
+    fn an_address_in_an_argument_is_refused() {
+        let null = std::fs::File::open("/dev/null").expect("/dev/null");
+        let mut argument = [0xaa; size_of::<abi::BufferQuery>()];
+        argument[23] = 0;
+        let _ = ioctl(null.as_fd(), abi::IOC_BUFFER_QUERY, &mut argument);
+    }
+}
