@@ -545,20 +545,20 @@ pub struct Cqe {
 }
 
 const _: () = {
-    assert!(core::mem::size_of::<Query>() == 64);
-    assert!(core::mem::size_of::<Destroy>() == 16);
-    assert!(core::mem::size_of::<BufferCreate>() == 40);
-    assert!(core::mem::size_of::<BufferQuery>() == 56);
-    assert!(core::mem::size_of::<ChannelCreate>() == 48);
-    assert!(core::mem::size_of::<Enter>() == 40);
-    assert!(core::mem::size_of::<SockAddr>() == 24);
-    assert!(core::mem::size_of::<Listen>() == 40);
-    assert!(core::mem::size_of::<Accept>() == 56);
-    assert!(core::mem::size_of::<Connect>() == 72);
-    assert!(core::mem::size_of::<EndpointQuery>() == 144);
-    assert!(core::mem::size_of::<GrantCreate>() == 64);
-    assert!(core::mem::size_of::<GrantWait>() == 48);
-    assert!(core::mem::size_of::<RingHeader>() == 256);
-    assert!(core::mem::size_of::<Sqe>() == 64);
-    assert!(core::mem::size_of::<Cqe>() == 64);
+    assert!(size_of::<Query>() == 64);
+    assert!(size_of::<Destroy>() == 16);
+    assert!(size_of::<BufferCreate>() == 40);
+    assert!(size_of::<BufferQuery>() == 56);
+    assert!(size_of::<ChannelCreate>() == 48);
+    assert!(size_of::<Enter>() == 40);
+    assert!(size_of::<SockAddr>() == 24);
+    assert!(size_of::<Listen>() == 40);
+    assert!(size_of::<Accept>() == 56);
+    assert!(size_of::<Connect>() == 72);
+    assert!(size_of::<EndpointQuery>() == 144);
+    assert!(size_of::<GrantCreate>() == 64);
+    assert!(size_of::<GrantWait>() == 48);
+    assert!(size_of::<RingHeader>() == 256);
+    assert!(size_of::<Sqe>() == 64);
+    assert!(size_of::<Cqe>() == 64);
 };

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Channels: the rings that a process shares with the kernel.
+
+mod submit;
+mod ticket;
+
+pub(crate) use submit::MAX_OP_BYTES;
+pub(crate) use ticket::Ticket;
+
+use crate::{
+    gauges::{Held, GAUGES},
+    kx::{eventfd::EventFd, pages::PAGE_BYTES, shared::SharedMemory, vma::Mapped},
+    logic::ring::{self, Slots},
+    uapi,
+    wait::Deadline,
+};
+use core::mem::offset_of;
+use kernel::{
+    new_condvar, new_mutex, new_spinlock,
+    prelude::*,
+    sync::{Arc, CondVar, Mutex, SpinLock},
+};
+
+/// A channel. Locks: `head` (mutex) while entries are taken, inside it objects' own locks; `slots` (spinlock) to
+/// reserve and to post, innermost of all.
+#[pin_data]
+pub(crate) struct Channel {
+    memory: SharedMemory,
+    sq_entries: u32,
+    cq_entries: u32,
+    cq_offset: usize,
+    eventfd: Option<EventFd>,
+    /// Index of the next entry to take.
+    #[pin]
+    head: Mutex<u32>,
+    #[pin]
+    slots: SpinLock<Slots>,
+    #[pin]
+    posted: CondVar,
+    _count: Held,
+}
+
+/// Offset of the submission ring: behind the page of the header.
+const SQ_OFFSET: usize = PAGE_BYTES;
+
+const SQ_HEAD: usize = offset_of!(uapi::RingHeader, sq_head);
+const SQ_TAIL: usize = offset_of!(uapi::RingHeader, sq_tail);
+const CQ_HEAD: usize = offset_of!(uapi::RingHeader, cq_head);
+const CQ_TAIL: usize = offset_of!(uapi::RingHeader, cq_tail);
+
+impl Channel {
+    /// Allocates both rings. `EINVAL` for sizes that are no powers of two or out of range.
+    pub(crate) fn new(sq_entries: u32, cq_entries: u32, eventfd: i32) -> Result<Arc<Self>> {
+        let valid = ring::valid_entries(sq_entries) && ring::valid_entries(cq_entries);
+        if !valid || cq_entries < sq_entries {
+            return Err(EINVAL);
+        }
+        let eventfd = match eventfd {
+            -1 => None,
+            fd => Some(EventFd::from_fd(fd)?),
+        };
+        let cq_offset = SQ_OFFSET + sq_entries as usize * size_of::<uapi::Sqe>();
+        let bytes = cq_offset + cq_entries as usize * size_of::<uapi::Cqe>();
+        let memory = SharedMemory::new(bytes)?;
+        Arc::pin_init(
+            pin_init!(Self {
+                memory,
+                sq_entries,
+                cq_entries,
+                cq_offset,
+                eventfd,
+                head <- new_mutex!(0, "Channel::head"),
+                slots <- new_spinlock!(Slots::default(), "Channel::slots"),
+                posted <- new_condvar!("Channel::posted"),
+                _count: GAUGES.channels.hold(1),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// The memory to map.
+    pub(crate) fn memory(&self) -> &SharedMemory {
+        &self.memory
+    }
+
+    /// Offsets of the two rings in the memory.
+    pub(crate) fn offsets(&self) -> (u32, u32) {
+        (SQ_OFFSET as u32, self.cq_offset as u32)
+    }
+
+    /// Reserves a completion slot; false when none is free.
+    fn reserve(&self) -> Result<bool> {
+        let user_head = self.memory.load_acquire(CQ_HEAD)?;
+        self.slots
+            .lock()
+            .reserve(user_head, self.cq_entries)
+            .map_err(|_| EINVAL)
+    }
+
+    /// Writes a completion into its reserved slot and wakes whoever waits.
+    fn post(&self, completion: &uapi::Cqe) {
+        {
+            let mut slots = self.slots.lock();
+            let place = ring::place(slots.post(), self.cq_entries) as usize;
+            let offset = self.cq_offset + place * size_of::<uapi::Cqe>();
+            // Both offsets lie inside the memory, by construction.
+            let _ = self.memory.write(offset, completion);
+            let _ = self.memory.store_release(CQ_TAIL, slots.tail());
+        }
+        self.posted.notify_all();
+        if let Some(eventfd) = &self.eventfd {
+            eventfd.signal();
+        }
+    }
+
+    /// Waits until `wanted` completions are in the ring and returns how many there are. A passed time limit is no
+    /// error; a signal is.
+    pub(crate) fn wait(&self, wanted: u32, deadline: Deadline) -> Result<u32> {
+        let wanted = wanted.min(self.cq_entries);
+        let mut slots = self.slots.lock();
+        let waiting = |slots: &Slots| -> Result<u32> {
+            let user_head = self.memory.load_acquire(CQ_HEAD)?;
+            slots
+                .waiting(user_head, self.cq_entries)
+                .map_err(|_| EINVAL)
+        };
+        let enough = |slots: &Slots| match waiting(slots) {
+            Ok(count) if count < wanted => None,
+            result => Some(result),
+        };
+        match deadline.wait(&mut slots, &self.posted, |slots| enough(slots)) {
+            Ok(result) => result,
+            Err(error) if error == ETIMEDOUT => waiting(&slots),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Mapped for Channel {
+    fn mapped(&self) {}
+    fn unmapped(&self) {}
+}

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The right, and the duty, to post one completion.
+
+use super::Channel;
+use crate::{
+    gauges::{Held, GAUGES},
+    logic::outcome::{Down, Outcome, State},
+    uapi,
+};
+use kernel::{
+    prelude::*,
+    sync::Arc,
+    time::{Instant, Monotonic},
+};
+
+/// An accepted entry. Exactly one completion comes of it: by [`Self::complete`], or by drop when its holder goes
+/// without a word, which counts as canceled.
+pub(crate) struct Ticket {
+    channel: Arc<Channel>,
+    accepted: Instant<Monotonic>,
+    completion: uapi::Cqe,
+    posted: bool,
+    _count: Held,
+}
+
+impl Ticket {
+    /// For an entry whose slot was just reserved.
+    pub(super) fn new(channel: &Arc<Channel>, entry: &uapi::Sqe) -> Self {
+        Self {
+            channel: channel.clone(),
+            accepted: Instant::now(),
+            completion: uapi::Cqe {
+                user_data: entry.user_data,
+                trace_id: entry.trace_id,
+                op: entry.op,
+                endpoint: entry.endpoint,
+                ..Default::default()
+            },
+            posted: false,
+            _count: GAUGES.operations.hold(1),
+        }
+    }
+
+    /// Notes what arrived with a receive.
+    pub(crate) fn set_arrival(&mut self, imm: u32, length: u32) {
+        self.completion.imm = imm;
+        self.completion.length = length.into();
+    }
+
+    /// Notes how many bytes were transferred.
+    pub(crate) fn set_length(&mut self, length: u32) {
+        self.completion.length = length.into();
+    }
+
+    /// Notes the provider's status.
+    pub(crate) fn set_provider_status(&mut self, status: u32) {
+        self.completion.provider_status = status;
+    }
+
+    /// Posts the completion.
+    pub(crate) fn complete(mut self, outcome: Outcome) {
+        self.post(outcome);
+    }
+
+    /// Refuses the entry: `field` is one of `FIELD_*`.
+    pub(crate) fn refuse(mut self, field: u16, error: Error) {
+        self.completion.field = field;
+        self.fail(error);
+    }
+
+    /// Posts a failure that has an errno of its own.
+    pub(crate) fn fail(mut self, error: Error) {
+        self.post(Outcome {
+            state: State::Error,
+            errno: -error.to_errno(),
+        });
+    }
+
+    fn post(&mut self, outcome: Outcome) {
+        self.posted = true;
+        self.completion.state = outcome.state as u8;
+        self.completion.error = outcome.errno;
+        if outcome.state != State::Ok {
+            self.completion.length = 0;
+        }
+        let nanos = self.accepted.elapsed().as_nanos();
+        self.completion.latency_ns = u64::try_from(nanos).unwrap_or(0);
+        self.channel.post(&self.completion);
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if !self.posted {
+            self.post(Down::Local.outcome());
+        }
+    }
+}

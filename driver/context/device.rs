@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The device node `/dev/dmaplane`.
+
+use super::{Context, Object};
+use crate::{kx::vma, logic::handle::MmapTarget};
+use kernel::{
+    fs::File,
+    miscdevice::{MiscDevice, MiscDeviceRegistration},
+    mm::virt::VmaNew,
+    prelude::*,
+    sync::{Arc, ArcBorrow},
+};
+
+/// An open file. Its end is the context's end: mappings hold the file, so that it comes after the last of them.
+pub(crate) struct Node {
+    pub(super) context: Arc<Context>,
+}
+
+#[vtable]
+impl MiscDevice for Node {
+    type Ptr = Arc<Self>;
+
+    fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<Arc<Self>> {
+        let context = Context::new()?;
+        Ok(Arc::new(Self { context }, GFP_KERNEL)?)
+    }
+
+    fn release(node: Arc<Self>, _file: &File) {
+        node.context.close();
+    }
+
+    fn mmap(node: ArcBorrow<'_, Self>, _file: &File, vma: &VmaNew) -> Result {
+        let target = MmapTarget::from_offset(vma::offset(vma));
+        match node.context.mappable(&target)? {
+            Object::Buffer(buffer) => {
+                let memory = buffer.memory().clone();
+                vma::map(vma, memory.clone().pages(), target.start, memory)
+            }
+            Object::Channel(channel) => {
+                vma::map(vma, channel.clone().memory(), target.start, channel)
+            }
+            _ => Err(ENODEV),
+        }
+    }
+
+    fn ioctl(node: ArcBorrow<'_, Self>, _file: &File, cmd: u32, arg: usize) -> Result<isize> {
+        node.context.ioctl(cmd, arg)?;
+        Ok(0)
+    }
+}

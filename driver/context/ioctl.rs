@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The ioctls: each checks its argument, does one thing, and writes its results back.
+
+use super::{table::MAX_HANDLES, Context, Object};
+use crate::{
+    channel::{Channel, MAX_OP_BYTES},
+    kx::{
+        global::REGISTRY,
+        pages::{node_ids, PAGE_BYTES},
+        user::{write_u64s, Arg},
+    },
+    logic::{
+        flow::MAX_DEPTH,
+        handle::{Handle, MMAP_SHIFT},
+        range, ring,
+    },
+    memory::{Buffer, Memory, Placement},
+    module_parameters,
+    rdma::{connect, Listener},
+    uapi,
+    wait::Deadline,
+};
+use kernel::prelude::*;
+
+/// All of these must be 0 in the user's structure.
+fn zero(values: &[u32]) -> Result {
+    if values.iter().all(|value| *value == 0) {
+        Ok(())
+    } else {
+        Err(EINVAL)
+    }
+}
+
+/// Largest buffer, in bytes: the administrator's limit, and what one mapping can reach.
+fn max_buffer_bytes() -> u64 {
+    let mib: u64 = module_parameters::max_buffer_mib.value();
+    mib.saturating_mul(1 << 20).min(1 << MMAP_SHIFT)
+}
+
+impl Context {
+    /// Carries out an ioctl. `ENOTTY` for unknown ones.
+    pub(super) fn ioctl(&self, cmd: u32, arg: usize) -> Result {
+        match cmd {
+            uapi::IOC_QUERY => query(arg),
+            uapi::IOC_DESTROY => self.ioctl_destroy(arg),
+            uapi::IOC_BUFFER_CREATE => self.buffer_create(arg),
+            uapi::IOC_BUFFER_QUERY => self.buffer_query(arg),
+            uapi::IOC_CHANNEL_CREATE => self.channel_create(arg),
+            uapi::IOC_ENTER => self.enter(arg),
+            uapi::IOC_LISTEN => self.listen(arg),
+            uapi::IOC_ACCEPT => self.accept(arg),
+            uapi::IOC_CONNECT => self.connect(arg),
+            uapi::IOC_ENDPOINT_QUERY => self.endpoint_query(arg),
+            uapi::IOC_GRANT_CREATE => self.grant_create(arg),
+            uapi::IOC_GRANT_WAIT => self.grant_wait(arg),
+            _ => Err(ENOTTY),
+        }
+    }
+
+    /// Writes the results back; when user space does not take them, the new object goes again.
+    fn hand_out<T: crate::kx::user::Abi>(&self, arg: &Arg<T>, handle: u32) -> Result {
+        arg.write().inspect_err(|_| {
+            // It may be gone already, if another thread guessed its name.
+            let _ = self.destroy(handle);
+        })
+    }
+
+    fn ioctl_destroy(&self, arg: usize) -> Result {
+        let arg = Arg::<uapi::Destroy>::read(arg)?;
+        zero(&[arg.value.flags, arg.value.reserved])?;
+        self.destroy(arg.value.handle)
+    }
+
+    fn buffer_create(&self, arg: usize) -> Result {
+        let mut arg = Arg::<uapi::BufferCreate>::read(arg)?;
+        let want = &mut arg.value;
+        zero(&[want.flags, want.reserved])?;
+        if want.bytes == 0 {
+            return Err(EINVAL);
+        }
+        if want.bytes > max_buffer_bytes() {
+            return Err(E2BIG);
+        }
+        let placement = Placement::new(want.placement, want.node)?;
+        let memory = Memory::new(want.bytes, placement)?;
+        want.bytes = memory.bytes();
+        want.handle = self.insert(Object::Buffer(Buffer::new(memory)?))?;
+        want.mmap_offset = Handle::from_raw(want.handle).mmap_offset();
+        let handle = want.handle;
+        self.hand_out(&arg, handle)
+    }
+
+    fn buffer_query(&self, arg: usize) -> Result {
+        let mut arg = Arg::<uapi::BufferQuery>::read(arg)?;
+        let query = &mut arg.value;
+        zero(&[query.flags])?;
+        let buffer = self.buffer(query.handle)?;
+        let memory = buffer.memory();
+        let (by_node, misplaced) = memory.census()?;
+        if query.pages_by_node != 0 {
+            let room = by_node.len().min(query.node_count as usize);
+            write_u64s(query.pages_by_node, by_node.get(..room).ok_or(EINVAL)?)?;
+        }
+        query.node_count = node_ids();
+        query.bytes = memory.bytes();
+        (query.placement, query.node) = memory.placement();
+        query.misplaced_pages = misplaced;
+        query.mappings = memory.mappings() as u32;
+        query.regions = buffer.regions() as u32;
+        arg.write()
+    }
+
+    fn channel_create(&self, arg: usize) -> Result {
+        let mut arg = Arg::<uapi::ChannelCreate>::read(arg)?;
+        let want = &mut arg.value;
+        zero(&[want.flags])?;
+        let channel = Channel::new(want.sq_entries, want.cq_entries, want.eventfd)?;
+        want.mmap_bytes = channel.memory().bytes() as u64;
+        (want.sq_offset, want.cq_offset) = channel.offsets();
+        want.handle = self.insert(Object::Channel(channel))?;
+        want.mmap_offset = Handle::from_raw(want.handle).mmap_offset();
+        let handle = want.handle;
+        self.hand_out(&arg, handle)
+    }
+
+    fn enter(&self, arg: usize) -> Result {
+        let mut arg = Arg::<uapi::Enter>::read(arg)?;
+        let enter = &mut arg.value;
+        zero(&[enter.flags, enter.reserved])?;
+        let channel = self.channel(enter.channel)?;
+        enter.submitted = channel.submit(self, enter.to_submit)?;
+        match channel.wait(enter.min_complete, Deadline::after(enter.timeout_ns)) {
+            Ok(available) => enter.available = available,
+            // What was submitted must be told.
+            Err(_) if enter.submitted > 0 => enter.available = 0,
+            Err(error) => return Err(error),
+        }
+        arg.write()
+    }
+
+    fn listen(&self, arg: usize) -> Result {
+        let mut arg = Arg::<uapi::Listen>::read(arg)?;
+        let want = &mut arg.value;
+        zero(&[want.flags])?;
+        let listener = Listener::new(&want.local, want.backlog)?;
+        want.local = listener.local();
+        want.handle = self.insert(Object::Listener(listener))?;
+        let handle = want.handle;
+        self.hand_out(&arg, handle)
+    }
+
+    fn accept(&self, arg: usize) -> Result {
+        let mut arg = Arg::<uapi::Accept>::read(arg)?;
+        let want = &mut arg.value;
+        zero(&[want.flags, want.reserved])?;
+        check_depth(want.recv_depth)?;
+        let listener = self.listener(want.listener)?;
+        let deadline = Deadline::after(want.timeout_ns);
+        let endpoint = listener.accept(&self.domains, want.recv_depth, deadline)?;
+        want.peer = endpoint.peer();
+        want.endpoint = self.insert(Object::Endpoint(endpoint))?;
+        let handle = want.endpoint;
+        self.hand_out(&arg, handle)
+    }
+
+    fn connect(&self, arg: usize) -> Result {
+        let mut arg = Arg::<uapi::Connect>::read(arg)?;
+        let want = &mut arg.value;
+        zero(&[want.flags])?;
+        check_depth(want.recv_depth)?;
+        let deadline = Deadline::after(want.timeout_ns);
+        let endpoint = connect(&self.domains, want, deadline)?;
+        want.endpoint = self.insert(Object::Endpoint(endpoint))?;
+        let handle = want.endpoint;
+        self.hand_out(&arg, handle)
+    }
+
+    fn endpoint_query(&self, arg: usize) -> Result {
+        let mut arg = Arg::<uapi::EndpointQuery>::read(arg)?;
+        zero(&[arg.value.flags])?;
+        let endpoint = self.endpoint(arg.value.handle)?;
+        endpoint.describe(&mut arg.value);
+        arg.write()
+    }
+
+    fn grant_create(&self, arg: usize) -> Result {
+        let mut arg = Arg::<uapi::GrantCreate>::read(arg)?;
+        let want = &mut arg.value;
+        zero(&[want.flags, want.reserved])?;
+        let aligned = want.offset % PAGE_BYTES as u64 == 0;
+        if want.rights == 0 || want.rights & !uapi::RIGHT_WRITE != 0 || !aligned {
+            return Err(EINVAL);
+        }
+        if !range::within(want.offset, want.length, u64::MAX) {
+            return Err(EINVAL);
+        }
+        let endpoint = self.endpoint(want.endpoint)?;
+        let buffer = self.buffer(want.buffer)?;
+        if !range::within(want.offset, want.length, buffer.memory().bytes()) {
+            return Err(ERANGE);
+        }
+        let grant = endpoint.grant(
+            buffer.memory(),
+            (want.offset, want.length),
+            want.rights,
+            want.label,
+            Deadline::after(want.timeout_ns),
+        )?;
+        want.generation = grant.generation();
+        want.handle = self.insert(Object::Grant(grant))?;
+        let handle = want.handle;
+        self.hand_out(&arg, handle)
+    }
+
+    fn grant_wait(&self, arg: usize) -> Result {
+        let mut arg = Arg::<uapi::GrantWait>::read(arg)?;
+        let want = &mut arg.value;
+        zero(&[want.flags])?;
+        let endpoint = self.endpoint(want.endpoint)?;
+        let grant = endpoint.wait_grant(Deadline::after(want.timeout_ns))?;
+        want.length = grant.length();
+        want.label = grant.label();
+        want.rights = grant.rights();
+        want.generation = grant.number();
+        want.handle = self.insert(Object::PeerGrant(grant))?;
+        let handle = want.handle;
+        self.hand_out(&arg, handle)
+    }
+}
+
+fn query(arg: usize) -> Result {
+    let mut arg = Arg::<uapi::Query>::read(arg)?;
+    zero(&[arg.value.flags, arg.value.reserved])?;
+    arg.value = uapi::Query {
+        size: arg.value.size,
+        flags: 0,
+        abi_version: uapi::ABI_VERSION,
+        node_ids: node_ids(),
+        capabilities: uapi::CAP_HOST_BUFFERS | uapi::CAP_RDMA,
+        max_buffer_bytes: max_buffer_bytes(),
+        max_op_bytes: MAX_OP_BYTES.into(),
+        max_ring_entries: ring::MAX_ENTRIES,
+        max_recv_depth: MAX_DEPTH,
+        max_handles: MAX_HANDLES as u32,
+        page_bytes: PAGE_BYTES as u32,
+        rdma_devices: REGISTRY.lock().devices() as u32,
+        reserved: 0,
+    };
+    arg.write()
+}
+
+/// The depth of receives that the interface allows.
+fn check_depth(depth: u32) -> Result {
+    if (1..=MAX_DEPTH).contains(&depth) {
+        Ok(())
+    } else {
+        Err(EINVAL)
+    }
+}

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Contexts: what one open file owns.
+
+mod device;
+mod ioctl;
+mod table;
+
+pub(crate) use device::Node;
+
+use crate::{
+    channel::Channel,
+    gauges::{Held, GAUGES},
+    logic::{handle::MmapTarget, outcome::Down},
+    memory::Buffer,
+    rdma::{Domains, Endpoint, Grant, Listener, PeerGrant},
+};
+use kernel::{
+    new_mutex,
+    prelude::*,
+    sync::{Arc, Mutex},
+};
+use table::Table;
+
+/// An object that a handle names.
+#[derive(Clone)]
+enum Object {
+    Buffer(Arc<Buffer>),
+    Channel(Arc<Channel>),
+    Listener(Arc<Listener>),
+    Endpoint(Arc<Endpoint>),
+    /// Never read: its drop is what counts.
+    Grant(#[allow(dead_code)] Arc<Grant>),
+    PeerGrant(Arc<PeerGrant>),
+}
+
+impl Object {
+    /// Ends the object now, even if something else still refers to it.
+    fn end(self) {
+        match self {
+            Object::Listener(listener) => listener.close(),
+            Object::Endpoint(endpoint) => endpoint.shutdown(Down::Local),
+            Object::Buffer(_) | Object::Channel(_) | Object::Grant(_) | Object::PeerGrant(_) => {}
+        }
+    }
+}
+
+/// A context. Lock: `table`, taken for look-ups only, never while an object is used or ended.
+#[pin_data]
+pub(crate) struct Context {
+    #[pin]
+    table: Mutex<Table>,
+    #[pin]
+    domains: Domains,
+    _count: Held,
+}
+
+impl Context {
+    /// An empty context.
+    fn new() -> Result<Arc<Self>> {
+        Arc::pin_init(
+            pin_init!(Self {
+                table <- new_mutex!(Table::new(), "Context::table"),
+                domains <- Domains::new(),
+                _count: GAUGES.contexts.hold(1),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Names an object. `EMFILE` when there are too many; the object is then ended.
+    fn insert(&self, object: Object) -> Result<u32> {
+        let result = self.table.lock().insert(object);
+        result.map_err(|(object, error)| {
+            object.end();
+            error
+        })
+    }
+
+    /// The buffer that a handle names.
+    pub(crate) fn buffer(&self, handle: u32) -> Result<Arc<Buffer>> {
+        match self.table.lock().get(handle)? {
+            Object::Buffer(buffer) => Ok(buffer.clone()),
+            _ => Err(ENOENT),
+        }
+    }
+
+    /// The channel that a handle names.
+    fn channel(&self, handle: u32) -> Result<Arc<Channel>> {
+        match self.table.lock().get(handle)? {
+            Object::Channel(channel) => Ok(channel.clone()),
+            _ => Err(ENOENT),
+        }
+    }
+
+    /// The listener that a handle names.
+    fn listener(&self, handle: u32) -> Result<Arc<Listener>> {
+        match self.table.lock().get(handle)? {
+            Object::Listener(listener) => Ok(listener.clone()),
+            _ => Err(ENOENT),
+        }
+    }
+
+    /// The endpoint that a handle names.
+    pub(crate) fn endpoint(&self, handle: u32) -> Result<Arc<Endpoint>> {
+        match self.table.lock().get(handle)? {
+            Object::Endpoint(endpoint) => Ok(endpoint.clone()),
+            _ => Err(ENOENT),
+        }
+    }
+
+    /// The peer's grant that a handle names.
+    pub(crate) fn peer_grant(&self, handle: u32) -> Result<Arc<PeerGrant>> {
+        match self.table.lock().get(handle)? {
+            Object::PeerGrant(grant) => Ok(grant.clone()),
+            _ => Err(ENOENT),
+        }
+    }
+
+    /// What an mmap offset names.
+    fn mappable(&self, target: &MmapTarget) -> Result<Object> {
+        self.table.lock().by_offset(target).cloned()
+    }
+
+    /// Takes a name away and ends what it named.
+    fn destroy(&self, handle: u32) -> Result {
+        let object = self.table.lock().remove(handle)?;
+        object.end();
+        Ok(())
+    }
+
+    /// The end of the file, by whatever cause. Nobody else uses the context any more. First what brings new work,
+    /// then what carries it, then what it is made of; each step waits until it is done.
+    fn close(&self) {
+        let objects = self.table.lock().take_all();
+        let listeners = objects
+            .iter()
+            .filter(|object| matches!(object, Object::Listener(_)));
+        listeners.cloned().for_each(Object::end);
+        objects.iter().cloned().for_each(Object::end);
+        drop(objects);
+        self.domains.close();
+    }
+}

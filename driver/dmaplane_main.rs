@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! dmaplane: buffer orchestration beneath AI transport libraries. ARCHITECTURE.md is the map.
+
+use crate::{context::Node, gauges::Gauges};
+use kernel::{
+    debugfs::{Dir, Scope},
+    miscdevice::{MiscDeviceOptions, MiscDeviceRegistration},
+    prelude::*,
+};
+
+mod channel;
+mod context;
+mod gauges;
+mod kx;
+#[allow(dead_code, unreachable_pub)]
+// Reason: a library of its own, of which the driver uses a part.
+mod logic;
+mod memory;
+mod rdma;
+#[allow(dead_code, unreachable_pub)] // Reason: as above; user space has the other part.
+#[path = "../uapi/src/abi.rs"]
+mod uapi;
+mod wait;
+
+module! {
+    type: Dmaplane,
+    name: "dmaplane",
+    authors: ["The dmaplane developers"],
+    description: "Buffer orchestration for AI transport libraries",
+    license: "GPL",
+    params: {
+        max_buffer_mib: u64 {
+            default: 65536,
+            description: "Largest buffer that one call may create, in MiB",
+        },
+    },
+}
+
+/// The loaded module. Field order is drop order: no new users, then no more devices; debugfs last, so that the gauges
+/// can be watched until the end.
+#[pin_data]
+struct Dmaplane {
+    #[pin]
+    _node: MiscDeviceRegistration<Node>,
+    _client: kx::rdma::client::Registration<rdma::Client>,
+    #[pin]
+    _gauges: Scope<&'static Gauges>,
+    _dir: Dir,
+}
+
+impl kernel::InPlaceModule for Dmaplane {
+    fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        kx::global::init(module);
+        let dir = Dir::new(c"dmaplane");
+        try_pin_init!(Self {
+            _gauges <- gauges::debugfs(&dir),
+            _client: kx::rdma::client::Registration::new()?,
+            _node <- MiscDeviceRegistration::register(MiscDeviceOptions { name: c"dmaplane" }),
+            _dir: dir,
+        })
+    }
+}

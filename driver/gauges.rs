@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Counts of everything alive, shown in debugfs. All are 0 when nothing is open: teardown is tested by it.
+
+use kernel::{
+    debugfs::{Dir, Scope},
+    fmt,
+    prelude::*,
+    sync::atomic::{Atomic, Relaxed},
+};
+
+/// How many of one kind are alive.
+pub(crate) struct Gauge(Atomic<usize>);
+
+/// A part of a gauge's value, given back on drop.
+pub(crate) struct Held {
+    gauge: &'static Gauge,
+    amount: usize,
+}
+
+impl Gauge {
+    const fn new() -> Self {
+        Self(Atomic::new(0))
+    }
+
+    /// Adds `amount` until the result is dropped.
+    pub(crate) fn hold(&'static self, amount: usize) -> Held {
+        let _ = self.0.fetch_add(amount, Relaxed);
+        Held {
+            gauge: self,
+            amount,
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let _ = self.gauge.0.fetch_sub(self.amount, Relaxed);
+    }
+}
+
+/// The driver's gauges.
+pub(crate) struct Gauges {
+    /// Open files.
+    pub(crate) contexts: Gauge,
+    /// Pieces of memory, whether they still have a name or only keepers.
+    pub(crate) buffers: Gauge,
+    /// Bytes of them.
+    pub(crate) bytes: Gauge,
+    /// Memory registered on a device.
+    pub(crate) regions: Gauge,
+    /// Grants given to peers.
+    pub(crate) grants: Gauge,
+    /// Channels.
+    pub(crate) channels: Gauge,
+    /// Listeners.
+    pub(crate) listeners: Gauge,
+    /// Endpoints, those being connected included.
+    pub(crate) endpoints: Gauge,
+    /// Accepted entries without a completion.
+    pub(crate) operations: Gauge,
+}
+
+/// Their values.
+pub(crate) static GAUGES: Gauges = Gauges {
+    contexts: Gauge::new(),
+    buffers: Gauge::new(),
+    bytes: Gauge::new(),
+    regions: Gauge::new(),
+    grants: Gauge::new(),
+    channels: Gauge::new(),
+    listeners: Gauge::new(),
+    endpoints: Gauge::new(),
+    operations: Gauge::new(),
+};
+
+fn show(gauge: &Gauge, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    writeln!(f, "{}", gauge.0.load(Relaxed))
+}
+
+/// The folder `gauges` in the driver's debugfs folder.
+pub(crate) fn debugfs(dir: &Dir) -> impl PinInit<Scope<&'static Gauges>> + '_ {
+    dir.scope(&GAUGES, c"gauges", |gauges, dir| {
+        let gauges: &'static Gauges = gauges;
+        dir.read_callback_file(c"contexts", &gauges.contexts, &show);
+        dir.read_callback_file(c"buffers", &gauges.buffers, &show);
+        dir.read_callback_file(c"bytes", &gauges.bytes, &show);
+        dir.read_callback_file(c"regions", &gauges.regions, &show);
+        dir.read_callback_file(c"grants", &gauges.grants, &show);
+        dir.read_callback_file(c"channels", &gauges.channels, &show);
+        dir.read_callback_file(c"listeners", &gauges.listeners, &show);
+        dir.read_callback_file(c"endpoints", &gauges.endpoints, &show);
+        dir.read_callback_file(c"operations", &gauges.operations, &show);
+    })
+}

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What kx/ binds beyond the kernel crate, and the wrappers of shim.c for inline functions and macros.
+ * Each wrapper keeps its callee's contract; see there.
+ */
+#include <linux/mm.h>
+#include <rdma/ib_verbs.h>
+#include <rdma/rdma_cm.h>
+
+/* Memory. */
+struct page *dmaplane_alloc_page(int nid, bool strict);
+int dmaplane_page_to_nid(const struct page *page);
+bool dmaplane_node_has_memory(int nid);
+unsigned int dmaplane_node_ids(void);
+void *dmaplane_vmalloc_shared(unsigned long bytes);
+void dmaplane_vfree(void *memory);
+void dmaplane_vma_shared_only(struct vm_area_struct *vma);
+
+/* Network namespace of the calling process. */
+struct net *dmaplane_current_net(void);
+
+/* Verbs that are inline. */
+void *dmaplane_ib_get_client_data(struct ib_device *device, struct ib_client *client);
+int dmaplane_ib_post_send(struct ib_qp *qp, const struct ib_send_wr *wr);
+int dmaplane_ib_post_recv(struct ib_qp *qp, const struct ib_recv_wr *wr);
+int dmaplane_ib_dma_map_sgtable(struct ib_device *device, struct sg_table *table);
+void dmaplane_ib_dma_unmap_sgtable(struct ib_device *device, struct sg_table *table);
+u64 dmaplane_ib_dma_map_page(struct ib_device *device, void *memory, size_t bytes, bool to_device);
+int dmaplane_ib_dma_mapping_error(struct ib_device *device, u64 address);
+void dmaplane_ib_dma_unmap_page(struct ib_device *device, u64 address, size_t bytes, bool to_device);
+void dmaplane_ib_dma_sync_cpu(struct ib_device *device, u64 address, size_t bytes);
+void dmaplane_ib_dma_sync_device(struct ib_device *device, u64 address, size_t bytes, bool to_device);

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! A first-in first-out queue with all its memory allocated at the start, for use under spinlocks.
+
+use kernel::prelude::*;
+
+/// A bounded queue. Its owner's lock protects it.
+///
+/// # Invariants
+///
+/// `len <= slots.len()`, and exactly the slots `head .. head + len` (modulo the size) are `Some`.
+pub(crate) struct Fifo<T> {
+    slots: KVVec<Option<T>>,
+    head: usize,
+    len: usize,
+}
+
+impl<T> Fifo<T> {
+    /// A queue that can hold nothing.
+    pub(crate) const fn none() -> Self {
+        Self {
+            slots: KVVec::new(),
+            head: 0,
+            len: 0,
+        }
+    }
+
+    /// A queue for `capacity` items.
+    pub(crate) fn new(capacity: usize) -> Result<Self> {
+        let mut slots = KVVec::with_capacity(capacity, GFP_KERNEL_ACCOUNT)?;
+        for _ in 0..capacity {
+            slots.push(None, GFP_KERNEL_ACCOUNT)?;
+        }
+        Ok(Self {
+            slots,
+            head: 0,
+            len: 0,
+        })
+    }
+
+    /// Items that it can hold.
+    pub(crate) fn capacity(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether no item fits any more.
+    pub(crate) fn is_full(&self) -> bool {
+        self.len == self.slots.len()
+    }
+
+    /// Adds an item at the end, or gives it back when there is no room.
+    pub(crate) fn push(&mut self, item: T) -> core::result::Result<(), T> {
+        let capacity = self.slots.len();
+        if self.len == capacity {
+            return Err(item);
+        }
+        match self.slots.get_mut((self.head + self.len) % capacity) {
+            Some(slot) => {
+                *slot = Some(item);
+                self.len += 1;
+                Ok(())
+            }
+            None => Err(item),
+        }
+    }
+
+    /// The item at the front.
+    pub(crate) fn front(&self) -> Option<&T> {
+        self.slots.get(self.head).and_then(Option::as_ref)
+    }
+
+    /// Takes the item at the front.
+    pub(crate) fn pop(&mut self) -> Option<T> {
+        let item = self.slots.get_mut(self.head)?.take()?;
+        self.head = (self.head + 1) % self.slots.len();
+        self.len -= 1;
+        Some(item)
+    }
+
+    /// Takes the first item that `wanted` chooses; the others keep their order.
+    pub(crate) fn remove_first(&mut self, wanted: impl Fn(&T) -> bool) -> Option<T> {
+        let mut found = None;
+        for _ in 0..self.len {
+            match self.pop() {
+                Some(item) if found.is_none() && wanted(&item) => found = Some(item),
+                // There is room: one was just taken.
+                Some(item) => drop(self.push(item)),
+                None => break,
+            }
+        }
+        found
+    }
+}

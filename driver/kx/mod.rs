@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Staging abstractions: everything `unsafe`, one file for each that could go upstream.
+//!
+//! Nothing in here knows what a buffer, a channel or a grant is. Code above this folder is safe Rust.
+
+pub(crate) mod chain;
+pub(crate) mod eventfd;
+pub(crate) mod fifo;
+pub(crate) mod global;
+pub(crate) mod net;
+pub(crate) mod pages;
+pub(crate) mod rdma;
+pub(crate) mod shared;
+pub(crate) mod user;
+pub(crate) mod vma;
+
+/// Bindings that the kernel crate does not have; `Kbuild` generates them from `bindings.h`.
+#[allow(
+    clippy::all,
+    dead_code,
+    improper_ctypes,
+    missing_docs,
+    non_camel_case_types,
+    non_snake_case,
+    non_upper_case_globals,
+    unnecessary_transmutes,
+    unreachable_pub,
+    unsafe_op_in_unsafe_fn
+)] // Reason: generated code.
+mod raw {
+    use kernel::bindings::*;
+    use kernel::ffi;
+    include!(env!("DMAPLANE_BINDINGS"));
+}

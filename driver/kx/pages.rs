@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Pages of host memory on chosen NUMA nodes.
+
+use super::raw;
+use core::ptr::NonNull;
+use kernel::{bindings, prelude::*};
+
+/// Bytes of a page.
+pub(crate) const PAGE_BYTES: usize = kernel::page::PAGE_SIZE;
+
+/// Where pages are to come from.
+#[derive(Clone, Copy)]
+pub(crate) enum Node {
+    /// Anywhere, near the caller first.
+    Any,
+    /// This node first.
+    Preferred(i32),
+    /// This node only.
+    Strict(i32),
+}
+
+/// Zeroed pages, charged to the memory cgroup of whoever allocated them.
+///
+/// # Invariants
+///
+/// Each pointer is a page of order 0 with one reference of ours, until drop. Mappings and pinners hold
+/// references of their own.
+pub(crate) struct Pages(KVVec<NonNull<bindings::page>>);
+
+// SAFETY: The references may be given back from any thread, and pages are not tied to one.
+unsafe impl Send for Pages {}
+// SAFETY: A shared reference only reads the pointers.
+unsafe impl Sync for Pages {}
+
+/// Pages between two looks for a pending signal: large allocations must not outlive their caller's kill.
+const SIGNAL_INTERVAL: usize = 256;
+
+impl Pages {
+    /// Allocates `count` pages. `ENOMEM` when the policy, the machine or the cgroup has no more; `EINTR`
+    /// when a signal arrives meanwhile.
+    pub(crate) fn new(count: usize, node: Node) -> Result<Self> {
+        let (nid, strict) = match node {
+            Node::Any => (bindings::NUMA_NO_NODE, false),
+            Node::Preferred(nid) => (nid, false),
+            Node::Strict(nid) => (nid, true),
+        };
+        let mut pages = Self(KVVec::with_capacity(count, GFP_KERNEL_ACCOUNT)?);
+        for index in 0..count {
+            if index % SIGNAL_INTERVAL == 0 && kernel::current!().signal_pending() {
+                return Err(EINTR);
+            }
+            // SAFETY: `node_has_memory()` holds for a named node, which the caller checked; -1 names
+            // none. Process context, so that the allocation may sleep.
+            let page = unsafe { raw::dmaplane_alloc_page(nid, strict) };
+            // INVARIANT: A successful allocation of order 0 transfers one reference.
+            pages
+                .0
+                .push(NonNull::new(page).ok_or(ENOMEM)?, GFP_KERNEL_ACCOUNT)?;
+        }
+        Ok(pages)
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The node of each page.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = i32> + '_ {
+        // SAFETY: By the type invariant the page is alive.
+        self.0
+            .iter()
+            .map(|page| unsafe { raw::dmaplane_page_to_nid(page.as_ptr()) })
+    }
+
+    /// Pointers to the pages, for the other files of this folder.
+    pub(super) fn as_slice(&self) -> &[NonNull<bindings::page>] {
+        &self.0
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        for page in self.0.iter() {
+            // SAFETY: By the type invariant one reference is ours, and it is given back once.
+            unsafe { bindings::__free_pages(page.as_ptr(), 0) };
+        }
+    }
+}
+
+/// Whether a node exists and has memory.
+pub(crate) fn node_has_memory(nid: i32) -> bool {
+    // SAFETY: Any integer may be passed; the wrapper checks its range.
+    unsafe { raw::dmaplane_node_has_memory(nid) }
+}
+
+/// One more than the highest node id.
+pub(crate) fn node_ids() -> u32 {
+    // SAFETY: Reads a variable that is constant after boot.
+    unsafe { raw::dmaplane_node_ids() }
+}

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Seeing RDMA devices come and go.
+
+use super::{raw, NAME};
+use core::{marker::PhantomData, ptr, ptr::NonNull};
+use kernel::{
+    error::to_result,
+    ffi::{c_int, c_void},
+    prelude::*,
+};
+
+/// An RDMA device between its addition and the end of its removal.
+///
+/// # Invariants
+///
+/// The pointer is a device that `ib_core` has announced and whose removal has not ended. Holders drop their
+/// copies and everything made from them before they let [`Ops::remove`] return.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Device(NonNull<raw::ib_device>);
+
+// SAFETY: `ib_core` locks its devices; the pointer may be used from any thread.
+unsafe impl Send for Device {}
+// SAFETY: As above.
+unsafe impl Sync for Device {}
+
+impl Device {
+    /// Wraps a pointer from `ib_core` or the connection manager; `None` for null.
+    ///
+    /// # Safety
+    ///
+    /// The device's removal has not ended, and the caller keeps the type's invariant.
+    pub(super) unsafe fn from_raw(device: *mut raw::ib_device) -> Option<Self> {
+        NonNull::new(device).map(Self)
+    }
+
+    /// The raw device.
+    pub(super) fn as_ptr(self) -> *mut raw::ib_device {
+        self.0.as_ptr()
+    }
+
+    /// Its name, ending in zeroes.
+    pub(crate) fn name(self) -> [u8; 64] {
+        // SAFETY: By the type invariant the device is alive. A concurrent rename may tear the copy,
+        // which is only ever shown to people; the bytes are initialised either way.
+        let name = unsafe { ptr::addr_of!((*self.as_ptr()).name).read_volatile() };
+        let mut bytes = [0u8; 64];
+        for (to, from) in bytes.iter_mut().zip(name.iter().take(63)) {
+            *to = *from as u8;
+        }
+        bytes
+    }
+
+    /// Pages that one fast-registered memory region can hold.
+    pub(crate) fn region_pages(self) -> u32 {
+        // SAFETY: By the type invariant the device is alive, and its attributes are constant.
+        unsafe { (*self.as_ptr()).attrs.max_fast_reg_page_list_len }
+    }
+
+    /// Work requests that one of its queues can hold.
+    pub(crate) fn queue_entries(self) -> u32 {
+        // SAFETY: As above.
+        u32::try_from(unsafe { (*self.as_ptr()).attrs.max_qp_wr }).unwrap_or(0)
+    }
+}
+
+/// What the client's user does when devices come and go. Both run in process context and may sleep.
+pub(crate) trait Ops: 'static {
+    /// A device came, or was there when the client registered. On an error the device is ignored.
+    fn add(device: Device) -> Result;
+    /// A device goes. When this returns, nothing that was made on it may be left.
+    fn remove(device: Device);
+}
+
+/// A registration with `ib_core`. Dropping it removes every device.
+///
+/// # Invariants
+///
+/// The client is registered, and its memory does not move until drop.
+pub(crate) struct Registration<T: Ops> {
+    client: KBox<raw::ib_client>,
+    _ops: PhantomData<T>,
+}
+
+// SAFETY: The client is only registered and unregistered, both of which `ib_core` locks.
+unsafe impl<T: Ops> Send for Registration<T> {}
+// SAFETY: There is nothing to do with a shared reference.
+unsafe impl<T: Ops> Sync for Registration<T> {}
+
+impl<T: Ops> Registration<T> {
+    /// Registers; `T::add` runs for every device that is there already.
+    pub(crate) fn new() -> Result<Self> {
+        let mut client = KBox::new(
+            raw::ib_client {
+                name: NAME.as_ptr().cast(),
+                add: Some(Self::add),
+                remove: Some(Self::remove),
+                ..Default::default()
+            },
+            GFP_KERNEL,
+        )?;
+        // SAFETY: The client is initialised, and lives in its box until `drop` has unregistered it.
+        to_result(unsafe { raw::ib_register_client(&mut *client) })?;
+        Ok(Self {
+            client,
+            _ops: PhantomData,
+        })
+    }
+
+    /// # Safety
+    ///
+    /// Called by `ib_core` with a device that is being added.
+    unsafe extern "C" fn add(device: *mut raw::ib_device) -> c_int {
+        // SAFETY: `ib_core` keeps the device until `remove` returned; `T` keeps the invariant.
+        match unsafe { Device::from_raw(device) }.map(T::add) {
+            Some(Ok(())) => 0,
+            Some(Err(error)) => error.to_errno(),
+            None => EINVAL.to_errno(),
+        }
+    }
+
+    /// # Safety
+    ///
+    /// Called by `ib_core` with a device whose `add` succeeded.
+    unsafe extern "C" fn remove(device: *mut raw::ib_device, _data: *mut c_void) {
+        // SAFETY: As in `add`.
+        if let Some(device) = unsafe { Device::from_raw(device) } {
+            T::remove(device);
+        }
+    }
+}
+
+impl<T: Ops> Drop for Registration<T> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant it is registered, and it is unregistered once.
+        unsafe { raw::ib_unregister_client(&mut *self.client) };
+    }
+}

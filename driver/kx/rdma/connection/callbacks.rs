@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Completions. The completion queue's work item calls these one at a time, in process context.
+//!
+//! Common to all: the queue's context is the [`Connection`], which outlives the drain, and the drain waits for the
+//! callbacks. A completion's `wr_cqe` is the entry that was posted.
+
+use super::{post::RegistrationRequest, Connection, InCallback, MessageSlot, Queue, ReceiveSlot};
+use crate::kx::rdma::{raw, transfer::Transfer, Status};
+use kernel::{container_of, prelude::*};
+
+/// Runs `tell` with the connection's view for callbacks, after giving `requests` places in the send queue
+/// back.
+///
+/// # Safety
+///
+/// `queue` is a completion queue that [`Connection::open`] made with the same `Q`, in one of its callbacks.
+unsafe fn in_callback<Q: Queue>(
+    queue: *mut raw::ib_cq,
+    requests: u32,
+    tell: impl FnOnce(&Q, &InCallback<'_, Q>),
+) {
+    // SAFETY: The context was set at the queue's making and outlives its callbacks.
+    let connection = unsafe { &*(*queue).cq_context.cast::<Connection<Q>>() };
+    let id = {
+        let mut gate = connection.gate.lock();
+        gate.send_free += requests;
+        gate.id
+    };
+    // Set before the first request was posted, cleared after the drain: there always is one.
+    if let Some(id) = id {
+        tell(&connection.owner, &InCallback { connection, id });
+    }
+}
+
+/// The entry and the status of a completion.
+///
+/// # Safety
+///
+/// `completion` is what a callback was given.
+unsafe fn parts(completion: *mut raw::ib_wc) -> (*mut raw::ib_cqe, Status) {
+    // SAFETY: The caller's promise; queues made by `ib_alloc_cq` carry entries, not numbers.
+    unsafe {
+        (
+            *(*completion).__bindgen_anon_1.wr_cqe,
+            Status((*completion).status),
+        )
+    }
+}
+
+/// A receive completed.
+///
+/// # Safety
+///
+/// See the module's head; the entry is a [`ReceiveSlot`]'s.
+pub(super) unsafe extern "C" fn received<Q: Queue>(
+    queue: *mut raw::ib_cq,
+    completion: *mut raw::ib_wc,
+) {
+    // SAFETY: This callback's own arguments.
+    let (entry, status) = unsafe { parts(completion) };
+    // SAFETY: The entry is part of a slot, which lives until after the drain.
+    let index = unsafe { (*container_of!(entry, ReceiveSlot, cqe)).index };
+    // SAFETY: As above.
+    unsafe {
+        in_callback::<Q>(queue, 0, |owner, view| {
+            if !status.is_success() {
+                owner.receive_ended(view, status);
+                return;
+            }
+            let with_imm = (*completion).wc_flags & raw::ib_wc_flags_IB_WC_WITH_IMM as i32 != 0;
+            let imm = u32::from_be(*(*completion).ex.imm_data);
+            let length = (*completion).byte_len;
+            let message = if with_imm {
+                None
+            } else {
+                view.connection.message(index)
+            };
+            // The receive goes back first: the peer may learn of the room for it only afterwards.
+            if view.connection.post_receive(index).is_err() {
+                view.disconnect();
+                return;
+            }
+            match message {
+                _ if with_imm => owner.data(view, imm, length),
+                Some(message) => owner.message(view, &message),
+                // Teardown has begun, and nobody wants messages any more.
+                None => {}
+            }
+        });
+    }
+}
+
+/// A message was sent, or flushed.
+///
+/// # Safety
+///
+/// See the module's head; the entry is a [`MessageSlot`]'s.
+pub(super) unsafe extern "C" fn message_sent<Q: Queue>(
+    queue: *mut raw::ib_cq,
+    completion: *mut raw::ib_wc,
+) {
+    // SAFETY: This callback's own arguments.
+    let (entry, status) = unsafe { parts(completion) };
+    // SAFETY: The entry is part of a slot, which lives until after the drain.
+    let index = unsafe { (*container_of!(entry, MessageSlot, cqe)).index };
+    // SAFETY: As above.
+    unsafe {
+        in_callback::<Q>(queue, 0, |owner, view| {
+            // It came from this list, so there is room, unless teardown took the list away.
+            let _ = view
+                .connection
+                .gate
+                .lock()
+                .free_messages
+                .push_within_capacity(index);
+            owner.message_done(view, status);
+        });
+    }
+}
+
+/// The last request of an operation completed.
+///
+/// # Safety
+///
+/// See the module's head; the entry is the `last` of a boxed [`Transfer`] that was posted.
+pub(super) unsafe extern "C" fn transfer_done<Q: Queue>(
+    queue: *mut raw::ib_cq,
+    completion: *mut raw::ib_wc,
+) {
+    // SAFETY: This callback's own arguments.
+    let (entry, status) = unsafe { parts(completion) };
+    // SAFETY: Posting turned the box into this pointer; the provider is done with all its requests,
+    // because this is the last and they complete in order.
+    let transfer = unsafe { KBox::from_raw(container_of!(entry, Transfer<Q::Op>, last)) };
+    transfer.note(status);
+    let (status, count) = (transfer.status(), transfer.count() as u32);
+    let op = Transfer::into_body(transfer);
+    // SAFETY: This callback's own queue.
+    unsafe {
+        in_callback::<Q>(queue, count, |owner, view| {
+            if let Some(op) = op {
+                owner.op_done(view, op, status);
+            }
+        });
+    };
+}
+
+/// Another request of an operation failed; its last one is still to come.
+///
+/// # Safety
+///
+/// See the module's head; the entry is the `part` of a boxed [`Transfer`] that was posted.
+pub(super) unsafe extern "C" fn transfer_part<Q: Queue>(
+    _queue: *mut raw::ib_cq,
+    completion: *mut raw::ib_wc,
+) {
+    // SAFETY: This callback's own arguments.
+    let (entry, status) = unsafe { parts(completion) };
+    // SAFETY: The last request keeps the transfer until its own completion, which follows.
+    unsafe { (*container_of!(entry, Transfer<Q::Op>, part)).note(status) };
+}
+
+/// A registration completed.
+///
+/// # Safety
+///
+/// See the module's head; the entry is a boxed [`RegistrationRequest`]'s.
+pub(super) unsafe extern "C" fn registered<Q: Queue>(
+    queue: *mut raw::ib_cq,
+    completion: *mut raw::ib_wc,
+) {
+    // SAFETY: This callback's own arguments.
+    let (entry, status) = unsafe { parts(completion) };
+    // SAFETY: Posting turned the box into this pointer, and the provider is done with it.
+    let request = unsafe { KBox::from_raw(container_of!(entry, RegistrationRequest, cqe)) };
+    *request.wait.result.lock() = Some(if status.is_success() {
+        Ok(())
+    } else {
+        Err(ENOTCONN)
+    });
+    request.wait.changed.notify_all();
+    drop(request);
+    // SAFETY: This callback's own queue.
+    unsafe { in_callback::<Q>(queue, 1, |_, _| {}) };
+}

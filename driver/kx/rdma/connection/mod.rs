@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! A queue pair with its completion queue and connection identifier, torn down as one.
+//!
+//! # Locks
+//! `verbs` (mutex) is held while the connection is made and while it is torn down, and by nobody else. `gate`
+//! (spinlock) guards posting: teardown closes it first, so that nothing is posted behind the drain.
+//! Completion callbacks run one at a time in process context and never take `verbs`.
+//!
+//! # Teardown
+//! close the gate → disconnect → drain (every work request's callback has run) → destroy the queue
+//! pair → free the completion queue → destroy the identifier (its events have ended) → unmap the message
+//! buffers. Each step relies on the ones before it.
+
+mod callbacks;
+mod post;
+
+use super::{
+    buffers::Buffers,
+    cm::{CmId, Handler},
+    pd::Pd,
+    raw, Status, NAME,
+};
+use crate::logic::{flow, wire::MESSAGE_BYTES};
+use core::ptr::{self, NonNull};
+use kernel::{
+    error::{from_err_ptr, to_result},
+    new_mutex, new_spinlock,
+    prelude::*,
+    sync::{Arc, Mutex, SpinLock},
+};
+
+/// Work requests of operations and registrations that may be under way.
+const SEND_DEPTH: u32 = 256;
+/// Messages whose completion may be outstanding.
+const MESSAGE_SLOTS: u32 = flow::CONTROL + flow::CREDIT;
+/// The markers that drain the two queues.
+const DRAIN: u32 = 2;
+
+/// Who owns the operations on a connection and hears of what arrives.
+///
+/// All methods run in process context, one at a time, and may sleep. They must not tear the connection down.
+pub(crate) trait Queue: Handler {
+    /// What the owner keeps for each operation.
+    type Op: Send;
+
+    /// An operation is over: the provider has given all its work requests back.
+    fn op_done(&self, connection: &InCallback<'_, Self>, op: Self::Op, status: Status);
+    /// A control message arrived. Its receive has been posted again already.
+    fn message(&self, connection: &InCallback<'_, Self>, message: &[u8; MESSAGE_BYTES]);
+    /// The peer's WRITE_IMM arrived. Its receive has been posted again already.
+    fn data(&self, connection: &InCallback<'_, Self>, imm: u32, length: u32);
+    /// A sent message's slot is free again.
+    fn message_done(&self, connection: &InCallback<'_, Self>, status: Status);
+    /// The receive queue is in error: nothing will arrive any more.
+    fn receive_ended(&self, connection: &InCallback<'_, Self>, status: Status);
+}
+
+/// A connection during one of its callbacks, when its parts are known to be alive.
+pub(crate) struct InCallback<'a, Q: Queue> {
+    connection: &'a Connection<Q>,
+    id: NonNull<raw::rdma_cm_id>,
+}
+
+impl<Q: Queue> InCallback<'_, Q> {
+    /// The connection.
+    pub(crate) fn connection(&self) -> &Connection<Q> {
+        self.connection
+    }
+
+    /// Moves the queue pair to the error state and tells the peer. Everything under way is flushed.
+    pub(crate) fn disconnect(&self) {
+        // SAFETY: The identifier outlives the drain, and the drain waits for this callback. A failure
+        // says that it was not connected any more.
+        let _ = unsafe { raw::rdma_disconnect(self.id.as_ptr()) };
+    }
+}
+
+/// One receive: its completion names the slot.
+#[repr(C)]
+struct ReceiveSlot {
+    cqe: raw::ib_cqe,
+    index: usize,
+}
+
+/// One message under way.
+#[repr(C)]
+struct MessageSlot {
+    cqe: raw::ib_cqe,
+    index: u16,
+}
+
+/// What posting needs; protected by the gate.
+///
+/// # Invariants
+///
+/// While `queue_pair` is `Some`, it and the buffers in `parts` are alive. `id` is alive as long as completion
+/// callbacks run, and only they use it.
+struct Gate {
+    id: Option<NonNull<raw::rdma_cm_id>>,
+    queue_pair: Option<NonNull<raw::ib_qp>>,
+    parts: Option<NonNull<Parts>>,
+    send_free: u32,
+    free_messages: KVec<u16>,
+}
+
+// SAFETY: The pointers are used under the gate's lock only, and queue pairs lock themselves.
+unsafe impl Send for Gate {}
+
+/// Buffers and slots, at a stable address. Read-only while the connection lives, but for the message buffers'
+/// contents, which the free list hands out.
+struct Parts {
+    lkey: u32,
+    receive_buffers: Buffers,
+    receives: KVVec<ReceiveSlot>,
+    message_buffers: Buffers,
+    messages: KVec<MessageSlot>,
+}
+
+/// The provider's objects. Field order is drop order: the identifier's events have ended before the buffers go.
+struct Verbs<Q: Queue> {
+    queue_pair: NonNull<raw::ib_qp>,
+    completion_queue: NonNull<raw::ib_cq>,
+    id: CmId<Q>,
+    _parts: KBox<Parts>,
+}
+
+// SAFETY: Queue pairs, completion queues and identifiers lock themselves; the pointers in the parts are
+// not tied to a thread.
+unsafe impl<Q: Queue> Send for Verbs<Q> {}
+
+/// A connection. Made closed, opened once, shut down any number of times.
+///
+/// # Invariants
+///
+/// The gate is open only while `verbs` is `Some`, and the completion queue's context is this object, which
+/// lives until [`Self::shutdown`] has drained it.
+#[pin_data(PinnedDrop)]
+pub(crate) struct Connection<Q: Queue> {
+    #[pin]
+    gate: SpinLock<Gate>,
+    #[pin]
+    verbs: Mutex<Option<Verbs<Q>>>,
+    owner: Arc<Q>,
+}
+
+impl<Q: Queue> Connection<Q> {
+    /// A connection that is not open yet.
+    pub(crate) fn new(owner: Arc<Q>) -> Result<Arc<Self>> {
+        Arc::pin_init(
+            pin_init!(Self {
+                gate <- new_spinlock!(Gate {
+                    id: None,
+                    queue_pair: None,
+                    parts: None,
+                    send_free: 0,
+                    free_messages: KVec::new(),
+                }, "Connection::gate"),
+                verbs <- new_mutex!(None, "Connection::verbs"),
+                owner,
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Makes the queue pair on `id`'s device and posts all receives. `depth` is the number of receives that
+    /// the owner's user may post.
+    pub(crate) fn open(self: &Arc<Self>, id: CmId<Q>, pd: &Pd, depth: u32) -> Result {
+        if !Arc::ptr_eq(id.handler(), &self.owner) || id.device() != Some(pd.device()) {
+            return Err(EINVAL);
+        }
+        let receives = flow::receive_queue_entries(depth);
+        let sends = SEND_DEPTH + MESSAGE_SLOTS;
+        if receives.max(sends) + DRAIN > pd.device().queue_entries() {
+            return Err(EOPNOTSUPP);
+        }
+        let parts = Parts::new::<Q>(pd, receives)?;
+        let mut free_messages = KVec::with_capacity(MESSAGE_SLOTS as usize, GFP_KERNEL)?;
+        for index in 0..MESSAGE_SLOTS as u16 {
+            free_messages.push(index, GFP_KERNEL)?;
+        }
+        let mut verbs = self.verbs.lock();
+        if verbs.is_some() {
+            return Err(EBUSY);
+        }
+        id.set_ack_timeout();
+        let id_pointer = NonNull::new(id.as_ptr()).ok_or(EINVAL)?;
+        let completion_queue = self.completion_queue(pd, receives + sends + 2 * DRAIN)?;
+        let queue_pair = match queue_pair(&id, pd, completion_queue, receives + 1, sends + 1) {
+            Ok(queue_pair) => queue_pair,
+            Err(error) => {
+                // SAFETY: Made above, and no queue pair uses it.
+                unsafe { raw::ib_free_cq(completion_queue.as_ptr()) };
+                return Err(error);
+            }
+        };
+        let parts_pointer = NonNull::from(&*parts);
+        *verbs = Some(Verbs {
+            queue_pair,
+            completion_queue,
+            id,
+            _parts: parts,
+        });
+        {
+            let mut gate = self.gate.lock();
+            // INVARIANT: Both are alive until `shutdown()` has closed the gate.
+            gate.id = Some(id_pointer);
+            gate.queue_pair = Some(queue_pair);
+            gate.parts = Some(parts_pointer);
+            gate.send_free = SEND_DEPTH;
+            gate.free_messages = free_messages;
+        }
+        drop(verbs);
+        for index in 0..receives as usize {
+            if let Err(error) = self.post_receive(index) {
+                self.shutdown();
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn completion_queue(&self, pd: &Pd, entries: u32) -> Result<NonNull<raw::ib_cq>> {
+        // SAFETY: The device is alive by the domain's invariant. The context is used by callbacks only, which
+        // end with the drain.
+        let queue = from_err_ptr(unsafe {
+            raw::__ib_alloc_cq_any(
+                pd.device().as_ptr(),
+                ptr::from_ref(self).cast_mut().cast(),
+                i32::try_from(entries).map_err(|_| EINVAL)?,
+                raw::ib_poll_context_IB_POLL_WORKQUEUE,
+                NAME.as_ptr().cast(),
+            )
+        })?;
+        NonNull::new(queue).ok_or(ENOMEM)
+    }
+
+    /// Runs `use_id` on the identifier; `ESHUTDOWN` when the connection is not open.
+    pub(crate) fn with_id<R>(&self, use_id: impl FnOnce(&CmId<Q>) -> Result<R>) -> Result<R> {
+        let verbs = self.verbs.lock();
+        use_id(&verbs.as_ref().ok_or(ESHUTDOWN)?.id)
+    }
+
+    /// Tears the connection down. When it returns, every callback has run and none will run again,
+    /// whoever called it first. Must not be called from a callback or an event.
+    pub(crate) fn shutdown(&self) {
+        let mut slot = self.verbs.lock();
+        let Some(verbs) = slot.take() else { return };
+        let free_messages = {
+            let mut gate = self.gate.lock();
+            gate.queue_pair = None;
+            gate.parts = None;
+            core::mem::take(&mut gate.free_messages)
+        };
+        drop(free_messages);
+        // SAFETY: Everything is alive and only ours: the gate is closed. The queues have room for the drain's
+        // markers, which were counted when they were made. The mutex is held throughout, so that a
+        // second caller returns only when all is gone.
+        unsafe {
+            // A failure says that it was not connected any more.
+            let _ = raw::rdma_disconnect(verbs.id.as_ptr());
+            raw::ib_drain_qp(verbs.queue_pair.as_ptr());
+            raw::rdma_destroy_qp(verbs.id.as_ptr());
+            raw::ib_free_cq(verbs.completion_queue.as_ptr());
+        }
+        self.gate.lock().id = None;
+        drop(verbs);
+    }
+}
+
+#[pinned_drop]
+impl<Q: Queue> PinnedDrop for Connection<Q> {
+    fn drop(self: Pin<&mut Self>) {
+        self.shutdown();
+    }
+}
+
+impl Parts {
+    fn new<Q: Queue>(pd: &Pd, receives: u32) -> Result<KBox<Self>> {
+        let mut receive_slots = KVVec::with_capacity(receives as usize, GFP_KERNEL)?;
+        for index in 0..receives as usize {
+            let cqe = raw::ib_cqe {
+                done: Some(callbacks::received::<Q>),
+            };
+            receive_slots.push(ReceiveSlot { cqe, index }, GFP_KERNEL)?;
+        }
+        let mut messages = KVec::with_capacity(MESSAGE_SLOTS as usize, GFP_KERNEL)?;
+        for index in 0..MESSAGE_SLOTS as u16 {
+            let cqe = raw::ib_cqe {
+                done: Some(callbacks::message_sent::<Q>),
+            };
+            messages.push(MessageSlot { cqe, index }, GFP_KERNEL)?;
+        }
+        Ok(KBox::new(
+            Self {
+                lkey: pd.local_dma_lkey(),
+                receive_buffers: Buffers::new(pd.device(), receives as usize, false)?,
+                receives: receive_slots,
+                message_buffers: Buffers::new(pd.device(), MESSAGE_SLOTS as usize, true)?,
+                messages,
+            },
+            GFP_KERNEL,
+        )?)
+    }
+}
+
+fn queue_pair<Q: Queue>(
+    id: &CmId<Q>,
+    pd: &Pd,
+    completion_queue: NonNull<raw::ib_cq>,
+    receives: u32,
+    sends: u32,
+) -> Result<NonNull<raw::ib_qp>> {
+    let mut attributes = raw::ib_qp_init_attr {
+        send_cq: completion_queue.as_ptr(),
+        recv_cq: completion_queue.as_ptr(),
+        sq_sig_type: raw::ib_sig_type_IB_SIGNAL_REQ_WR,
+        qp_type: raw::ib_qp_type_IB_QPT_RC,
+        ..Default::default()
+    };
+    attributes.cap.max_send_wr = sends;
+    attributes.cap.max_recv_wr = receives;
+    attributes.cap.max_send_sge = 1;
+    attributes.cap.max_recv_sge = 1;
+    // SAFETY: The identifier and the domain are alive and on the same device, which the caller checked.
+    to_result(unsafe { raw::rdma_create_qp(id.as_ptr(), pd.as_ptr(), &mut attributes) })?;
+    // SAFETY: A success sets the identifier's queue pair.
+    NonNull::new(unsafe { (*id.as_ptr()).qp }).ok_or(EIO)
+}

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Posting work requests. Everything here runs under the gate and never sleeps while it is held.
+
+use super::{
+    callbacks::{registered, transfer_done, transfer_part},
+    Connection, Queue,
+};
+use crate::{
+    kx::rdma::{mr::RegionSet, raw, transfer::Transfer},
+    logic::wire::MESSAGE_BYTES,
+};
+use core::{mem::ManuallyDrop, ptr};
+use kernel::{
+    error::to_result,
+    new_condvar, new_spinlock,
+    prelude::*,
+    sync::{Arc, CondVar, SpinLock},
+};
+
+/// The wait for a registration.
+#[pin_data]
+pub(super) struct Registration {
+    #[pin]
+    pub(super) result: SpinLock<Option<Result>>,
+    #[pin]
+    pub(super) changed: CondVar,
+}
+
+/// A registration under way. It keeps the regions until the provider has answered.
+#[repr(C)]
+pub(super) struct RegistrationRequest {
+    pub(super) cqe: raw::ib_cqe,
+    request: raw::ib_reg_wr,
+    pub(super) wait: Arc<Registration>,
+    _regions: Arc<RegionSet>,
+}
+
+impl<Q: Queue> Connection<Q> {
+    /// Posts an operation's work requests. `EAGAIN` when the send queue has no room for them: then the
+    /// operation waits for another one's end. `ESHUTDOWN` after teardown began.
+    pub(crate) fn post(
+        &self,
+        transfer: KBox<Transfer<Q::Op>>,
+    ) -> core::result::Result<(), (Error, KBox<Transfer<Q::Op>>)> {
+        let mut gate = self.gate.lock();
+        let Some(queue_pair) = gate.queue_pair else {
+            return Err((ESHUTDOWN, transfer));
+        };
+        let count = transfer.count() as u32;
+        if count == 0 {
+            return Err((EINVAL, transfer));
+        }
+        if gate.send_free < count {
+            return Err((EAGAIN, transfer));
+        }
+        let raw_transfer = KBox::into_raw(transfer);
+        let last = raw::ib_cqe {
+            done: Some(transfer_done::<Q>),
+        };
+        let part = raw::ib_cqe {
+            done: Some(transfer_part::<Q>),
+        };
+        // SAFETY: Ours from the box just above; its address is stable now. By the gate's invariant the queue
+        // pair is alive. The last request's callback takes the box back.
+        let result = unsafe {
+            let first = (*raw_transfer).link(last, part);
+            to_result(raw::dmaplane_ib_post_send(queue_pair.as_ptr(), first))
+        };
+        if let Err(error) = result {
+            // A provider that refuses the first of several requests has queued none of them; one that
+            // refuses a later one would leave its owner with a half-posted chain. The room was checked above,
+            // which leaves refusals that concern the queue pair as a whole.
+            // SAFETY: The provider has not kept it.
+            return Err((error, unsafe { KBox::from_raw(raw_transfer) }));
+        }
+        gate.send_free -= count;
+        Ok(())
+    }
+
+    /// Whether a message could be sent now, as far as slots go.
+    pub(crate) fn can_send_message(&self) -> bool {
+        let gate = self.gate.lock();
+        gate.queue_pair.is_some() && !gate.free_messages.is_empty()
+    }
+
+    /// Sends a control message. `EAGAIN` without a free slot, `ESHUTDOWN` after teardown began.
+    pub(crate) fn send_message(&self, message: &[u8; MESSAGE_BYTES]) -> Result {
+        let mut gate = self.gate.lock();
+        let (queue_pair, parts) = gate.queue_pair.zip(gate.parts).ok_or(ESHUTDOWN)?;
+        // SAFETY: By the gate's invariant the parts are alive.
+        let parts = unsafe { parts.as_ref() };
+        let slot = gate.free_messages.pop().ok_or(EAGAIN)?;
+        let result = (|| {
+            let entry = parts.messages.get(usize::from(slot)).ok_or(EINVAL)?;
+            parts.message_buffers.write(slot.into(), message)?;
+            let mut element = parts.message_buffers.sge(slot.into(), parts.lkey)?;
+            let mut request = raw::ib_send_wr {
+                sg_list: &mut element,
+                num_sge: 1,
+                opcode: raw::ib_wr_opcode_IB_WR_SEND,
+                send_flags: raw::ib_send_flags_IB_SEND_SIGNALED as i32,
+                ..Default::default()
+            };
+            request.__bindgen_anon_1.wr_cqe =
+                ManuallyDrop::new(ptr::from_ref(&entry.cqe).cast_mut());
+            // SAFETY: By the gate's invariant the queue pair is alive; providers copy the element.
+            to_result(unsafe { raw::dmaplane_ib_post_send(queue_pair.as_ptr(), &request) })
+        })();
+        if result.is_err() {
+            // It came from this list, so there is room.
+            let _ = gate.free_messages.push_within_capacity(slot);
+        }
+        result
+    }
+
+    /// A received message; `None` after teardown began.
+    pub(super) fn message(&self, slot: usize) -> Option<[u8; MESSAGE_BYTES]> {
+        let gate = self.gate.lock();
+        // SAFETY: By the gate's invariant the parts are alive.
+        unsafe { gate.parts?.as_ref() }
+            .receive_buffers
+            .read(slot)
+            .ok()
+    }
+
+    /// Posts a receive, for the first time or again. Not an error after teardown began.
+    pub(super) fn post_receive(&self, index: usize) -> Result {
+        let gate = self.gate.lock();
+        let Some((queue_pair, parts)) = gate.queue_pair.zip(gate.parts) else {
+            return Ok(());
+        };
+        // SAFETY: By the gate's invariant the parts are alive.
+        let parts = unsafe { parts.as_ref() };
+        let slot = parts.receives.get(index).ok_or(EINVAL)?;
+        parts.receive_buffers.give_back(index)?;
+        let mut element = parts.receive_buffers.sge(index, parts.lkey)?;
+        let mut request = raw::ib_recv_wr {
+            sg_list: &mut element,
+            num_sge: 1,
+            ..Default::default()
+        };
+        request.__bindgen_anon_1.wr_cqe = ManuallyDrop::new(ptr::from_ref(&slot.cqe).cast_mut());
+        // SAFETY: By the gate's invariant the queue pair is alive; providers copy the element.
+        to_result(unsafe { raw::dmaplane_ib_post_recv(queue_pair.as_ptr(), &request) })
+    }
+
+    /// Registers every segment of `regions`, one after the other, and waits for the provider's answers. The wait
+    /// cannot be interrupted, because a region must not go while its request is queued; it is bounded
+    /// by the queue pair's retries, or by its teardown.
+    pub(crate) fn register(&self, regions: &Arc<RegionSet>) -> Result {
+        for index in 0..regions.keys().len() {
+            let wait = Arc::pin_init(
+                pin_init!(Registration {
+                    result <- new_spinlock!(None, "Registration::result"),
+                    changed <- new_condvar!("Registration::changed"),
+                }),
+                GFP_KERNEL,
+            )?;
+            let boxed = KBox::new(
+                RegistrationRequest {
+                    cqe: raw::ib_cqe {
+                        done: Some(registered::<Q>),
+                    },
+                    request: regions.registration(index)?,
+                    wait: wait.clone(),
+                    _regions: regions.clone(),
+                },
+                GFP_KERNEL,
+            )?;
+            self.post_registration(boxed)?;
+            let mut result = wait.result.lock();
+            loop {
+                if let Some(result) = *result {
+                    result?;
+                    break;
+                }
+                wait.changed.wait(&mut result);
+            }
+        }
+        Ok(())
+    }
+
+    fn post_registration(&self, boxed: KBox<RegistrationRequest>) -> Result {
+        let mut gate = self.gate.lock();
+        let queue_pair = gate.queue_pair.ok_or(ESHUTDOWN)?;
+        gate.send_free = gate.send_free.checked_sub(1).ok_or(EAGAIN)?;
+        let pointer = KBox::into_raw(boxed);
+        // SAFETY: Ours from the box just above, at a stable address. By the gate's invariant the queue pair is
+        // alive. The callback takes the box back.
+        let result = unsafe {
+            (*pointer).request.wr.__bindgen_anon_1.wr_cqe =
+                ManuallyDrop::new(ptr::from_mut(&mut (*pointer).cqe));
+            to_result(raw::dmaplane_ib_post_send(
+                queue_pair.as_ptr(),
+                &(*pointer).request.wr,
+            ))
+        };
+        if result.is_err() {
+            gate.send_free += 1;
+            drop(gate);
+            // SAFETY: The provider has not kept it.
+            drop(unsafe { KBox::from_raw(pointer) });
+        }
+        result
+    }
+}

@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Memory regions by fast registration.
+//!
+//! A range of pages becomes a row of regions ("segments") of one size, because a device limits the pages
+//! of a region. Each segment starts at address 0 under its own key: no kernel address is ever part
+//! of what the peer gets. Regions are used for one registration and then given up, never recycled: a
+//! key has only 8 variable bits, and a peer must not meet an old key again.
+
+use super::{client::Device, pd::Pd, raw};
+use crate::kx::pages::{Pages, PAGE_BYTES};
+use core::{ptr, ptr::NonNull};
+use kernel::{
+    bindings,
+    error::{from_err_ptr, to_result},
+    new_mutex,
+    prelude::*,
+    sync::{Arc, Mutex},
+};
+
+/// What a registration allows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// The local side sends from it.
+    Local,
+    /// The peer may also write to it.
+    RemoteWrite,
+}
+
+/// One region and the DMA mapping beneath it.
+///
+/// # Invariants
+///
+/// `table` is allocated and mapped on `device`, `mr` is alive and refers to the table's addresses.
+struct Segment {
+    mr: NonNull<raw::ib_mr>,
+    table: KBox<bindings::sg_table>,
+    device: Device,
+}
+
+// SAFETY: Regions and tables are not tied to a thread; only drop changes them.
+unsafe impl Send for Segment {}
+
+impl Segment {
+    fn new(pd: &Pd, pages: &[NonNull<bindings::page>], max_pages: u32) -> Result<Self> {
+        let device = pd.device();
+        let count = u32::try_from(pages.len()).map_err(|_| EINVAL)?;
+        let mut table = KBox::new(bindings::sg_table::default(), GFP_KERNEL)?;
+        // SAFETY: The table is ours and empty; the pages are alive, which the caller of `RegionSet::new()`
+        // sees to, and the callee only reads their array (its parameter lacks the `const`).
+        to_result(unsafe {
+            bindings::sg_alloc_table_from_pages_segment(
+                &mut *table,
+                pages.as_ptr().cast_mut().cast(),
+                count,
+                0,
+                pages.len() * PAGE_BYTES,
+                MAX_SG_BYTES,
+                bindings::GFP_KERNEL,
+            )
+        })?;
+        // SAFETY: The table was filled just above, and the device is alive by its invariant.
+        let mapped =
+            to_result(unsafe { raw::dmaplane_ib_dma_map_sgtable(device.as_ptr(), &mut *table) });
+        if let Err(error) = mapped {
+            // SAFETY: Allocated above, not mapped.
+            unsafe { bindings::sg_free_table(&mut *table) };
+            return Err(error);
+        }
+        match Self::region(pd, &mut table, count, max_pages) {
+            Ok(mr) => Ok(Self { mr, table, device }),
+            Err(error) => {
+                // SAFETY: Mapped and allocated above, each undone once.
+                unsafe {
+                    raw::dmaplane_ib_dma_unmap_sgtable(device.as_ptr(), &mut *table);
+                    bindings::sg_free_table(&mut *table);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Allocates a region over a mapped table of `count` pages.
+    fn region(
+        pd: &Pd,
+        table: &mut bindings::sg_table,
+        count: u32,
+        max_pages: u32,
+    ) -> Result<NonNull<raw::ib_mr>> {
+        // SAFETY: By its invariant the domain is alive.
+        let mr = from_err_ptr(unsafe {
+            raw::ib_alloc_mr(pd.as_ptr(), raw::ib_mr_type_IB_MR_TYPE_MEM_REG, max_pages)
+        })?;
+        let mr = NonNull::new(mr).ok_or(ENOMEM)?;
+        let entries = i32::try_from(table.nents).unwrap_or(i32::MAX);
+        // SAFETY: The region is ours and unused, the table is mapped on its device.
+        let mapped = unsafe {
+            raw::ib_map_mr_sg(
+                mr.as_ptr(),
+                table.sgl,
+                entries,
+                ptr::null_mut(),
+                PAGE_BYTES as u32,
+            )
+        };
+        // SAFETY: The region is ours. Its length was set by the mapping.
+        let length = unsafe { (*mr.as_ptr()).length };
+        if mapped != entries || length != u64::from(count) * PAGE_BYTES as u64 {
+            // SAFETY: Allocated above, and given back once; no user data.
+            unsafe { raw::ib_dereg_mr_user(mr.as_ptr(), ptr::null_mut()) };
+            return Err(if mapped < 0 {
+                Error::from_errno(mapped)
+            } else {
+                EIO
+            });
+        }
+        // SAFETY: The region is ours and not registered yet. Pages are whole, so address 0 keeps the offset
+        // in the page.
+        unsafe { (*mr.as_ptr()).iova = 0 };
+        Ok(mr)
+    }
+
+    fn key(&self, access: Access) -> u32 {
+        // SAFETY: By the type invariant the region is alive, and its keys are constant after allocation.
+        unsafe {
+            match access {
+                Access::Local => (*self.mr.as_ptr()).lkey,
+                Access::RemoteWrite => (*self.mr.as_ptr()).rkey,
+            }
+        }
+    }
+}
+
+impl Drop for Segment {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant all three are ours. Deregistration waits until the provider is done with
+        // the region; only then do its addresses go.
+        unsafe {
+            raw::ib_dereg_mr_user(self.mr.as_ptr(), ptr::null_mut());
+            raw::dmaplane_ib_dma_unmap_sgtable(self.device.as_ptr(), &mut *self.table);
+            bindings::sg_free_table(&mut *self.table);
+        }
+    }
+}
+
+/// Largest run of pages that one entry of a scatter list describes.
+const MAX_SG_BYTES: u32 = 2 << 20;
+
+/// Most pages that a segment gets even where the device could take more: 64 MiB.
+const MAX_SEGMENT_PAGES: u32 = 1 << 14;
+
+/// The row of regions over a range of pages. It does not keep the pages alive: its owner does.
+///
+/// # Invariants
+///
+/// `keys` holds one key for each segment that was made. Once `segments` is empty the provider no longer touches
+/// the pages.
+#[pin_data]
+pub(crate) struct RegionSet {
+    access: Access,
+    segment_bytes: u64,
+    keys: KVVec<u32>,
+    #[pin]
+    segments: Mutex<KVVec<Segment>>,
+}
+
+impl RegionSet {
+    /// Makes regions over `count` pages from page `first` on. They are unusable until a connection has
+    /// registered them. The caller keeps the pages alive until [`Self::revoke`] or drop.
+    pub(crate) fn new(
+        pd: &Pd,
+        pages: &Pages,
+        first: usize,
+        count: usize,
+        access: Access,
+    ) -> Result<Arc<Self>> {
+        let end = first.checked_add(count).ok_or(EINVAL)?;
+        let range = pages.as_slice().get(first..end).ok_or(EINVAL)?;
+        let limit = pd.device().region_pages().min(MAX_SEGMENT_PAGES);
+        // A power of two, so that a peer finds the segment by shifting.
+        let per_segment = match limit.checked_ilog2() {
+            Some(shift) => 1usize << shift,
+            None => return Err(EOPNOTSUPP),
+        };
+        let wanted = per_segment.min(count.next_power_of_two());
+        let mut segments = KVVec::with_capacity(count.div_ceil(wanted), GFP_KERNEL)?;
+        let mut keys = KVVec::with_capacity(count.div_ceil(wanted), GFP_KERNEL)?;
+        for chunk in range.chunks(wanted) {
+            let segment = Segment::new(pd, chunk, wanted as u32)?;
+            keys.push(segment.key(access), GFP_KERNEL)?;
+            segments.push(segment, GFP_KERNEL)?;
+        }
+        Arc::pin_init(
+            pin_init!(Self {
+                access,
+                segment_bytes: (wanted * PAGE_BYTES) as u64,
+                keys,
+                segments <- new_mutex!(segments, "RegionSet::segments"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Bytes of every segment but the last, a power of two.
+    pub(crate) fn segment_bytes(&self) -> u64 {
+        self.segment_bytes
+    }
+
+    /// The key of each segment, local or remote as the access says.
+    pub(crate) fn keys(&self) -> &[u32] {
+        &self.keys
+    }
+
+    /// Ends all access and waits until the provider is done with the pages. Later calls find nothing to do.
+    pub(crate) fn revoke(&self) {
+        let segments = core::mem::take(&mut *self.segments.lock());
+        drop(segments);
+    }
+
+    /// The work request that registers segment `index`; `ESHUTDOWN` after a revocation.
+    ///
+    /// The caller holds the set until the request completed: its segments hold the region.
+    pub(super) fn registration(&self, index: usize) -> Result<raw::ib_reg_wr> {
+        let segments = self.segments.lock();
+        let segment = segments.get(index).ok_or(ESHUTDOWN)?;
+        let access = match self.access {
+            Access::Local => raw::ib_access_flags_IB_ACCESS_LOCAL_WRITE,
+            Access::RemoteWrite => {
+                raw::ib_access_flags_IB_ACCESS_LOCAL_WRITE
+                    | raw::ib_access_flags_IB_ACCESS_REMOTE_WRITE
+            }
+        };
+        let mut request = raw::ib_reg_wr {
+            mr: segment.mr.as_ptr(),
+            key: segment.key(self.access),
+            access: access as i32,
+            ..Default::default()
+        };
+        request.wr.opcode = raw::ib_wr_opcode_IB_WR_REG_MR;
+        request.wr.send_flags = raw::ib_send_flags_IB_SEND_SIGNALED as i32;
+        Ok(request)
+    }
+}

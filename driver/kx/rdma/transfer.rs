@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! One operation's work requests.
+
+use super::{raw, Status};
+use crate::{kx::chain::Link, logic::range::Piece};
+use core::{
+    mem::ManuallyDrop,
+    ptr,
+    sync::atomic::{AtomicU32, Ordering},
+};
+use kernel::prelude::*;
+
+/// Most work requests of one operation.
+pub(crate) const MAX_PIECES: usize = 10;
+
+/// RDMA WRITEs that make up one operation, and what its owner needs when they are done.
+///
+/// Only the last request asks for a completion. The others complete only when they fail, and then before
+/// the last, which is flushed: so the last one's completion is the operation's end.
+///
+/// # Invariants
+///
+/// `1 <= count <= MAX_PIECES` once [`Self::push`] succeeded, and the first `count` requests and elements are
+/// filled in, but for their pointers to each other, which [`Self::link`] sets.
+#[repr(C)]
+pub(crate) struct Transfer<T> {
+    pub(super) last: raw::ib_cqe,
+    pub(super) part: raw::ib_cqe,
+    first_error: AtomicU32,
+    count: usize,
+    next: *mut Self,
+    requests: [raw::ib_rdma_wr; MAX_PIECES],
+    elements: [raw::ib_sge; MAX_PIECES],
+    body: Option<T>,
+}
+
+// SAFETY: The pointers in it point into itself or belong to the chain that owns it.
+unsafe impl<T: Send> Send for Transfer<T> {}
+
+impl<T> Link for Transfer<T> {
+    fn next(&mut self) -> &mut *mut Self {
+        &mut self.next
+    }
+}
+
+impl<T> Transfer<T> {
+    /// A transfer without requests and owner's part.
+    pub(crate) fn empty() -> Result<KBox<Self>> {
+        Ok(KBox::new(
+            Self {
+                last: raw::ib_cqe::default(),
+                part: raw::ib_cqe::default(),
+                first_error: AtomicU32::new(raw::ib_wc_status_IB_WC_SUCCESS),
+                count: 0,
+                next: ptr::null_mut(),
+                requests: core::array::from_fn(|_| raw::ib_rdma_wr::default()),
+                elements: core::array::from_fn(|_| raw::ib_sge::default()),
+                body: None,
+            },
+            GFP_KERNEL,
+        )?)
+    }
+
+    /// Puts the owner's part in.
+    pub(crate) fn fill(mut this: KBox<Self>, body: T) -> KBox<Self> {
+        this.body = Some(body);
+        this
+    }
+
+    /// Its owner's part.
+    pub(crate) fn body(&self) -> Option<&T> {
+        self.body.as_ref()
+    }
+
+    /// Gives the owner's part back.
+    pub(crate) fn into_body(mut this: KBox<Self>) -> Option<T> {
+        this.body.take()
+    }
+
+    /// Work requests so far.
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Adds a piece under the keys of its segments. `EMSGSIZE` when it would be one too many.
+    pub(crate) fn push(&mut self, piece: &Piece, lkey: u32, rkey: u32) -> Result {
+        let length = u32::try_from(piece.length).map_err(|_| EMSGSIZE)?;
+        let element = self.elements.get_mut(self.count).ok_or(EMSGSIZE)?;
+        let request = self.requests.get_mut(self.count).ok_or(EMSGSIZE)?;
+        *element = raw::ib_sge {
+            addr: piece.local_offset,
+            length,
+            lkey,
+        };
+        request.wr.opcode = raw::ib_wr_opcode_IB_WR_RDMA_WRITE;
+        request.wr.num_sge = 1;
+        request.remote_addr = piece.remote_offset;
+        request.rkey = rkey;
+        self.count += 1;
+        Ok(())
+    }
+
+    /// Makes the last request carry an immediate.
+    pub(crate) fn set_immediate(&mut self, imm: u32) {
+        if let Some(request) = self
+            .count
+            .checked_sub(1)
+            .and_then(|at| self.requests.get_mut(at))
+        {
+            request.wr.opcode = raw::ib_wr_opcode_IB_WR_RDMA_WRITE_WITH_IMM;
+            request.wr.ex.imm_data = ManuallyDrop::new(imm.to_be());
+        }
+    }
+
+    /// Chains the requests and names their completions. The box is not moved out of from here on.
+    pub(super) fn link(&mut self, last: raw::ib_cqe, part: raw::ib_cqe) -> *const raw::ib_send_wr {
+        self.last = last;
+        self.part = part;
+        let last_cqe = ptr::from_mut(&mut self.last);
+        let part_cqe = ptr::from_mut(&mut self.part);
+        let mut next = ptr::null_mut();
+        let used = self
+            .requests
+            .iter_mut()
+            .zip(self.elements.iter_mut())
+            .take(self.count);
+        for (request, element) in used.rev() {
+            request.wr.sg_list = element;
+            let is_last = ptr::eq(next, ptr::null_mut::<raw::ib_send_wr>());
+            request.wr.__bindgen_anon_1.wr_cqe =
+                ManuallyDrop::new(if is_last { last_cqe } else { part_cqe });
+            request.wr.send_flags = if is_last {
+                raw::ib_send_flags_IB_SEND_SIGNALED as i32
+            } else {
+                0
+            };
+            request.wr.next = next;
+            next = ptr::from_mut(&mut request.wr);
+        }
+        next
+    }
+
+    /// Notes a failure of one of the requests; the first one counts.
+    pub(super) fn note(&self, status: Status) {
+        let _ = self.first_error.compare_exchange(
+            raw::ib_wc_status_IB_WC_SUCCESS,
+            status.0,
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
+    }
+
+    /// The operation's status, once its last request completed.
+    pub(super) fn status(&self) -> Status {
+        Status(self.first_error.load(Ordering::Relaxed))
+    }
+}

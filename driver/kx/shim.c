@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Wrappers for what bindgen cannot bind: inline functions and macros. No policy lives here. */
+#include <linux/gfp.h>
+#include <linux/nodemask.h>
+#include <linux/nsproxy.h>
+#include <linux/sched.h>
+#include <linux/vmalloc.h>
+#include "bindings.h"
+
+/*
+ * One zeroed page, charged to the caller's memory cgroup. __GFP_RETRY_MAYFAIL and __GFP_THISNODE both keep
+ * the out-of-memory killer out: a caller that asks for too much gets NULL, nobody else is hurt.
+ */
+struct page *dmaplane_alloc_page(int nid, bool strict)
+{
+	gfp_t gfp = GFP_KERNEL_ACCOUNT | __GFP_ZERO | __GFP_NOWARN | __GFP_RETRY_MAYFAIL;
+
+	if (strict)
+		gfp |= __GFP_THISNODE;
+	return alloc_pages_node(nid, gfp, 0);
+}
+
+int dmaplane_page_to_nid(const struct page *page)
+{
+	return page_to_nid(page);
+}
+
+bool dmaplane_node_has_memory(int nid)
+{
+	return nid >= 0 && nid < nr_node_ids && node_state(nid, N_MEMORY);
+}
+
+unsigned int dmaplane_node_ids(void)
+{
+	return nr_node_ids;
+}
+
+void *dmaplane_vmalloc_shared(unsigned long bytes)
+{
+	return __vmalloc(bytes, GFP_KERNEL_ACCOUNT | __GFP_ZERO | __GFP_NOWARN);
+}
+
+void dmaplane_vfree(void *memory)
+{
+	vfree(memory);
+}
+
+/* Called from mmap(2) with the VMA still private to the caller. */
+void dmaplane_vma_shared_only(struct vm_area_struct *vma)
+{
+	vm_flags_mod(vma, VM_DONTEXPAND | VM_DONTDUMP, VM_MAYEXEC);
+}
+
+struct net *dmaplane_current_net(void)
+{
+	return current->nsproxy->net_ns;
+}
+
+void *dmaplane_ib_get_client_data(struct ib_device *device, struct ib_client *client)
+{
+	return ib_get_client_data(device, client);
+}
+
+int dmaplane_ib_post_send(struct ib_qp *qp, const struct ib_send_wr *wr)
+{
+	return ib_post_send(qp, wr, NULL);
+}
+
+int dmaplane_ib_post_recv(struct ib_qp *qp, const struct ib_recv_wr *wr)
+{
+	return ib_post_recv(qp, wr, NULL);
+}
+
+int dmaplane_ib_dma_map_sgtable(struct ib_device *device, struct sg_table *table)
+{
+	return ib_dma_map_sgtable_attrs(device, table, DMA_BIDIRECTIONAL, 0);
+}
+
+void dmaplane_ib_dma_unmap_sgtable(struct ib_device *device, struct sg_table *table)
+{
+	ib_dma_unmap_sgtable_attrs(device, table, DMA_BIDIRECTIONAL, 0);
+}
+
+static enum dma_data_direction direction(bool to_device)
+{
+	return to_device ? DMA_TO_DEVICE : DMA_FROM_DEVICE;
+}
+
+u64 dmaplane_ib_dma_map_page(struct ib_device *device, void *memory, size_t bytes, bool to_device)
+{
+	return ib_dma_map_single(device, memory, bytes, direction(to_device));
+}
+
+int dmaplane_ib_dma_mapping_error(struct ib_device *device, u64 address)
+{
+	return ib_dma_mapping_error(device, address);
+}
+
+void dmaplane_ib_dma_unmap_page(struct ib_device *device, u64 address, size_t bytes, bool to_device)
+{
+	ib_dma_unmap_single(device, address, bytes, direction(to_device));
+}
+
+void dmaplane_ib_dma_sync_cpu(struct ib_device *device, u64 address, size_t bytes)
+{
+	ib_dma_sync_single_for_cpu(device, address, bytes, DMA_FROM_DEVICE);
+}
+
+void dmaplane_ib_dma_sync_device(struct ib_device *device, u64 address, size_t bytes, bool to_device)
+{
+	ib_dma_sync_single_for_device(device, address, bytes, direction(to_device));
+}

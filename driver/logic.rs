@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The arithmetic and state machines of `logic/`, which the host tests.
+
+#[path = "../logic/src/flow.rs"]
+pub(crate) mod flow;
+#[path = "../logic/src/handle.rs"]
+pub(crate) mod handle;
+#[path = "../logic/src/outcome.rs"]
+pub(crate) mod outcome;
+#[path = "../logic/src/range.rs"]
+pub(crate) mod range;
+#[path = "../logic/src/ring.rs"]
+pub(crate) mod ring;
+#[path = "../logic/src/wire.rs"]
+pub(crate) mod wire;

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Memory and the buffers that name it.
+
+mod region;
+
+pub(crate) use region::Region;
+
+use crate::{
+    gauges::{Held, GAUGES},
+    kx::{
+        pages::{node_has_memory, node_ids, Node, Pages, PAGE_BYTES},
+        vma::Mapped,
+    },
+    rdma::Endpoint,
+    uapi,
+};
+use kernel::{
+    new_mutex,
+    prelude::*,
+    sync::{
+        atomic::{Atomic, Relaxed},
+        Arc, Mutex,
+    },
+};
+
+/// Pages of one buffer. Kept alive by the buffer, by user mappings, by regions and grants and, through them,
+/// by operations under way; freed when the last of them lets go.
+pub(crate) struct Memory {
+    pages: Pages,
+    placement: Placement,
+    mappings: Atomic<usize>,
+    _buffers: Held,
+    _bytes: Held,
+}
+
+/// Where a buffer was asked to be.
+#[derive(Clone, Copy)]
+pub(crate) struct Placement {
+    policy: u32,
+    node: i32,
+}
+
+impl Placement {
+    /// Checks what the user asked for. `EINVAL` for an unknown policy, a node that does not exist or has no
+    /// memory, or a node where the policy has none.
+    pub(crate) fn new(policy: u32, node: i32) -> Result<Self> {
+        let valid = match policy {
+            uapi::PLACE_ANY => node == -1,
+            uapi::PLACE_PREFERRED | uapi::PLACE_STRICT => node_has_memory(node),
+            _ => false,
+        };
+        if valid {
+            Ok(Self { policy, node })
+        } else {
+            Err(EINVAL)
+        }
+    }
+
+    fn source(self) -> Node {
+        match self.policy {
+            uapi::PLACE_PREFERRED => Node::Preferred(self.node),
+            uapi::PLACE_STRICT => Node::Strict(self.node),
+            _ => Node::Any,
+        }
+    }
+}
+
+impl Memory {
+    /// Allocates whole pages for `bytes`; see [`Pages::new`] for the errors.
+    pub(crate) fn new(bytes: u64, placement: Placement) -> Result<Arc<Self>> {
+        let bytes = usize::try_from(bytes).map_err(|_| E2BIG)?;
+        let pages = Pages::new(bytes.div_ceil(PAGE_BYTES), placement.source())?;
+        let bytes = pages.count() * PAGE_BYTES;
+        Ok(Arc::new(
+            Self {
+                pages,
+                placement,
+                mappings: Atomic::new(0),
+                _buffers: GAUGES.buffers.hold(1),
+                _bytes: GAUGES.bytes.hold(bytes),
+            },
+            GFP_KERNEL,
+        )?)
+    }
+
+    /// The pages.
+    pub(crate) fn pages(&self) -> &Pages {
+        &self.pages
+    }
+
+    /// Its size.
+    pub(crate) fn bytes(&self) -> u64 {
+        (self.pages.count() * PAGE_BYTES) as u64
+    }
+
+    /// Policy and node it was created with.
+    pub(crate) fn placement(&self) -> (u32, i32) {
+        (self.placement.policy, self.placement.node)
+    }
+
+    /// Live user mappings.
+    pub(crate) fn mappings(&self) -> usize {
+        self.mappings.load(Relaxed)
+    }
+
+    /// Pages on each node, and those that are not where a preferred or strict policy wanted them. Read from the
+    /// pages themselves.
+    pub(crate) fn census(&self) -> Result<(KVec<u64>, u64)> {
+        let mut by_node = KVec::from_elem(0u64, node_ids() as usize, GFP_KERNEL)?;
+        let mut misplaced = 0;
+        for node in self.pages.nodes() {
+            if let Some(count) = usize::try_from(node)
+                .ok()
+                .and_then(|at| by_node.get_mut(at))
+            {
+                *count += 1;
+            }
+            if self.placement.policy != uapi::PLACE_ANY && node != self.placement.node {
+                misplaced += 1;
+            }
+        }
+        Ok((by_node, misplaced))
+    }
+}
+
+impl Mapped for Memory {
+    fn mapped(&self) {
+        let _ = self.mappings.fetch_add(1, Relaxed);
+    }
+
+    fn unmapped(&self) {
+        let _ = self.mappings.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A handle's view of memory: the memory and where it is registered. Lock: `regions`, which is held while a
+/// region is made, so that a buffer is registered once on each domain.
+#[pin_data]
+pub(crate) struct Buffer {
+    memory: Arc<Memory>,
+    #[pin]
+    regions: Mutex<KVec<Arc<Region>>>,
+}
+
+impl Buffer {
+    /// Names memory.
+    pub(crate) fn new(memory: Arc<Memory>) -> Result<Arc<Self>> {
+        Arc::pin_init(
+            pin_init!(Self {
+                memory,
+                regions <- new_mutex!(KVec::new(), "Buffer::regions"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// The memory.
+    pub(crate) fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+
+    /// Domains on which it is registered.
+    pub(crate) fn regions(&self) -> usize {
+        self.regions.lock().len()
+    }
+
+    /// The memory's region on an endpoint's domain, made on first use and kept warm. May sleep.
+    pub(crate) fn region(&self, endpoint: &Endpoint) -> Result<Arc<Region>> {
+        let mut regions = self.regions.lock();
+        if let Some(region) = regions
+            .iter()
+            .find(|region| region.is_on(endpoint.domain()))
+        {
+            return Ok(region.clone());
+        }
+        // Those of domains that are gone serve nobody.
+        regions.retain(|region| region.is_alive());
+        let region = Region::local(&self.memory, endpoint)?;
+        regions.push(region.clone(), GFP_KERNEL)?;
+        Ok(region)
+    }
+}

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Memory registered on a protection domain.
+
+use super::Memory;
+use crate::{
+    gauges::{Held, GAUGES},
+    kx::{
+        pages::PAGE_BYTES,
+        rdma::mr::{Access, RegionSet},
+    },
+    rdma::{Domain, Endpoint},
+};
+use kernel::{prelude::*, sync::Arc};
+
+/// A range of memory registered on a domain. Kept by a buffer's cache or a grant and by each operation under
+/// way. The domain lists it, so that its removal ends it. Field order is drop order: `drop` revokes
+/// the registration first, then the memory may go.
+pub(crate) struct Region {
+    set: Arc<RegionSet>,
+    id: u64,
+    domain: Arc<Domain>,
+    _count: Held,
+    _memory: Arc<Memory>,
+}
+
+impl Region {
+    /// All of the memory, for sending from it.
+    pub(super) fn local(memory: &Arc<Memory>, endpoint: &Endpoint) -> Result<Arc<Self>> {
+        Self::new(memory, 0, memory.pages().count(), Access::Local, endpoint)
+    }
+
+    /// A range of it, for the peer to write to. `offset` is page-aligned and the range inside the memory, which
+    /// the caller checked; the region ends on a page's end all the same.
+    pub(crate) fn remote(
+        memory: &Arc<Memory>,
+        offset: u64,
+        length: u64,
+        endpoint: &Endpoint,
+    ) -> Result<Arc<Self>> {
+        let first = usize::try_from(offset).map_err(|_| ERANGE)? / PAGE_BYTES;
+        let count = usize::try_from(length)
+            .map_err(|_| ERANGE)?
+            .div_ceil(PAGE_BYTES);
+        Self::new(memory, first, count, Access::RemoteWrite, endpoint)
+    }
+
+    fn new(
+        memory: &Arc<Memory>,
+        first: usize,
+        count: usize,
+        access: Access,
+        endpoint: &Endpoint,
+    ) -> Result<Arc<Self>> {
+        let domain = endpoint.domain().clone();
+        let (set, id) = domain.make_region(memory.pages(), first, count, access)?;
+        let region = Arc::new(
+            Self {
+                set,
+                id,
+                domain,
+                _count: GAUGES.regions.hold(1),
+                _memory: memory.clone(),
+            },
+            GFP_KERNEL,
+        )?;
+        // On a failure the region ends here, and with it whatever was registered.
+        endpoint.connection().register(&region.set)?;
+        Ok(region)
+    }
+
+    /// Whether it is usable by endpoints of this domain.
+    pub(super) fn is_on(&self, domain: &Arc<Domain>) -> bool {
+        Arc::ptr_eq(&self.domain, domain)
+    }
+
+    /// Whether its domain is still there.
+    pub(super) fn is_alive(&self) -> bool {
+        self.domain.is_alive()
+    }
+
+    /// Bytes of every segment but the last.
+    pub(crate) fn segment_bytes(&self) -> u64 {
+        self.set.segment_bytes()
+    }
+
+    /// Keys of the segments.
+    pub(crate) fn keys(&self) -> &[u32] {
+        self.set.keys()
+    }
+
+    /// Ends all access now. When it returns, neither this side nor the peer touches the memory through it.
+    pub(crate) fn revoke(&self) {
+        self.set.revoke();
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        self.set.revoke();
+        self.domain.forget_region(self.id);
+    }
+}

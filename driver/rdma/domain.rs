@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! A protection domain: what one context has on one device.
+
+use super::Endpoint;
+use crate::{
+    kx::{
+        global::REGISTRY,
+        pages::Pages,
+        rdma::{
+            client::Device,
+            mr::{Access, RegionSet},
+            pd::Pd,
+        },
+    },
+    logic::outcome::Down,
+};
+use kernel::{
+    new_mutex,
+    prelude::*,
+    rbtree::RBTree,
+    sync::{Arc, Mutex},
+};
+
+/// A domain of one context on one device, so that a peer's guessed key reaches no other process's memory.
+///
+/// Locks: `closing` is held during the whole of [`Self::close`], so that whoever calls it second returns only when
+/// all is gone. `state` is taken inside it, and never held while something is torn down.
+#[pin_data]
+pub(crate) struct Domain {
+    device: Device,
+    #[pin]
+    closing: Mutex<()>,
+    #[pin]
+    state: Mutex<State>,
+}
+
+/// What lives on the domain. The lists hold references so that removal finds them; whoever ends one of them by
+/// itself takes it off.
+struct State {
+    /// `None` from the beginning of the end on.
+    pd: Option<Pd>,
+    alive: bool,
+    next_id: u64,
+    endpoints: RBTree<u64, Arc<Endpoint>>,
+    regions: RBTree<u64, Arc<RegionSet>>,
+}
+
+impl Domain {
+    /// Allocates a domain. The registry calls this for devices that are there, and lists the result.
+    pub(super) fn new(device: Device) -> Result<Arc<Self>> {
+        let pd = Pd::new(device)?;
+        Arc::pin_init(
+            pin_init!(Self {
+                device,
+                closing <- new_mutex!((), "Domain::closing"),
+                state <- new_mutex!(State {
+                    pd: Some(pd),
+                    alive: true,
+                    next_id: 1,
+                    endpoints: RBTree::new(),
+                    regions: RBTree::new(),
+                }, "Domain::state"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Whether it still serves.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.state.lock().alive
+    }
+
+    /// Its device. Only alive as long as the domain serves.
+    pub(super) fn device(&self) -> Device {
+        self.device
+    }
+
+    /// Lists an endpoint under a new id and runs `open` on the domain. `ENODEV` when the device went.
+    pub(super) fn add_endpoint(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        open: impl FnOnce(&Pd, u64) -> Result,
+    ) -> Result {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let pd = state.pd.as_ref().filter(|_| state.alive).ok_or(ENODEV)?;
+        let id = state.next_id;
+        state
+            .endpoints
+            .try_create_and_insert(id, endpoint.clone(), GFP_KERNEL)?;
+        state.next_id += 1;
+        open(pd, id).inspect_err(|_| {
+            state.endpoints.remove(&id);
+        })
+    }
+
+    pub(super) fn forget_endpoint(&self, id: u64) {
+        // Dropped after the lock.
+        let _endpoint = self.state.lock().endpoints.remove(&id);
+    }
+
+    /// Makes regions over pages and lists them. They are not registered yet. `ENODEV` when the device went.
+    pub(crate) fn make_region(
+        &self,
+        pages: &Pages,
+        first: usize,
+        count: usize,
+        access: Access,
+    ) -> Result<(Arc<RegionSet>, u64)> {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let pd = state.pd.as_ref().filter(|_| state.alive).ok_or(ENODEV)?;
+        let id = state.next_id;
+        let set = RegionSet::new(pd, pages, first, count, access)?;
+        state
+            .regions
+            .try_create_and_insert(id, set.clone(), GFP_KERNEL)?;
+        state.next_id += 1;
+        Ok((set, id))
+    }
+
+    pub(crate) fn forget_region(&self, id: u64) {
+        // Dropped after the lock.
+        let _set = self.state.lock().regions.remove(&id);
+    }
+
+    /// Ends everything on the domain and the domain itself: endpoints first, which completes all operations,
+    /// then regions, then the domain. Whoever calls it second returns when all is gone.
+    pub(super) fn close(&self, cause: Down) {
+        let _closing = self.closing.lock();
+        self.state.lock().alive = false;
+        loop {
+            let endpoint = self.state.lock().endpoints.values().next().cloned();
+            let Some(endpoint) = endpoint else { break };
+            // Takes itself off the list.
+            endpoint.shutdown(cause);
+        }
+        loop {
+            let first = {
+                let mut state = self.state.lock();
+                let id = state.regions.keys().next().copied();
+                id.and_then(|id| state.regions.remove(&id))
+            };
+            let Some(set) = first else { break };
+            set.revoke();
+        }
+        let pd = self.state.lock().pd.take();
+        drop(pd);
+    }
+}
+
+/// A context's domains, one for each device it uses.
+#[pin_data]
+pub(crate) struct Domains {
+    #[pin]
+    list: Mutex<KVec<Arc<Domain>>>,
+}
+
+impl Domains {
+    /// None yet.
+    pub(crate) fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            list <- new_mutex!(KVec::new(), "Domains::list"),
+        })
+    }
+
+    /// The domain on a device, made on first use. `ENODEV` when the device is gone.
+    pub(crate) fn on(&self, device: Device) -> Result<Arc<Domain>> {
+        let mut list = self.list.lock();
+        list.retain(|domain| domain.is_alive());
+        if let Some(domain) = list.iter().find(|domain| domain.device() == device) {
+            return Ok(domain.clone());
+        }
+        list.reserve(1, GFP_KERNEL)?;
+        let domain = REGISTRY.lock().add_domain(device)?;
+        list.push(domain.clone(), GFP_KERNEL)?;
+        Ok(domain)
+    }
+
+    /// Ends them all. The context's objects are gone by now, or go here.
+    pub(crate) fn close(&self) {
+        let list = core::mem::take(&mut *self.list.lock());
+        for domain in list.iter() {
+            domain.close(Down::Local);
+            REGISTRY.lock().forget_domain(domain);
+        }
+    }
+}

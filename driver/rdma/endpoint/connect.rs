@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Bringing a connection up, from either side.
+
+use super::{Endpoint, Phase, Shared, Step};
+use crate::{
+    kx::{net::Address, rdma::cm::CmId},
+    logic::{flow::Flow, outcome::Down, wire::Hello},
+    rdma::Domains,
+    uapi,
+    wait::Deadline,
+};
+use kernel::{
+    prelude::*,
+    sync::{atomic::Relaxed, Arc},
+};
+
+/// Longest that one step of resolving may take, in milliseconds: an address that nobody has is then told.
+const RESOLVE_MS: u32 = 3000;
+
+impl Shared {
+    /// Waits until the connection manager has finished the step that was started.
+    fn wait_step(&self, deadline: Deadline) -> Result {
+        let mut state = self.state.lock();
+        let step = deadline.wait(&mut state, &self.changed, |state| {
+            if let Phase::Down(cause) = state.phase {
+                return Some(Step::Failed(Error::from_errno(-cause.errno())));
+            }
+            state.step.take()
+        })?;
+        match step {
+            Step::Done => Ok(()),
+            Step::Failed(error) => Err(error),
+        }
+    }
+
+    /// The peer's greeting is known: credits can be counted.
+    pub(super) fn greet(&self, own_depth: u32, hello: Hello) {
+        let mut state = self.state.lock();
+        state.flow = Flow::new(own_depth, hello.depth);
+        state.greeted = true;
+    }
+
+    /// What comes with the greeting on the active side, where this side's depth is that of `receives`.
+    pub(super) fn greet_active(&self, hello: Hello) {
+        let depth = self.state.lock().receives.capacity() as u32;
+        self.greet(depth, hello);
+    }
+}
+
+/// Resolves an address, where the failure says that nobody has it.
+fn no_device(error: Error) -> Error {
+    if error == ENODEV {
+        EADDRNOTAVAIL
+    } else {
+        error
+    }
+}
+
+/// Connects to a listener, with a depth of receives that the caller checked; see the user-space interface for the errors.
+pub(crate) fn connect(
+    domains: &Domains,
+    request: &uapi::Connect,
+    deadline: Deadline,
+) -> Result<Arc<Endpoint>> {
+    let remote = Address::from_uapi(&request.remote)?;
+    let local = match request.local.family {
+        uapi::FAMILY_NONE => None,
+        _ => Some(Address::from_uapi(&request.local)?),
+    };
+    let shared = Shared::new()?;
+    let id = CmId::new(shared.clone())?;
+    let limit = || {
+        deadline
+            .left_ms()
+            .ok_or(ETIMEDOUT)
+            .map(|left| left.min(RESOLVE_MS))
+    };
+    id.resolve_address(local.as_ref(), &remote, limit()?)
+        .map_err(no_device)?;
+    shared.wait_step(deadline).map_err(no_device)?;
+    id.resolve_route(limit()?)?;
+    shared.wait_step(deadline)?;
+    let endpoint = open(domains, id, shared, request.recv_depth)?;
+    let result = (|| {
+        let hello = Hello {
+            depth: request.recv_depth,
+        };
+        endpoint
+            .connection
+            .with_id(|id| id.connect(&hello.encode()))?;
+        endpoint.shared.wait_step(deadline)
+    })();
+    up_or_down(endpoint, result)
+}
+
+/// Accepts a request that waited in a listener's backlog.
+pub(crate) fn accept(
+    domains: &Domains,
+    id: CmId<Shared>,
+    shared: Arc<Shared>,
+    hello: Hello,
+    depth: u32,
+    deadline: Deadline,
+) -> Result<Arc<Endpoint>> {
+    shared.greet(depth, hello);
+    let endpoint = open(domains, id, shared, depth)?;
+    let result = (|| {
+        endpoint
+            .connection
+            .with_id(|id| id.accept(&Hello { depth }.encode()))?;
+        endpoint.shared.wait_step(deadline)
+    })();
+    up_or_down(endpoint, result)
+}
+
+/// Makes the endpoint of an identifier that has a device.
+fn open(
+    domains: &Domains,
+    id: CmId<Shared>,
+    shared: Arc<Shared>,
+    depth: u32,
+) -> Result<Arc<Endpoint>> {
+    let device = id.device().ok_or(ENODEV)?;
+    shared.prepare(depth)?;
+    // From here on the domain keeps the device: the name is read afterwards.
+    let domain = domains.on(device)?;
+    let (local, peer) = (id.local().to_uapi(), id.peer().to_uapi());
+    let endpoint = Endpoint::new(shared, domain.clone(), local, peer, device.name())?;
+    domain.add_endpoint(&endpoint, |pd, place| {
+        endpoint.place.store(place, Relaxed);
+        endpoint.connection.open(id, pd, depth)
+    })?;
+    Ok(endpoint)
+}
+
+fn up_or_down(endpoint: Arc<Endpoint>, result: Result) -> Result<Arc<Endpoint>> {
+    match result {
+        Ok(()) => Ok(endpoint),
+        Err(error) => {
+            endpoint.shutdown(Down::Local);
+            Err(error)
+        }
+    }
+}

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! What the connection manager and the completion queue tell.
+
+use super::{Phase, Shared, Step};
+use crate::{
+    kx::rdma::{
+        cm::{self, Active, Event},
+        connection::{InCallback, Queue},
+        Status,
+    },
+    logic::{
+        outcome::{Down, Outcome, State as Terminal},
+        wire::{Hello, MESSAGE_BYTES},
+    },
+};
+use kernel::prelude::*;
+
+impl cm::Handler for Shared {
+    fn event(&self, id: Active<'_>, event: Event<'_>) {
+        let step = match event {
+            Event::AddressResolved | Event::RouteResolved => Step::Done,
+            Event::Established(private) => {
+                if !self.establish(private) {
+                    id.disconnect();
+                }
+                return;
+            }
+            Event::Failed(error) => Step::Failed(error),
+            Event::Rejected => Step::Failed(ECONNREFUSED),
+            Event::Disconnected => {
+                self.go_down(Down::Peer);
+                // Flushes the receives, whose completions come behind those of what arrived.
+                id.disconnect();
+                return;
+            }
+            Event::DeviceRemoval => {
+                self.go_down(Down::Device);
+                return;
+            }
+        };
+        let connecting = {
+            let mut state = self.state.lock();
+            state.step = Some(step);
+            matches!(state.phase, Phase::Connecting)
+        };
+        if !connecting {
+            // A failure after the connection was up: it is over.
+            self.go_down(Down::Peer);
+            id.disconnect();
+        }
+        self.changed.notify_all();
+    }
+}
+
+impl Shared {
+    /// The connection is up; false when the peer's greeting makes no sense.
+    fn establish(&self, private: &[u8]) -> bool {
+        let greeted = self.state.lock().greeted;
+        if !greeted {
+            match Hello::decode(private) {
+                Ok(hello) => self.greet_active(hello),
+                Err(_) => {
+                    self.state.lock().step = Some(Step::Failed(EPROTO));
+                    self.go_down(Down::Protocol);
+                    return false;
+                }
+            }
+        }
+        {
+            let mut state = self.state.lock();
+            if let Phase::Connecting = state.phase {
+                state.phase = Phase::Up;
+                state.step = Some(Step::Done);
+            }
+        }
+        self.changed.notify_all();
+        true
+    }
+
+    /// Waits until the peer's greeting is known: data may overtake the connection manager's event. False when the
+    /// endpoint is over. The thread that connects bounds the wait, and so does every teardown.
+    pub(super) fn wait_greeted(&self) -> bool {
+        let mut state = self.state.lock();
+        loop {
+            if let Phase::Down(_) = state.phase {
+                return false;
+            }
+            if state.greeted {
+                return true;
+            }
+            self.changed.wait(&mut state);
+        }
+    }
+
+    /// The peer broke the protocol.
+    pub(super) fn violation(&self, view: &InCallback<'_, Self>) {
+        self.go_down(Down::Protocol);
+        view.disconnect();
+    }
+
+    /// A work request failed: the queue pair is in error.
+    pub(super) fn failed(&self, view: &InCallback<'_, Self>, status: Status) {
+        if let Some(cause) = status.completion().cause() {
+            self.go_down(cause);
+            view.disconnect();
+        }
+    }
+}
+
+impl Queue for Shared {
+    type Op = super::operations::Posted;
+
+    fn op_done(&self, view: &InCallback<'_, Self>, op: Self::Op, status: Status) {
+        self.failed(view, status);
+        self.finish(op, status);
+        self.pump(view.connection());
+    }
+
+    fn message(&self, view: &InCallback<'_, Self>, message: &[u8; MESSAGE_BYTES]) {
+        if !self.wait_greeted() {
+            return;
+        }
+        match self.take_message(message) {
+            Ok(()) => {
+                self.changed.notify_all();
+                self.pump(view.connection());
+            }
+            Err(_) => self.violation(view),
+        }
+    }
+
+    fn data(&self, view: &InCallback<'_, Self>, imm: u32, length: u32) {
+        if !self.wait_greeted() {
+            return;
+        }
+        let ticket = {
+            let mut state = self.state.lock();
+            match state.flow.receive_data() {
+                Ok(()) => state.receives.pop(),
+                Err(_) => None,
+            }
+        };
+        let Some(mut ticket) = ticket else {
+            // Nobody told the peer of a receive for this.
+            return self.violation(view);
+        };
+        ticket.set_arrival(imm, length);
+        ticket.complete(Outcome {
+            state: Terminal::Ok,
+            errno: 0,
+        });
+        self.pump(view.connection());
+    }
+
+    fn message_done(&self, view: &InCallback<'_, Self>, status: Status) {
+        self.failed(view, status);
+        self.pump(view.connection());
+    }
+
+    fn receive_ended(&self, view: &InCallback<'_, Self>, status: Status) {
+        self.failed(view, status);
+        // The queue pair went into error by itself, or somebody moved it there and has said why.
+        self.go_down(Down::Peer);
+        self.end_receives();
+    }
+}

@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Control messages, in both directions.
+
+use super::{Shared, State};
+use crate::{
+    kx::{fifo::Fifo, rdma::connection::Connection},
+    logic::{
+        flow::Violation,
+        wire::{Body, GrantPart, Message, MESSAGE_BYTES},
+    },
+    rdma::{grant::PeerGrant, Grant},
+    uapi,
+};
+use kernel::{prelude::*, sync::Arc};
+
+/// Parts of grants that may wait to be sent.
+const MAX_PARTS: usize = 64;
+
+/// A message that waits for a control credit: a part of a grant, or its revocation.
+struct Entry {
+    number: u32,
+    part: Option<KBox<GrantPart>>,
+}
+
+/// Messages that wait, in order: a revocation never overtakes its grant. A revocation always finds room, because
+/// each takes the place that its grant's existence kept.
+pub(super) struct Outbox {
+    queue: Fifo<Entry>,
+    parts: usize,
+    revocations: usize,
+}
+
+impl Outbox {
+    /// An outbox without room.
+    pub(super) const fn none() -> Self {
+        Self {
+            queue: Fifo::none(),
+            parts: 0,
+            revocations: 0,
+        }
+    }
+
+    /// An outbox for one endpoint.
+    pub(super) fn new() -> Result<Self> {
+        Ok(Self {
+            queue: Fifo::new(MAX_PARTS + Grant::MAX_PER_ENDPOINT)?,
+            parts: 0,
+            revocations: 0,
+        })
+    }
+
+    /// Revocations that wait: they count as grants.
+    pub(super) fn revocations(&self) -> usize {
+        self.revocations
+    }
+
+    /// Queues a part of a grant, or gives it back when too many wait.
+    pub(super) fn push_part(
+        &mut self,
+        number: u32,
+        part: KBox<GrantPart>,
+    ) -> core::result::Result<(), KBox<GrantPart>> {
+        if self.parts >= MAX_PARTS {
+            return Err(part);
+        }
+        let entry = Entry {
+            number,
+            part: Some(part),
+        };
+        match self.queue.push(entry) {
+            Ok(()) => {
+                self.parts += 1;
+                Ok(())
+            }
+            // Only reached without room at all, in an endpoint that was never prepared.
+            Err(entry) => entry.part.map_or(Ok(()), Err),
+        }
+    }
+
+    /// Queues a revocation.
+    pub(super) fn push_revocation(&mut self, number: u32) {
+        // There is room, see above.
+        if self.queue.push(Entry { number, part: None }).is_ok() {
+            self.revocations += 1;
+        }
+    }
+
+    /// The next message's name and body.
+    fn pop(&mut self) -> Option<(u32, Body)> {
+        let Entry { number, part } = self.queue.pop()?;
+        match part {
+            Some(part) => {
+                self.parts -= 1;
+                Some((number, Body::Grant(*part)))
+            }
+            None => {
+                self.revocations -= 1;
+                Some((number, Body::Revoke))
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.queue.front().is_none()
+    }
+}
+
+impl State {
+    /// Sends what waits and is allowed. True when the outbox has more room than before.
+    pub(super) fn send_messages(&mut self, connection: &Connection<Shared>) -> bool {
+        let mut drained = false;
+        while connection.can_send_message() {
+            if self.flow.credit_due() {
+                if self.send(connection, 0, Body::Credit).is_err() {
+                    break;
+                }
+                self.flow.sent_credit();
+            } else if self.flow.has_control() && !self.outbox.is_empty() {
+                let Some((number, body)) = self.outbox.pop() else {
+                    break;
+                };
+                let _spent = self.flow.take_control();
+                drained = true;
+                if self.send(connection, number, body).is_err() {
+                    // Only in teardown: whether there is a slot was asked above.
+                    break;
+                }
+            } else {
+                break;
+            }
+        }
+        drained
+    }
+
+    fn send(&mut self, connection: &Connection<Shared>, number: u32, body: Body) -> Result {
+        let message = Message {
+            grant: number,
+            generation: number,
+            totals: self.flow.totals(),
+            body,
+        };
+        connection.send_message(&message.encode())
+    }
+}
+
+/// The peer's grant that is being put together from several messages.
+pub(super) struct Assembly(Option<Partial>);
+
+struct Partial {
+    number: u32,
+    head: GrantPart,
+    keys: KVVec<u32>,
+}
+
+impl Assembly {
+    /// Nothing is being put together.
+    pub(super) const fn none() -> Self {
+        Self(None)
+    }
+
+    /// Adds a part; the whole grant once its last key is there.
+    fn add(&mut self, number: u32, part: &GrantPart) -> Result<Option<Partial>, Violation> {
+        if part.first == 0 {
+            // Bounded by the wire format's limit on segments.
+            let segments = usize::try_from(part.segments()).map_err(|_| Violation)?;
+            let keys = KVVec::with_capacity(segments, GFP_KERNEL).map_err(|_| Violation)?;
+            self.0 = Some(Partial {
+                number,
+                head: *part,
+                keys,
+            });
+        }
+        let partial = self.0.as_mut().ok_or(Violation)?;
+        let same = partial.number == number
+            && partial.head.length == part.length
+            && partial.head.label == part.label
+            && partial.head.rights == part.rights
+            && partial.head.segment_shift == part.segment_shift
+            && partial.keys.len() == part.first as usize;
+        if !same {
+            return Err(Violation);
+        }
+        for key in part.keys() {
+            partial
+                .keys
+                .push_within_capacity(*key)
+                .map_err(|_| Violation)?;
+        }
+        if partial.keys.len() as u64 == part.segments() {
+            return Ok(self.0.take());
+        }
+        Ok(None)
+    }
+
+    fn forget(&mut self, number: u32) {
+        if self
+            .0
+            .as_ref()
+            .is_some_and(|partial| partial.number == number)
+        {
+            self.0 = None;
+        }
+    }
+}
+
+impl Shared {
+    /// Reads a message of the peer's.
+    pub(super) fn take_message(&self, bytes: &[u8; MESSAGE_BYTES]) -> Result<(), Violation> {
+        let message = Message::decode(bytes).map_err(|_| Violation)?;
+        let is_credit = message.body == Body::Credit;
+        self.state
+            .lock()
+            .flow
+            .receive_message(is_credit, message.totals)?;
+        if message.grant != message.generation {
+            return Err(Violation);
+        }
+        match message.body {
+            Body::Credit => Ok(()),
+            Body::Grant(part) => self.take_grant(message.grant, &part),
+            Body::Revoke => self.take_revocation(message.grant),
+        }
+    }
+
+    fn take_grant(&self, number: u32, part: &GrantPart) -> Result<(), Violation> {
+        if part.rights & !uapi::RIGHT_WRITE != 0 {
+            return Err(Violation);
+        }
+        let Some(whole) = self.assembly.lock().add(number, part)? else {
+            return Ok(());
+        };
+        let grant = PeerGrant::new(self.serial, number, &whole.head, whole.keys);
+        let grant = Arc::new(grant, GFP_KERNEL).map_err(|_| Violation)?;
+        self.state.lock().grants.arrived(grant)
+    }
+
+    fn take_revocation(&self, number: u32) -> Result<(), Violation> {
+        self.assembly.lock().forget(number);
+        // Dropped after the lock.
+        let revoked = self.state.lock().grants.revoked(number);
+        drop(revoked);
+        Ok(())
+    }
+}

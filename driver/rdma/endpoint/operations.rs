@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Operations: from acceptance to their one completion.
+
+use super::{Endpoint, Phase, Shared, State};
+use crate::{
+    channel::Ticket,
+    kx::rdma::{connection::Connection, transfer::Transfer, Status},
+    logic::{
+        outcome::{Completion, Down, Outcome},
+        range::Pieces,
+    },
+    memory::Region,
+    rdma::PeerGrant,
+};
+use kernel::{prelude::*, sync::Arc};
+
+/// A checked WRITE.
+pub(crate) struct Op {
+    /// The local memory on the endpoint's domain.
+    pub(crate) region: Arc<Region>,
+    /// The peer's memory.
+    pub(crate) grant: Arc<PeerGrant>,
+    /// Start in the local memory.
+    pub(crate) offset: u64,
+    /// Start in the grant.
+    pub(crate) remote_offset: u64,
+    /// Bytes.
+    pub(crate) length: u32,
+    /// The immediate of a WRITE_IMM.
+    pub(crate) imm: Option<u32>,
+}
+
+/// What an operation keeps until its completion. Field order is drop order: the user hears of it first, then the
+/// memory may go.
+pub(crate) struct Posted {
+    ticket: Ticket,
+    op: Op,
+}
+
+impl Endpoint {
+    /// Takes an operation over. Its completion comes whatever happens.
+    pub(crate) fn submit(&self, ticket: Ticket, op: Op) {
+        let transfer = match build(ticket, op) {
+            Ok(transfer) => transfer,
+            Err((ticket, error)) => return ticket.fail(error),
+        };
+        let refused = {
+            let mut state = self.shared.state.lock();
+            match state.phase {
+                Phase::Down(cause) => Some((transfer, cause)),
+                Phase::Connecting | Phase::Up => {
+                    state.pending.push_back(transfer);
+                    None
+                }
+            }
+        };
+        match refused {
+            Some((transfer, cause)) => cut_off(transfer, cause),
+            None => self.shared.pump(&self.connection),
+        }
+    }
+
+    /// Takes a receive over.
+    pub(crate) fn post_receive(&self, ticket: Ticket) {
+        let refused = {
+            let mut state = self.shared.state.lock();
+            if !state.receiving || matches!(state.phase, Phase::Down(_)) {
+                Err((ticket, None))
+            } else if !state.flow.post_receive() {
+                Err((ticket, Some(ENOBUFS)))
+            } else {
+                // The depth bounds both, so that there is room.
+                state
+                    .receives
+                    .push(ticket)
+                    .map_err(|ticket| (ticket, Some(ENOBUFS)))
+            }
+        };
+        match refused {
+            Ok(()) => self.shared.pump(&self.connection),
+            Err((ticket, Some(error))) => ticket.fail(error),
+            Err((ticket, None)) => ticket.complete(self.shared.down_cause().outcome()),
+        }
+    }
+
+    /// The outcome of what is submitted after the end.
+    pub(crate) fn down_outcome(&self) -> Outcome {
+        self.shared.down_cause().outcome()
+    }
+}
+
+/// Completes an operation that was never posted.
+fn cut_off(transfer: KBox<Transfer<Posted>>, cause: Down) {
+    if let Some(Posted { ticket, op }) = Transfer::into_body(transfer) {
+        ticket.complete(cause.outcome());
+        // The memory goes after the completion is posted, and without locks.
+        drop(op);
+    }
+}
+
+type Built = core::result::Result<KBox<Transfer<Posted>>, (Ticket, Error)>;
+
+/// Cuts an operation into work requests.
+fn build(ticket: Ticket, op: Op) -> Built {
+    let pieces = Pieces::new(
+        op.offset,
+        op.region.segment_bytes(),
+        op.remote_offset,
+        op.grant.segment_bytes(),
+        op.length.into(),
+    );
+    let imm = op.imm;
+    // An allocation failure drops the ticket, which would say "canceled": so the box comes first.
+    let mut transfer = match Transfer::empty() {
+        Ok(transfer) => transfer,
+        Err(error) => return Err((ticket, error)),
+    };
+    for piece in pieces {
+        let key = |keys: &[u32], at: u64| keys.get(usize::try_from(at).ok()?).copied();
+        let keys = key(op.region.keys(), piece.local_segment)
+            .zip(key(op.grant.keys(), piece.remote_segment))
+            .ok_or(EINVAL);
+        let pushed = keys.and_then(|(lkey, rkey)| transfer.push(&piece, lkey, rkey));
+        if let Err(error) = pushed {
+            return Err((ticket, error));
+        }
+    }
+    if let Some(imm) = imm {
+        transfer.set_immediate(imm);
+    }
+    Ok(Transfer::fill(transfer, Posted { ticket, op }))
+}
+
+impl Shared {
+    /// Sends what may be sent: messages, then operations in order. Called after whatever may have made room.
+    pub(super) fn pump(&self, connection: &Connection<Self>) {
+        loop {
+            let refused = {
+                let mut state = self.state.lock();
+                if !matches!(state.phase, Phase::Up) {
+                    return;
+                }
+                if state.send_messages(connection) {
+                    self.changed.notify_all();
+                }
+                state.send_operations(connection)
+            };
+            // Completed outside the lock: dropping memory may sleep.
+            let Some((transfer, error)) = refused else {
+                return;
+            };
+            let Some(Posted { ticket, op }) = Transfer::into_body(transfer) else {
+                continue;
+            };
+            if op.grant.is_revoked() {
+                ticket.complete(Completion::RemoteAccess.outcome(None, true));
+            } else if error == ESHUTDOWN {
+                ticket.complete(self.down_cause().outcome());
+            } else {
+                ticket.fail(error);
+            }
+            drop(op);
+        }
+    }
+
+    /// Completes an operation that the provider has given back.
+    pub(super) fn finish(&self, posted: Posted, status: Status) {
+        let down = {
+            let mut state = self.state.lock();
+            state.in_flight = state.in_flight.saturating_sub(1);
+            match state.phase {
+                Phase::Down(cause) => Some(cause),
+                Phase::Connecting | Phase::Up => None,
+            }
+        };
+        let Posted { mut ticket, op } = posted;
+        ticket.set_length(op.length);
+        ticket.set_provider_status(status.raw());
+        ticket.complete(status.completion().outcome(down, op.grant.is_revoked()));
+        // The memory goes after the completion is posted, and without locks.
+        drop(op);
+    }
+
+    /// Completes what was never posted. The endpoint is down.
+    pub(super) fn fail_pending(&self) {
+        loop {
+            let transfer = self.state.lock().pending.pop();
+            let Some(transfer) = transfer else { return };
+            cut_off(transfer, self.down_cause());
+        }
+    }
+
+    /// Completes the receives that nothing will consume any more.
+    pub(super) fn end_receives(&self) {
+        loop {
+            let ticket = {
+                let mut state = self.state.lock();
+                state.receiving = false;
+                state.receives.pop()
+            };
+            let Some(ticket) = ticket else { return };
+            ticket.complete(self.down_cause().outcome());
+        }
+    }
+
+    pub(super) fn down_cause(&self) -> Down {
+        self.down().unwrap_or(Down::Peer)
+    }
+}
+
+impl State {
+    /// Posts operations in order as long as credits and room last. One that the provider refuses is given back.
+    fn send_operations(
+        &mut self,
+        connection: &Connection<Shared>,
+    ) -> Option<(KBox<Transfer<Posted>>, Error)> {
+        while let Some(transfer) = self.pending.front() {
+            let Posted { op, .. } = transfer.body()?;
+            let needs_credit = op.imm.is_some();
+            if needs_credit && self.flow.send_credits() == 0 {
+                return None;
+            }
+            let revoked = op.grant.is_revoked();
+            let transfer = self.pending.pop()?;
+            if revoked {
+                return Some((transfer, EACCES));
+            }
+            match connection.post(transfer) {
+                Ok(()) => {
+                    self.in_flight += 1;
+                    if needs_credit {
+                        // There was one, under this same lock.
+                        let _spent = self.flow.take_data();
+                    }
+                }
+                Err((error, transfer)) if error == EAGAIN => {
+                    self.pending.push_front(transfer);
+                    return None;
+                }
+                Err((error, transfer)) => return Some((transfer, error)),
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! RDMA: devices, protection domains, listeners, endpoints and grants.
+
+mod domain;
+mod endpoint;
+mod grant;
+mod listener;
+
+pub(crate) use domain::{Domain, Domains};
+pub(crate) use endpoint::{connect, Endpoint, Op};
+pub(crate) use grant::{Grant, PeerGrant};
+pub(crate) use listener::Listener;
+
+use crate::{
+    kx::{
+        global::REGISTRY,
+        rdma::client::{self, Device},
+    },
+    logic::outcome::Down,
+};
+use kernel::{prelude::*, sync::Arc};
+
+/// A device and what its removal must end.
+struct Entry {
+    device: Device,
+    domains: KVec<Arc<Domain>>,
+}
+
+/// The devices that are there, and all listeners. Lock: the global mutex `REGISTRY`.
+pub(crate) struct Registry {
+    entries: KVec<Entry>,
+    listeners: KVec<Arc<Listener>>,
+}
+
+impl Registry {
+    /// No devices yet.
+    pub(crate) const fn new() -> Self {
+        Self {
+            entries: KVec::new(),
+            listeners: KVec::new(),
+        }
+    }
+
+    /// How many devices there are.
+    pub(crate) fn devices(&self) -> usize {
+        self.entries.len()
+    }
+
+    fn entry(&mut self, device: Device) -> Option<&mut Entry> {
+        self.entries.iter_mut().find(|entry| entry.device == device)
+    }
+
+    /// Whether a device is there, its removal not begun.
+    fn has(&self, device: Device) -> bool {
+        self.entries.iter().any(|entry| entry.device == device)
+    }
+
+    /// A new domain on a device, which ends with it. `ENODEV` when the device is gone.
+    fn add_domain(&mut self, device: Device) -> Result<Arc<Domain>> {
+        let entry = self.entry(device).ok_or(ENODEV)?;
+        entry.domains.reserve(1, GFP_KERNEL)?;
+        let domain = Domain::new(device)?;
+        entry.domains.push(domain.clone(), GFP_KERNEL)?;
+        Ok(domain)
+    }
+
+    fn forget_domain(&mut self, domain: &Arc<Domain>) {
+        for entry in self.entries.iter_mut() {
+            entry.domains.retain(|other| !Arc::ptr_eq(other, domain));
+        }
+    }
+
+    fn add_listener(&mut self, listener: &Arc<Listener>) -> Result {
+        Ok(self.listeners.push(listener.clone(), GFP_KERNEL)?)
+    }
+
+    fn forget_listener(&mut self, listener: &Listener) {
+        self.listeners
+            .retain(|other| !core::ptr::eq(&**other, listener));
+    }
+}
+
+/// What the driver does when RDMA devices come and go.
+pub(crate) struct Client;
+
+impl client::Ops for Client {
+    fn add(device: Device) -> Result {
+        let entry = Entry {
+            device,
+            domains: KVec::new(),
+        };
+        Ok(REGISTRY.lock().entries.push(entry, GFP_KERNEL)?)
+    }
+
+    fn remove(device: Device) {
+        // From here on nobody starts anything on the device: each start asks the registry.
+        let entry = {
+            let mut registry = REGISTRY.lock();
+            let at = registry
+                .entries
+                .iter()
+                .position(|entry| entry.device == device);
+            at.and_then(|at| registry.entries.remove(at).ok())
+        };
+        // A listener made meanwhile finds the device gone, so that the list may be walked by index.
+        let mut index = 0;
+        loop {
+            let listener = REGISTRY.lock().listeners.get(index).cloned();
+            let Some(listener) = listener else { break };
+            listener.device_gone(device);
+            index += 1;
+        }
+        if let Some(entry) = entry {
+            for domain in entry.domains.iter() {
+                domain.close(Down::Device);
+            }
+        }
+    }
+}

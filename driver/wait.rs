@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Waiting for a condition under a lock, with a time limit, ended early by a signal.
+
+use crate::uapi;
+use kernel::{
+    prelude::*,
+    sync::{
+        lock::{Backend, Guard},
+        CondVar, CondVarTimeoutResult,
+    },
+    time::{msecs_to_jiffies, Delta, Instant, Monotonic},
+};
+
+/// A moment after which a wait ends.
+#[derive(Clone, Copy)]
+pub(crate) struct Deadline(Option<Instant<Monotonic>>);
+
+/// Longest single sleep, in milliseconds; a later deadline takes several.
+const MAX_SLEEP_MS: u32 = 1_000_000;
+
+impl Deadline {
+    /// `limit_ns` from now, by the user-space interface's convention for time limits.
+    pub(crate) fn after(limit_ns: u64) -> Self {
+        if limit_ns == uapi::TIMEOUT_NONE {
+            return Self(None);
+        }
+        // Half of the range is 146 years.
+        let nanos = i64::try_from(limit_ns)
+            .unwrap_or(i64::MAX / 2)
+            .min(i64::MAX / 2);
+        Self(Some(Instant::now() + Delta::from_nanos(nanos)))
+    }
+
+    /// Milliseconds left, rounded up; `None` when the deadline has passed.
+    pub(crate) fn left_ms(self) -> Option<u32> {
+        let Some(end) = self.0 else {
+            return Some(MAX_SLEEP_MS);
+        };
+        let left = end - Instant::now();
+        if left.is_negative() || left.is_zero() {
+            return None;
+        }
+        Some(
+            u32::try_from(left.as_millis_ceil())
+                .unwrap_or(MAX_SLEEP_MS)
+                .min(MAX_SLEEP_MS),
+        )
+    }
+
+    /// Sleeps on `changed` until `ready` says something. `ETIMEDOUT` or `EINTR` otherwise; `ready` is always
+    /// asked once more before giving up.
+    pub(crate) fn wait<T, B: Backend, R>(
+        self,
+        guard: &mut Guard<'_, T, B>,
+        changed: &CondVar,
+        mut ready: impl FnMut(&mut Guard<'_, T, B>) -> Option<R>,
+    ) -> Result<R> {
+        loop {
+            if let Some(result) = ready(guard) {
+                return Ok(result);
+            }
+            let left = self.left_ms().ok_or(ETIMEDOUT)?;
+            let slept = changed.wait_interruptible_timeout(guard, msecs_to_jiffies(left));
+            if let CondVarTimeoutResult::Signal { .. } = slept {
+                return ready(guard).ok_or(EINTR);
+            }
+        }
+    }
+}

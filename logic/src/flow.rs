@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! Credits of one endpoint: nothing is sent that the peer has no receive for.
+//!
+//! A queue pair has one receive queue, consumed in order by whatever arrives. It is filled with
+//! `depth + CONTROL + CREDIT` receives and each consumed one is posted again at once, so receivers are
+//! ready as long as three senders' budgets hold:
+//!
+//! - **data**: a WRITE_IMM may be sent only against a receive that the peer's user posted. The peer
+//!   tells the running total of posted receives (`data_limit`).
+//! - **control**: any message but CREDIT. The peer tells the running total that it will have room
+//!   for (`control_limit`).
+//! - **credit**: the message CREDIT, which exists to carry the totals when nothing else does. At most
+//!   [`CREDIT`] may be unconfirmed; every message confirms all CREDITs received so far.
+//!
+//! Every message carries all three totals, so a lost opportunity is made up for by the next message.
+//!
+//! # Why it cannot deadlock
+//! Suppose both sides have used up their CREDIT budget. Let `a` be A's first unconfirmed CREDIT and `b`
+//! B's. B received `a` after sending its last CREDIT (else that one would confirm it), and A received `b`
+//! after sending its last. So all of A's were sent on account of what B sent before `b`: at most
+//! `CREDIT` CREDITs and `CONTROL` control messages of B's, which give at most two confirmations each,
+//! because a confirmation takes half a budget. Advertisements stop [`RESERVE`] before the budget's end,
+//! and `RESERVE` exceeds four: the budget cannot have been used up. A side whose advertisement waits
+//! has more than half of its CREDITs unconfirmed, which makes the peer send a confirmation, which
+//! carries on. `tests/flow.rs` tries it with random interleavings.
+
+/// Control messages that may be under way in one direction.
+pub const CONTROL: u32 = 32;
+/// CREDIT messages that may be unconfirmed in one direction.
+pub const CREDIT: u32 = 16;
+/// Part of the CREDIT budget that is kept for confirmations.
+pub const RESERVE: u32 = 5;
+/// Largest number of receives that an endpoint's user may post.
+pub const MAX_DEPTH: u32 = 4096;
+
+/// Receives that the queue pair must hold for a user's depth.
+pub const fn receive_queue_entries(depth: u32) -> u32 {
+    depth + CONTROL + CREDIT
+}
+
+/// The totals that every message carries. All of them run freely and wrap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Receives that the sender's user posted since the start.
+    pub data_limit: u32,
+    /// Control messages that the sender has had room for since the start.
+    pub control_limit: u32,
+    /// CREDIT messages that the sender received since the start.
+    pub credit_seen: u32,
+}
+
+/// The peer claims what cannot be: the endpoint must go down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Violation;
+
+/// Credits of one endpoint, both directions.
+#[derive(Clone, Debug)]
+pub struct Flow {
+    depth: u32,
+    peer_depth: u32,
+    // Sending.
+    data_limit: u32,
+    data_sent: u32,
+    control_limit: u32,
+    control_sent: u32,
+    credit_sent: u32,
+    credit_confirmed: u32,
+    // Receiving: totals so far, and what the peer was last told of them.
+    posted: u32,
+    consumed: u32,
+    control_received: u32,
+    credit_received: u32,
+    told: Totals,
+}
+
+impl Flow {
+    /// `depth` is the largest number of receives that this side's user posts, `peer_depth` the peer's,
+    /// exchanged when connecting.
+    pub fn new(depth: u32, peer_depth: u32) -> Self {
+        let told = Totals {
+            data_limit: 0,
+            control_limit: CONTROL,
+            credit_seen: 0,
+        };
+        Self {
+            depth,
+            peer_depth,
+            data_limit: 0,
+            data_sent: 0,
+            control_limit: CONTROL,
+            control_sent: 0,
+            credit_sent: 0,
+            credit_confirmed: 0,
+            posted: 0,
+            consumed: 0,
+            control_received: 0,
+            credit_received: 0,
+            told,
+        }
+    }
+
+    /// WRITE_IMM operations that the peer's receives allow now.
+    pub fn send_credits(&self) -> u32 {
+        self.data_limit.wrapping_sub(self.data_sent)
+    }
+
+    /// Receives posted by the user and not yet consumed.
+    pub fn posted_receives(&self) -> u32 {
+        self.posted.wrapping_sub(self.consumed)
+    }
+
+    /// Spends a data credit; false when there is none.
+    #[must_use]
+    pub fn take_data(&mut self) -> bool {
+        if self.send_credits() == 0 {
+            return false;
+        }
+        self.data_sent = self.data_sent.wrapping_add(1);
+        true
+    }
+
+    /// Spends a control credit; false when there is none.
+    #[must_use]
+    pub fn take_control(&mut self) -> bool {
+        if self.control_limit == self.control_sent {
+            return false;
+        }
+        self.control_sent = self.control_sent.wrapping_add(1);
+        true
+    }
+
+    /// Whether a control message could be sent now.
+    pub fn has_control(&self) -> bool {
+        self.control_limit != self.control_sent
+    }
+
+    /// The user posted a receive; false when the depth is used up.
+    #[must_use]
+    pub fn post_receive(&mut self) -> bool {
+        if self.posted_receives() >= self.depth {
+            return false;
+        }
+        self.posted = self.posted.wrapping_add(1);
+        true
+    }
+
+    /// A WRITE_IMM arrived.
+    pub fn receive_data(&mut self) -> Result<(), Violation> {
+        // Only what was advertised may be consumed: the peer cannot know of the rest.
+        if self.told.data_limit == self.consumed {
+            return Err(Violation);
+        }
+        self.consumed = self.consumed.wrapping_add(1);
+        Ok(())
+    }
+
+    /// A message arrived: counts it and takes its totals over.
+    pub fn receive_message(&mut self, is_credit: bool, totals: Totals) -> Result<(), Violation> {
+        let control_budget = self.told.control_limit.wrapping_sub(self.control_received);
+        if !is_credit && control_budget == 0 {
+            return Err(Violation);
+        }
+        let new_data = totals.data_limit.wrapping_sub(self.data_limit);
+        let new_control = totals.control_limit.wrapping_sub(self.control_limit);
+        let new_seen = totals.credit_seen.wrapping_sub(self.credit_confirmed);
+        let unconfirmed = self.credit_sent.wrapping_sub(self.credit_confirmed);
+        let credits = totals.data_limit.wrapping_sub(self.data_sent);
+        let controls = totals.control_limit.wrapping_sub(self.control_sent);
+        if new_data > self.peer_depth
+            || credits > self.peer_depth
+            || new_control > CONTROL
+            || controls > CONTROL
+            || new_seen > unconfirmed
+        {
+            return Err(Violation);
+        }
+        if is_credit {
+            let pending = self.credit_received.wrapping_sub(self.told.credit_seen);
+            if pending >= CREDIT {
+                return Err(Violation);
+            }
+            self.credit_received = self.credit_received.wrapping_add(1);
+        } else {
+            self.control_received = self.control_received.wrapping_add(1);
+        }
+        self.data_limit = totals.data_limit;
+        self.control_limit = totals.control_limit;
+        self.credit_confirmed = totals.credit_seen;
+        Ok(())
+    }
+
+    /// Whether a CREDIT message should be sent now. The caller then sends one with [`Self::totals`] and
+    /// calls [`Self::sent_credit`].
+    pub fn credit_due(&self) -> bool {
+        let unconfirmed = self.credit_sent.wrapping_sub(self.credit_confirmed);
+        if self.confirmation_due() {
+            return unconfirmed < CREDIT;
+        }
+        self.advertisement_due() && unconfirmed < CREDIT - RESERVE
+    }
+
+    /// Receives that the peer does not know of: at once while it has few, else in batches of a quarter.
+    fn advertisement_due(&self) -> bool {
+        let batch = (self.depth / 4).max(1);
+        let unadvertised = self.posted.wrapping_sub(self.told.data_limit);
+        let known = self.told.data_limit.wrapping_sub(self.consumed);
+        unadvertised > 0 && (unadvertised >= batch || known < batch)
+    }
+
+    fn confirmation_due(&self) -> bool {
+        let credits = self.credit_received.wrapping_sub(self.told.credit_seen);
+        let room = self.control_received.wrapping_add(CONTROL);
+        let controls = room.wrapping_sub(self.told.control_limit);
+        credits >= CREDIT / 2 || controls >= CONTROL / 2
+    }
+
+    /// The totals to put into the message that is sent next; they count as told.
+    pub fn totals(&mut self) -> Totals {
+        self.told = Totals {
+            data_limit: self.posted,
+            control_limit: self.control_received.wrapping_add(CONTROL),
+            credit_seen: self.credit_received,
+        };
+        self.told
+    }
+
+    /// A CREDIT message was sent.
+    pub fn sent_credit(&mut self) {
+        self.credit_sent = self.credit_sent.wrapping_add(1);
+    }
+}

@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! What travels between two kernels: the greeting in the connection manager's private data and the
+//! control messages on the queue pair. Everything is little-endian; whatever arrives is hostile.
+//!
+//! ```text
+//! offset  0  u16 magic        offset 16  u32 data_limit
+//!         2  u8  version             20  u32 control_limit
+//!         3  u8  kind                24  u32 credit_seen
+//!         4  u32 grant               28  u32 0
+//!         8  u32 generation          32  body of GRANT
+//!        12  u32 0
+//! ```
+//! The body of GRANT: u64 length, u64 label, u32 rights, u8 log2 of the segment's bytes, u8 number of
+//! keys, u16 0, u32 index of the first key, u32 0, then up to [`KEYS`] keys of u32. A grant with more
+//! segments takes several messages in ascending order. Addresses are not sent: segment `i` of a grant
+//! starts at address 0 under key `i`.
+
+use super::flow::{Totals, MAX_DEPTH};
+
+/// Bytes of every control message.
+pub const MESSAGE_BYTES: usize = 256;
+/// Bytes of the greeting.
+pub const HELLO_BYTES: usize = 16;
+/// Keys in one GRANT message.
+pub const KEYS: usize = (MESSAGE_BYTES - 64) / 4;
+/// Most segments of one grant.
+pub const MAX_SEGMENTS: u32 = 1 << 16;
+/// Version of this protocol; other versions are refused.
+pub const VERSION: u8 = 1;
+
+const MAGIC: u16 = 0xDA71;
+const BODY: usize = 32;
+const FIRST_KEY: usize = 64;
+
+/// Smallest and largest log2 of a segment's bytes: a page of 4 KiB, 1 GiB.
+const SEGMENT_SHIFTS: core::ops::RangeInclusive<u8> = 12..=30;
+
+/// Why a message was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Malformed {
+    /// Not this protocol.
+    Magic,
+    /// Another version of it.
+    Version,
+    /// An unknown kind of message.
+    Kind,
+    /// A member holds what it must not.
+    Field,
+    /// Too short.
+    Length,
+}
+
+/// What each side says of itself when connecting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// Receives that the side's user may post.
+    pub depth: u32,
+}
+
+impl Hello {
+    /// The bytes to send.
+    pub fn encode(&self) -> [u8; HELLO_BYTES] {
+        let mut out = [0; HELLO_BYTES];
+        put(&mut out, 0, &MAGIC.to_le_bytes());
+        put(&mut out, 2, &[VERSION, 0]);
+        put(&mut out, 4, &self.depth.to_le_bytes());
+        out
+    }
+
+    /// Reads a greeting; what follows it is padding of the connection manager.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let bytes = bytes.get(..HELLO_BYTES).ok_or(Malformed::Length)?;
+        if u16_at(bytes, 0) != MAGIC {
+            return Err(Malformed::Magic);
+        }
+        if byte_at(bytes, 2) != VERSION {
+            return Err(Malformed::Version);
+        }
+        let depth = u32_at(bytes, 4);
+        if byte_at(bytes, 3) != 0 || u64_at(bytes, 8) != 0 || !(1..=MAX_DEPTH).contains(&depth) {
+            return Err(Malformed::Field);
+        }
+        Ok(Self { depth })
+    }
+}
+
+/// Some of a grant's keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GrantPart {
+    /// Bytes of the range.
+    pub length: u64,
+    /// The granter's label.
+    pub label: u64,
+    /// Rights, bits of the user-space interface.
+    pub rights: u32,
+    /// log2 of a segment's bytes.
+    pub segment_shift: u8,
+    /// Index of the first key in this message.
+    pub first: u32,
+    /// How many keys follow.
+    pub count: u8,
+    /// The keys.
+    pub keys: [u32; KEYS],
+}
+
+impl GrantPart {
+    /// Segments of the whole grant.
+    pub fn segments(&self) -> u64 {
+        self.length.div_ceil(1 << self.segment_shift)
+    }
+
+    /// The keys that this message holds.
+    pub fn keys(&self) -> &[u32] {
+        self.keys.get(..usize::from(self.count)).unwrap_or(&[])
+    }
+}
+
+/// A control message's kind and body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// Carries the totals only.
+    Credit,
+    /// Gives access to a range.
+    Grant(GrantPart),
+    /// Takes a grant back.
+    Revoke,
+}
+
+/// A control message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Number of the grant, chosen by the granter; 0 where none is meant.
+    pub grant: u32,
+    /// Generation of the grant.
+    pub generation: u32,
+    /// Credits.
+    pub totals: Totals,
+    /// Kind and body.
+    pub body: Body,
+}
+
+const KIND_CREDIT: u8 = 1;
+const KIND_GRANT: u8 = 2;
+const KIND_REVOKE: u8 = 3;
+
+impl Message {
+    /// The bytes to send.
+    pub fn encode(&self) -> [u8; MESSAGE_BYTES] {
+        let mut out = [0; MESSAGE_BYTES];
+        let kind = match self.body {
+            Body::Credit => KIND_CREDIT,
+            Body::Grant(_) => KIND_GRANT,
+            Body::Revoke => KIND_REVOKE,
+        };
+        put(&mut out, 0, &MAGIC.to_le_bytes());
+        put(&mut out, 2, &[VERSION, kind]);
+        put(&mut out, 4, &self.grant.to_le_bytes());
+        put(&mut out, 8, &self.generation.to_le_bytes());
+        put(&mut out, 16, &self.totals.data_limit.to_le_bytes());
+        put(&mut out, 20, &self.totals.control_limit.to_le_bytes());
+        put(&mut out, 24, &self.totals.credit_seen.to_le_bytes());
+        if let Body::Grant(part) = &self.body {
+            put(&mut out, BODY, &part.length.to_le_bytes());
+            put(&mut out, BODY + 8, &part.label.to_le_bytes());
+            put(&mut out, BODY + 16, &part.rights.to_le_bytes());
+            put(&mut out, BODY + 20, &[part.segment_shift, part.count]);
+            put(&mut out, BODY + 24, &part.first.to_le_bytes());
+            for (index, key) in part.keys().iter().enumerate() {
+                put(&mut out, FIRST_KEY + 4 * index, &key.to_le_bytes());
+            }
+        }
+        out
+    }
+
+    /// Reads what arrived.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        if bytes.len() != MESSAGE_BYTES {
+            return Err(Malformed::Length);
+        }
+        if u16_at(bytes, 0) != MAGIC {
+            return Err(Malformed::Magic);
+        }
+        if byte_at(bytes, 2) != VERSION {
+            return Err(Malformed::Version);
+        }
+        let grant = u32_at(bytes, 4);
+        let generation = u32_at(bytes, 8);
+        let named = grant != 0 && generation != 0;
+        let body = match byte_at(bytes, 3) {
+            KIND_CREDIT if grant == 0 && generation == 0 => Body::Credit,
+            KIND_GRANT if named => Body::Grant(grant_part(bytes)?),
+            KIND_REVOKE if named => Body::Revoke,
+            KIND_CREDIT | KIND_GRANT | KIND_REVOKE => return Err(Malformed::Field),
+            _ => return Err(Malformed::Kind),
+        };
+        let used = match &body {
+            Body::Grant(part) => FIRST_KEY + 4 * part.keys().len(),
+            _ => BODY,
+        };
+        let rest_is_zero = bytes.iter().skip(used).all(|byte| *byte == 0);
+        if u32_at(bytes, 12) != 0 || u32_at(bytes, 28) != 0 || !rest_is_zero {
+            return Err(Malformed::Field);
+        }
+        Ok(Self {
+            grant,
+            generation,
+            totals: Totals {
+                data_limit: u32_at(bytes, 16),
+                control_limit: u32_at(bytes, 20),
+                credit_seen: u32_at(bytes, 24),
+            },
+            body,
+        })
+    }
+}
+
+fn grant_part(bytes: &[u8]) -> Result<GrantPart, Malformed> {
+    let mut part = GrantPart {
+        length: u64_at(bytes, BODY),
+        label: u64_at(bytes, BODY + 8),
+        rights: u32_at(bytes, BODY + 16),
+        segment_shift: byte_at(bytes, BODY + 20),
+        count: byte_at(bytes, BODY + 21),
+        first: u32_at(bytes, BODY + 24),
+        keys: [0; KEYS],
+    };
+    let padding = u32::from(byte_at(bytes, BODY + 22)) | u32::from(byte_at(bytes, BODY + 23));
+    if part.length == 0
+        || part.rights == 0
+        || padding != 0
+        || u32_at(bytes, BODY + 28) != 0
+        || !SEGMENT_SHIFTS.contains(&part.segment_shift)
+        || !(1..=KEYS).contains(&usize::from(part.count))
+    {
+        return Err(Malformed::Field);
+    }
+    let segments = part.segments();
+    let end = u64::from(part.first) + u64::from(part.count);
+    if segments > u64::from(MAX_SEGMENTS) || end > segments {
+        return Err(Malformed::Field);
+    }
+    for index in 0..usize::from(part.count) {
+        if let Some(key) = part.keys.get_mut(index) {
+            *key = u32_at(bytes, FIRST_KEY + 4 * index);
+        }
+    }
+    Ok(part)
+}
+
+fn put(out: &mut [u8], at: usize, value: &[u8]) {
+    for (to, from) in out.iter_mut().skip(at).zip(value) {
+        *to = *from;
+    }
+}
+
+fn byte_at(bytes: &[u8], at: usize) -> u8 {
+    bytes.get(at).copied().unwrap_or(0)
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([byte_at(bytes, at), byte_at(bytes, at + 1)])
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from(u16_at(bytes, at)) | (u32::from(u16_at(bytes, at + 2)) << 16)
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from(u32_at(bytes, at)) | (u64::from(u32_at(bytes, at + 4)) << 32)
+}
