@@ -1,23 +1,175 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The commands `vm` and `vm-test`.
+//! The command `vm-test`, and what it has in common with `vm`.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
 
 use crate::ctx::Ctx;
+use crate::exit;
+use crate::guest::accel::AccelChoice;
+use crate::guest::report::{self, Telling};
+use crate::guest::scanner::Marker;
+use crate::guest::selftest;
+use crate::guest::session::{Driver, Event, Lab};
+pub(crate) use crate::guest::shell::{VmArgs, run as run_vm};
+use crate::guest::suite::{JOB, Selection, Suite};
+use crate::guest::topology::Topology;
+use crate::guest::verdict::Kind;
+use crate::kernel::Profile;
 
-#[derive(Args)]
-pub(crate) struct VmArgs {}
-
-#[derive(Args)]
-pub(crate) struct VmTestArgs {}
-
-pub(crate) fn run_vm(_ctx: &Ctx, _args: VmArgs) -> Result<ExitCode> {
-    bail!("not here yet")
+/// Which guests.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct LabArgs {
+    /// A file of vm/topologies, without its extension.
+    #[arg(long, default_value = "numa2", value_name = "NAME")]
+    pub(crate) topology: String,
+    /// Which kernel configuration.
+    #[arg(long, value_enum, default_value = "base")]
+    pub(crate) profile: Profile,
+    /// What executes the guests; `auto` tries a boot with KVM once and remembers the answer.
+    #[arg(long, value_enum)]
+    pub(crate) accel: Option<AccelChoice>,
 }
 
-pub(crate) fn run_vm_test(_ctx: &Ctx, _args: VmTestArgs) -> Result<ExitCode> {
-    bail!("not here yet")
+/// Boots guests, runs the integration tests inside them, and prints one verdict.
+///
+/// A run is good when every selected test has a result and passed, the guests came to an orderly
+/// end with all gauges at zero and the module unloaded, and no line of vm/splats/deny.toml is on a
+/// console. On `debug`, kmemleak has to agree. Anything else has an exit code of its own, and
+/// leaves consoles, JUnit, configuration and QEMU's command line in the cache's `artefacts` folder.
+#[derive(Args)]
+#[command(after_help = exit::HELP)]
+pub(crate) struct VmTestArgs {
+    #[command(flatten)]
+    lab: LabArgs,
+    /// Runs only the tests that match: a nextest expression such as 'test(fork)' or
+    /// 'binary(buffers)'.
+    #[arg(short = 'E', long = "filter", value_name = "EXPRESSION")]
+    filter: Option<String>,
+    /// Writes everything as JSON: verdict, tests, findings, kernel, accelerator, artefacts.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// What the tests' random choices start from; a failure names its seed.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Seconds for all tests together, before scaling for slow guests.
+    #[arg(long, value_name = "SECONDS")]
+    limit: Option<u64>,
+    /// Keeps the artefacts of a good run too.
+    #[arg(long)]
+    keep: bool,
+    /// Prints the topologies and boots nothing.
+    #[arg(long)]
+    list_topologies: bool,
+    /// Tests the harness itself: a failing test, a splat, a leak and a hang must each end in their
+    /// own exit code.
+    #[arg(long, conflicts_with_all = ["filter", "json", "limit"])]
+    self_test: bool,
+}
+
+/// What one run of the suite is told.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Options {
+    /// Which tests.
+    pub(crate) selection: Selection,
+    /// How long all of them may take, unscaled.
+    pub(crate) limit: Option<Duration>,
+    /// Where random choices start.
+    pub(crate) seed: Option<u64>,
+    /// What to do with the results.
+    pub(crate) telling: Telling,
+}
+
+/// The command `vm-test`.
+pub(crate) fn run_vm_test(ctx: &Ctx, args: VmTestArgs) -> Result<ExitCode> {
+    if args.list_topologies {
+        for topology in Topology::all(&ctx.root)? {
+            println!("{:8} {}", topology.name, topology.description);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let accel = args.lab.accel.unwrap_or(AccelChoice::Auto);
+    let lab = Lab::prepare(
+        ctx,
+        &args.lab.topology,
+        args.lab.profile,
+        accel,
+        Driver::Loaded,
+    )?;
+    if args.self_test {
+        return selftest::run(ctx, &lab);
+    }
+    let options = Options {
+        selection: Selection {
+            filter: args.filter,
+            ..Selection::default()
+        },
+        limit: args.limit.map(Duration::from_secs),
+        seed: args.seed,
+        telling: Telling {
+            json: args.json,
+            keep: args.keep,
+        },
+    };
+    Ok(ExitCode::from(test(ctx, &lab, &options)?.code()))
+}
+
+/// Runs the suite on a topology with all defaults; what `cargo xtask test` calls.
+pub(crate) fn test_topology(ctx: &Ctx, topology: &str, profile: Profile) -> Result<Kind> {
+    let lab = Lab::prepare(ctx, topology, profile, AccelChoice::Auto, Driver::Loaded)?;
+    test(ctx, &lab, &Options::default())
+}
+
+/// The harness's tests of itself, on the smallest topology; what `cargo xtask test` calls.
+pub(crate) fn self_test(ctx: &Ctx) -> Result<ExitCode> {
+    let lab = Lab::prepare(
+        ctx,
+        "numa2",
+        Profile::Base,
+        AccelChoice::Auto,
+        Driver::Loaded,
+    )?;
+    selftest::run(ctx, &lab)
+}
+
+/// Runs a suite and tells its results.
+pub(crate) fn test(ctx: &Ctx, lab: &Lab, options: &Options) -> Result<Kind> {
+    let suite = Suite::build(ctx, lab, options.selection.clone())?;
+    let seed = match options.seed {
+        Some(seed) => seed,
+        None => random()?,
+    };
+    let total = suite.expected.len();
+    let mut progress = ctx.ui.bar(format!("vm-test {}", lab.title()), total as u64);
+    let mut done = 0;
+    let mut run = suite.run(ctx, lab, seed, options.limit, &mut |event| match event {
+        Event::Console { line, .. } => match Marker::parse(line) {
+            Some(Marker::Begin(name)) => progress.message(name),
+            Some(Marker::End { .. }) => {
+                done += 1;
+                progress.set(done);
+            }
+            None => {}
+        },
+        Event::Output { guest, job, line } => {
+            if job == JOB {
+                ctx.ui.detail(line);
+            } else {
+                ctx.ui.detail(format!("{guest} {job}: {line}"));
+            }
+        }
+    })?;
+    drop(progress);
+    report::tell(ctx, lab, &mut run, seed, &options.telling)
+}
+
+fn random() -> Result<u64> {
+    let mut bytes = [0; 8];
+    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
+    // Short enough to type again.
+    Ok(u64::from_le_bytes(bytes) >> 32)
 }

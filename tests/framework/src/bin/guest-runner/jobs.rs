@@ -14,8 +14,10 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::kmsg;
 use crate::network::in_netns;
-use crate::plan::{Job, JobEnd, Plan, SHARE, SHELL_CONSOLE};
+use crate::plan::{Job, JobEnd, Plan, SHARE};
 
+/// The paravirtual console that an interactive shell sits on.
+const SHELL_CONSOLE: &str = "/dev/hvc0";
 /// How long a service may take to end after SIGTERM, before the time scale.
 const SERVICE_GRACE: Duration = Duration::from_secs(2);
 
@@ -27,6 +29,7 @@ pub(crate) struct Running {
     events: Receiver<Event>,
     collect: Vec<PathBuf>,
     waits_for_text: bool,
+    service: bool,
 }
 
 enum Event {
@@ -70,6 +73,7 @@ pub(crate) fn start(plan: &Plan, job: &Job) -> Result<Running> {
         events,
         collect: job.collect.clone(),
         waits_for_text: job.ready_when.is_some(),
+        service: job.service,
     })
 }
 
@@ -176,6 +180,7 @@ impl Running {
         }
         let end = JobEnd {
             name: self.name.clone(),
+            service: self.service,
             code: status.code(),
             signal: status.signal(),
             ms: u64::try_from(self.started.elapsed().as_millis())?,

@@ -25,6 +25,7 @@ pub(crate) fn build(network: &Network) -> Result<()> {
         }
         Network::Link { mtu, addresses } => {
             let name = virtio_interface()?;
+            no_address_detection(&name)?;
             configure("", &name, *mtu, addresses)?;
             rdma(&format!("link add rxe0 type rxe netdev {name}"))
         }
@@ -33,6 +34,8 @@ pub(crate) fn build(network: &Network) -> Result<()> {
 
 fn side(netns: &str, name: &str, rxe: &str, mtu: u32, addresses: &[String]) -> Result<()> {
     ip(&format!("-netns {netns} link set lo up"))?;
+    let interface = name.to_owned();
+    in_netns(Some(netns), move || no_address_detection(&interface))??;
     configure(&format!("-netns {netns} "), name, mtu, addresses)?;
     let rxe = format!("link add {rxe} type rxe netdev {name}");
     in_netns(Some(netns), move || rdma(&rxe))?
@@ -41,11 +44,19 @@ fn side(netns: &str, name: &str, rxe: &str, mtu: u32, addresses: &[String]) -> R
 fn configure(prefix: &str, name: &str, mtu: u32, addresses: &[String]) -> Result<()> {
     ip(&format!("{prefix}link set {name} mtu {mtu}"))?;
     for address in addresses {
-        // Duplicate address detection would keep a v6 address unusable for a second.
-        let nodad = if address.contains(':') { " nodad" } else { "" };
-        ip(&format!("{prefix}address add {address} dev {name}{nodad}"))?;
+        ip(&format!("{prefix}address add {address} dev {name}"))?;
     }
     ip(&format!("{prefix}link set {name} up"))
+}
+
+/// Duplicate address detection would keep v6 addresses, and so RDMA's identifiers, unusable for
+/// a second. The files are those of the calling thread's network namespace.
+fn no_address_detection(name: &str) -> Result<()> {
+    for of in ["all", name] {
+        let path = format!("/proc/sys/net/ipv6/conf/{of}/accept_dad");
+        fs::write(&path, "0").with_context(|| format!("cannot write {path}"))?;
+    }
+    Ok(())
 }
 
 /// The first interface that a virtio device stands behind.

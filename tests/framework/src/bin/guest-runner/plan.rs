@@ -18,14 +18,10 @@ pub(crate) const PLAN_FILE: &str = "plan.json";
 /// The report, in the shared folder: written last, so its presence says that the guest came to an
 /// orderly end.
 pub(crate) const REPORT_FILE: &str = "report.json";
-/// Kernel and user stacks of everything that lived when a time limit ran out.
-pub(crate) const HANG_FILE: &str = "hang.txt";
 /// What the runner's own lines in the kernel log start with.
 pub(crate) const RUNNER_MARK: &str = "dmaplane-runner:";
 /// The line after [`RUNNER_MARK`] that ends the boot; before it everything is infrastructure.
 pub(crate) const STARTED: &str = "started";
-/// The paravirtual console that an interactive shell sits on.
-pub(crate) const SHELL_CONSOLE: &str = "/dev/hvc0";
 
 /// What the host asks of one guest.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -169,6 +165,8 @@ pub(crate) enum Cause {
 pub(crate) struct JobEnd {
     /// The job's name.
     pub(crate) name: String,
+    /// Whether it was a service, which a signal ends.
+    pub(crate) service: bool,
     /// Its exit code, unless a signal ended it.
     pub(crate) code: Option<i32>,
     /// The signal that ended it.

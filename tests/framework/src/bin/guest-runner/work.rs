@@ -10,9 +10,12 @@ use anyhow::{Context as _, Result};
 
 use crate::jobs::{self, Running, Waited};
 use crate::plan::{
-    Cause, Failure, HANG_FILE, JobEnd, PLAN_FILE, Plan, REPORT_FILE, Report, SHARE, STARTED,
+    Cause, Failure, JobEnd, PLAN_FILE, Plan, REPORT_FILE, Report, SHARE, STARTED,
 };
 use crate::{checks, kmsg, meeting, modules, network, stacks};
+
+/// Kernel stacks of everything that lived when a time limit ran out, in the shared folder.
+const HANG_FILE: &str = "hang.txt";
 
 /// Does the plan; the exit code only says whether a report could be written.
 pub(crate) fn main() -> ExitCode {

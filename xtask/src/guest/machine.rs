@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A QEMU process: never outlives us, and its console is read while it grows.
+
+use std::fs::{self, File};
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use anyhow::{Context as _, Result};
+use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+
+/// A running QEMU. Dropping it kills it.
+pub(crate) struct Qemu {
+    child: Child,
+    status: Option<ExitStatus>,
+}
+
+impl Qemu {
+    /// Starts QEMU; what it says itself goes to `log`.
+    ///
+    /// The calling thread must live as long as the guest: the kernel kills QEMU when the thread
+    /// that started it ends, which covers even a SIGKILL of this process.
+    pub(crate) fn start(command_line: &[String], log: &Path, interactive: bool) -> Result<Self> {
+        let (program, args) = command_line
+            .split_first()
+            .context("an empty command line")?;
+        let mut command = Command::new(program);
+        command.args(args);
+        let file = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
+        command.stderr(file.try_clone()?);
+        if !interactive {
+            // Apart from the terminal's group, so that Ctrl-C reaches only us and we stay the ones
+            // who end the guest.
+            command.process_group(0).stdin(Stdio::null()).stdout(file);
+        }
+        let parent = rustix::process::getpid();
+        // SAFETY: the closure runs in the forked child and makes two system calls: it neither
+        // allocates nor takes a lock.
+        unsafe {
+            command.pre_exec(move || {
+                set_parent_process_death_signal(Some(Signal::KILL))?;
+                // The parent may have died before the line above took effect.
+                if getppid() != Some(parent) {
+                    return Err(std::io::Error::from_raw_os_error(3));
+                }
+                Ok(())
+            });
+        }
+        let child = command
+            .spawn()
+            .with_context(|| format!("cannot run {program}"))?;
+        Ok(Self {
+            child,
+            status: None,
+        })
+    }
+
+    /// How QEMU ended, if it did.
+    pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        if self.status.is_none() {
+            self.status = self.child.try_wait()?;
+        }
+        Ok(self.status)
+    }
+
+    /// Waits until QEMU ends.
+    pub(crate) fn wait(&mut self) -> Result<ExitStatus> {
+        let status = self.child.wait()?;
+        self.status = Some(status);
+        Ok(status)
+    }
+
+    /// Ends QEMU at once.
+    pub(crate) fn kill(&mut self) {
+        if self.status.is_none() {
+            // Both fail only if it is gone already.
+            let _ = self.child.kill();
+            self.status = self.child.wait().ok();
+        }
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A text file that grows, read line by line.
+pub(crate) struct Tail {
+    path: PathBuf,
+    at: u64,
+    partial: Vec<u8>,
+}
+
+impl Tail {
+    /// Reads from the beginning; the file need not be there yet.
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            at: 0,
+            partial: Vec::new(),
+        }
+    }
+
+    /// The lines that have been completed since the last call.
+    pub(crate) fn lines(&mut self) -> Vec<String> {
+        let Ok(mut file) = File::open(&self.path) else {
+            return Vec::new();
+        };
+        if file.seek(SeekFrom::Start(self.at)).is_err() {
+            return Vec::new();
+        }
+        let Ok(read) = file.read_to_end(&mut self.partial) else {
+            return Vec::new();
+        };
+        self.at += read as u64;
+        let Some(end) = self.partial.iter().rposition(|byte| *byte == b'\n') else {
+            return Vec::new();
+        };
+        let rest = self.partial.split_off(end + 1);
+        let done = std::mem::replace(&mut self.partial, rest);
+        String::from_utf8_lossy(&done)
+            .lines()
+            .map(|line| line.trim_end().to_owned())
+            .collect()
+    }
+}
+
+/// A text file as a whole, whatever bytes a dying guest has put into it; empty if it is not there.
+pub(crate) fn lossy(path: &Path) -> String {
+    fs::read(path)
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    #[test]
+    fn a_tail_gives_whole_lines_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let mut tail = Tail::new(path.clone());
+        assert!(tail.lines().is_empty());
+        let mut file = File::create(path).unwrap();
+        file.write_all(b"one\r\ntw").unwrap();
+        assert_eq!(tail.lines(), ["one"]);
+        assert!(tail.lines().is_empty());
+        file.write_all(b"o\nthree\n\xff\n").unwrap();
+        assert_eq!(tail.lines(), ["two", "three", "\u{fffd}"]);
+    }
+
+    #[test]
+    fn a_dropped_machine_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let words = ["sleep", "1000"].map(str::to_owned);
+        let qemu = Qemu::start(&words, &dir.path().join("log"), false).unwrap();
+        let pid = qemu.child.id();
+        assert!(Path::new(&format!("/proc/{pid}")).exists());
+        drop(qemu);
+        assert!(!Path::new(&format!("/proc/{pid}")).exists());
+    }
+
+    #[test]
+    fn an_end_is_noticed_without_waiting_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let words = ["sh", "-c", "exit 7"].map(str::to_owned);
+        let mut qemu = Qemu::start(&words, &dir.path().join("log"), false).unwrap();
+        assert_eq!(qemu.wait().unwrap().code(), Some(7));
+        assert_eq!(
+            qemu.ended().unwrap().and_then(|status| status.code()),
+            Some(7)
+        );
+    }
+}

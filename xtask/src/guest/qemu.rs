@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The QEMU command line of one guest.
+//!
+//! QEMU is called directly, and our own runner is the guest's init. virtme-ng would do the same
+//! through three more processes (a shell script, a pseudo-terminal wrapper, virtiofsd) whose exit
+//! codes are ambiguous, whose machine type and file system depend on the host, and which have to be
+//! hunted down after a crash. Here there is one process to start, watch and kill, and the command
+//! line that is kept with a failure is the one that ran.
+
+use std::path::{Path, PathBuf};
+
+use crate::guest::accel::Accel;
+use crate::guest::limits::Limits;
+use crate::guest::plan::SHARE_TAG;
+use crate::guest::topology::Guest;
+
+/// The mount tag of the host's root file system.
+const ROOT_TAG: &str = "dmaplane-root";
+
+/// One guest as QEMU has to know it.
+#[derive(Clone, Debug)]
+pub(crate) struct Machine<'a> {
+    /// `qemu-system-x86_64`.
+    pub(crate) qemu: &'a Path,
+    /// Memory, CPUs, nodes and devices.
+    pub(crate) guest: &'a Guest,
+    /// How instructions are executed.
+    pub(crate) accel: Accel,
+    /// The kernel.
+    pub(crate) bz_image: &'a Path,
+    /// The init process: a path on the host, and so in the guest.
+    pub(crate) init: &'a Path,
+    /// The folder shared with the guest, read-write.
+    pub(crate) share: &'a Path,
+    /// Where the kernel's console goes.
+    pub(crate) console: PathBuf,
+    /// The cable to the other guest.
+    pub(crate) cable: Option<Cable>,
+    /// Whether a console for a shell sits on standard input and output.
+    pub(crate) interactive: bool,
+    /// The kernel's own time limits.
+    pub(crate) limits: Limits,
+}
+
+/// One end of an Ethernet cable made of a socket.
+#[derive(Clone, Debug)]
+pub(crate) struct Cable {
+    /// The name of an abstract unix socket: no file is left behind and no path is too long.
+    pub(crate) socket: String,
+    /// 0 listens, 1 connects.
+    pub(crate) end: u8,
+}
+
+impl Machine<'_> {
+    /// Program and arguments.
+    pub(crate) fn command_line(&self) -> Vec<String> {
+        let mut line = Line(vec![self.qemu.display().to_string()]);
+        self.board(&mut line);
+        self.memory(&mut line);
+        self.file_systems(&mut line);
+        self.network(&mut line);
+        self.bars(&mut line);
+        self.consoles(&mut line);
+        line.add("-kernel", self.bz_image.display().to_string());
+        line.add("-append", self.kernel_command_line());
+        line.0
+    }
+
+    fn board(&self, line: &mut Line) {
+        for flag in ["-nodefaults", "-no-user-config", "-no-reboot"] {
+            line.0.push(flag.to_owned());
+        }
+        line.add("-display", "none");
+        line.add("-vga", "none");
+        // q35 under either accelerator: a device's NUMA node needs PCI Express.
+        let idle = "vmport=off,smbus=off,sata=off,usb=off,hpet=off";
+        line.add(
+            "-machine",
+            format!("q35,accel={},{idle}", self.accel.name()),
+        );
+        line.add("-cpu", self.accel.cpu());
+        // A socket for each CPU: the kernel warns of caches that span NUMA nodes.
+        let cpus = self.guest.cpus();
+        line.add("-smp", format!("{cpus},sockets={cpus},cores=1,threads=1"));
+        line.add("-device", "virtio-rng-pci,bus=pcie.0");
+    }
+
+    fn memory(&self, line: &mut Line) {
+        line.add("-m", format!("{}M", self.guest.memory_mib()));
+        let mut socket = 0;
+        for (id, node) in self.guest.nodes.iter().enumerate() {
+            let mut numa = format!("node,nodeid={id}");
+            if node.memory_mib > 0 {
+                let size = node.memory_mib;
+                line.add(
+                    "-object",
+                    format!("memory-backend-ram,id=node{id},size={size}M"),
+                );
+                numa += &format!(",memdev=node{id}");
+            }
+            line.add("-numa", numa);
+            for _ in 0..node.cpus {
+                line.add("-numa", format!("cpu,node-id={id},socket-id={socket}"));
+                socket += 1;
+            }
+        }
+        for (src, row) in self.guest.distances.matrix.iter().enumerate() {
+            for (dst, distance) in row.iter().enumerate().filter(|(dst, _)| *dst != src) {
+                line.add("-numa", format!("dist,src={src},dst={dst},val={distance}"));
+            }
+        }
+    }
+
+    fn file_systems(&self, line: &mut Line) {
+        // 9p, not virtiofs: it is part of QEMU, so there is no second process to lose.
+        let root = "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap";
+        line.add("-fsdev", root);
+        line.add(
+            "-device",
+            format!("virtio-9p-pci,bus=pcie.0,fsdev=root,mount_tag={ROOT_TAG}"),
+        );
+        // QEMU wants a comma in a path doubled.
+        let share = self.share.display().to_string().replace(',', ",,");
+        line.add(
+            "-fsdev",
+            format!("local,id=share,path={share},security_model=none,multidevs=remap"),
+        );
+        line.add(
+            "-device",
+            format!("virtio-9p-pci,bus=pcie.0,fsdev=share,mount_tag={SHARE_TAG}"),
+        );
+    }
+
+    fn network(&self, line: &mut Line) {
+        let Some(Cable { socket, end }) = &self.cable else {
+            return;
+        };
+        let role = if *end == 0 {
+            "server=on"
+        } else {
+            "server=off,reconnect-ms=100"
+        };
+        let address = format!("addr.type=unix,addr.path={socket},addr.abstract=on");
+        line.add("-netdev", format!("stream,id=cable,{role},{address}"));
+        let device = "virtio-net-pci,bus=pcie.0,netdev=cable,host_mtu=9000,romfile=";
+        line.add("-device", format!("{device},mac=52:54:00:77:00:0{end}"));
+    }
+
+    fn bars(&self, line: &mut Line) {
+        for (id, bar) in self.guest.bars.iter().enumerate() {
+            let (node, size) = (bar.node, bar.size_mib);
+            // Only a bus behind an expander bridge has a NUMA node.
+            let bus = 64 + 16 * id;
+            line.add(
+                "-device",
+                format!("pxb-pcie,id=pxb{id},bus=pcie.0,bus_nr={bus},numa_node={node}"),
+            );
+            let chassis = id + 1;
+            line.add(
+                "-device",
+                format!("pcie-root-port,id=port{id},bus=pxb{id},chassis={chassis}"),
+            );
+            line.add(
+                "-object",
+                format!("memory-backend-memfd,id=mem{id},size={size}M,share=on"),
+            );
+            line.add(
+                "-device",
+                format!("ivshmem-plain,id=bar{id},memdev=mem{id},bus=port{id}"),
+            );
+            // A node without memory and CPUs exists for the kernel only if the firmware's tables
+            // name a device that initiates accesses from it.
+            let home = &self.guest.nodes[node as usize];
+            if home.memory_mib == 0 && home.cpus == 0 {
+                line.add(
+                    "-object",
+                    format!("acpi-generic-initiator,id=gi{id},pci-dev=bar{id},node={node}"),
+                );
+            }
+        }
+    }
+
+    fn consoles(&self, line: &mut Line) {
+        let console = self.console.display().to_string().replace(',', ",,");
+        line.add("-chardev", format!("file,id=console,path={console}"));
+        line.add("-serial", "chardev:console");
+        if self.interactive {
+            // Ctrl-C belongs to the shell in the guest; its `exit` or power-off ends QEMU.
+            line.add("-chardev", "stdio,id=shell,signal=off");
+            line.add("-device", "virtio-serial-pci,bus=pcie.0");
+            line.add("-device", "virtconsole,chardev=shell");
+        }
+    }
+
+    fn kernel_command_line(&self) -> String {
+        let init = self.init.display();
+        let Limits {
+            rcu_stall_s,
+            watchdog_thresh_s,
+            hung_task_s,
+            ..
+        } = self.limits;
+        [
+            format!("root={ROOT_TAG} rootfstype=9p ro init={init}"),
+            // The root does not change while the guest runs, so it may be cached without asking.
+            "rootflags=trans=virtio,version=9p2000.L,msize=512000,cache=loose,access=any"
+                .to_owned(),
+            // Everything reaches the console, in order and with time stamps; nothing is throttled.
+            "console=ttyS0 loglevel=7 printk.time=1 printk.devkmsg=on log_buf_len=16M".to_owned(),
+            // A panic ends the guest at once (-no-reboot); warnings do not, the scanner finds them.
+            "panic=-1 kasan_multi_shot softlockup_all_cpu_backtrace=1".to_owned(),
+            format!("rcupdate.rcu_cpu_stall_timeout={rcu_stall_s}"),
+            format!("sysctl.kernel.watchdog_thresh={watchdog_thresh_s}"),
+            format!("sysctl.kernel.hung_task_timeout_secs={hung_task_s}"),
+            // These guests run our own code only.
+            "mitigations=off random.trust_cpu=on".to_owned(),
+        ]
+        .join(" ")
+    }
+}
+
+struct Line(Vec<String>);
+
+impl Line {
+    fn add(&mut self, option: &str, value: impl Into<String>) {
+        self.0.push(option.to_owned());
+        self.0.push(value.into());
+    }
+}
+
+/// A command line as a shell would take it, to be kept and tried again by hand.
+pub(crate) fn quoted(words: &[String]) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=./,:+@%".contains(c);
+    let quote = |word: &String| {
+        if !word.is_empty() && word.chars().all(plain) {
+            word.clone()
+        } else {
+            format!("'{}'", word.replace('\'', r"'\''"))
+        }
+    };
+    words.iter().map(quote).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guest::topology::Topology;
+
+    fn line(name: &str, guest: usize, cable: Option<Cable>) -> String {
+        let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+        let topology = Topology::load(root, name).unwrap();
+        let machine = Machine {
+            qemu: Path::new("qemu"),
+            guest: &topology.guests[guest],
+            accel: Accel::Tcg,
+            bz_image: Path::new("/k/bzImage"),
+            init: Path::new("/t/guest-runner"),
+            share: Path::new("/a,b"),
+            console: PathBuf::from("/c/console.log"),
+            cable,
+            interactive: false,
+            limits: Limits::new(Accel::Tcg, crate::kernel::Profile::Base),
+        };
+        quoted(&machine.command_line())
+    }
+
+    #[test]
+    fn numa2_has_its_nodes_distances_and_bar() {
+        let line = line("numa2", 0, None);
+        for want in [
+            "-smp 2,sockets=2,cores=1,threads=1",
+            "-m 2048M",
+            "-numa node,nodeid=0,memdev=node0 -numa cpu,node-id=0,socket-id=0",
+            "-numa node,nodeid=2 ",
+            "dist,src=0,dst=1,val=21",
+            "pxb-pcie,id=pxb0,bus=pcie.0,bus_nr=64,numa_node=2",
+            "memory-backend-memfd,id=mem0,size=64M,share=on",
+            "acpi-generic-initiator,id=gi0,pci-dev=bar0,node=2",
+            "accel=tcg",
+            "path=/a,,b,",
+        ] {
+            assert!(line.contains(want), "{want} is not in {line}");
+        }
+        assert!(!line.contains("dist,src=0,dst=0"), "{line}");
+    }
+
+    #[test]
+    fn one_end_of_a_cable_listens() {
+        let cable = |end| {
+            Some(Cable {
+                socket: "x".to_owned(),
+                end,
+            })
+        };
+        assert!(line("pair", 0, cable(0)).contains("stream,id=cable,server=on"));
+        let second = line("pair", 1, cable(1));
+        assert!(second.contains("server=off,reconnect-ms=100"), "{second}");
+        assert!(second.contains("mac=52:54:00:77:00:01"), "{second}");
+    }
+
+    #[test]
+    fn words_are_quoted_for_a_shell() {
+        let words = ["a", "b c", "it's", ""].map(str::to_owned);
+        assert_eq!(quoted(&words), r"a 'b c' 'it'\''s' ''");
+    }
+}

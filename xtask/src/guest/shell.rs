@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask vm`: a shell in a guest, with the module loaded and the network built.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::ctx::Ctx;
+use crate::exit;
+use crate::guest::accel::AccelChoice;
+use crate::guest::cli::LabArgs;
+use crate::guest::plan::Job;
+use crate::guest::session::{Driver, Lab, Request, job};
+use crate::guest::topology::Network;
+
+/// Longer than anyone works in one shell.
+const FOR_EVER: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Opens a shell in a guest that has the module loaded.
+///
+/// The guest sees this machine's file system under the same paths; what it writes is lost with it,
+/// apart from what goes to $DMAPLANE_SHARE. In numa2 and numa4 the shell stands in the network
+/// namespace dp0, and `ip netns exec dp1 …` is the other side; in pair it is in the first guest.
+/// `exit` ends it.
+#[derive(Args)]
+#[command(after_help = exit::HELP)]
+pub(crate) struct VmArgs {
+    #[command(flatten)]
+    lab: LabArgs,
+    /// Without the module.
+    #[arg(long)]
+    no_driver: bool,
+    /// Runs this command instead of a shell, and gives its exit code back.
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+/// The command `vm`.
+pub(crate) fn run(ctx: &Ctx, args: VmArgs) -> Result<ExitCode> {
+    let driver = if args.no_driver {
+        Driver::Absent
+    } else {
+        Driver::Loaded
+    };
+    let LabArgs {
+        topology,
+        profile,
+        accel,
+    } = args.lab;
+    let lab = Lab::prepare(
+        ctx,
+        &topology,
+        profile,
+        accel.unwrap_or(AccelChoice::Auto),
+        driver,
+    )?;
+    let guest = lab.topology.guests[0].name.clone();
+    let mut request = Request::empty();
+    // A shell without a controlling terminal has no job control and no Ctrl-C.
+    let argv = if args.command.is_empty() {
+        ["setsid", "--ctty", "--wait", "bash", "-i"]
+            .map(str::to_owned)
+            .to_vec()
+    } else {
+        args.command
+    };
+    let netns = matches!(lab.topology.network, Network::Veth { .. }).then(|| "dp0".to_owned());
+    let mut shell = Job {
+        interactive: true,
+        netns,
+        ..job("shell", argv)
+    };
+    shell
+        .env
+        .insert("PS1".to_owned(), format!("[{guest}] \\w# "));
+    request.job(&guest, shell);
+    request.limit = Some(FOR_EVER);
+    ctx.ui.step(format!(
+        "a shell on {}; the kernel's console goes to its log",
+        lab.title()
+    ));
+    let mut outcome = lab.run(ctx, &request, &mut |_| {})?;
+    let verdict = lab.judge(&outcome)?;
+    for (kind, reason) in &verdict.reasons {
+        eprintln!("  {}: {reason}", kind.words());
+    }
+    let kept = outcome.dir.keep(ctx)?;
+    ctx.ui
+        .step(format!("consoles and shared folders: {}", kept.display()));
+    let report = outcome.guests[0].report.as_ref();
+    let code = report
+        .and_then(|report| report.jobs.first())
+        .and_then(|job| job.code);
+    match code {
+        Some(code) => Ok(ExitCode::from(u8::try_from(code).unwrap_or(exit::FAILED))),
+        None => Ok(ExitCode::from(verdict.kind.code())),
+    }
+}

@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The integration tests as a session: nextest runs in the first guest, on binaries built here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+use serde::Deserialize;
+
+use crate::ctx::Ctx;
+use crate::exec;
+use crate::exit;
+use crate::guest::binaries::cargo;
+use crate::guest::junit::{self, TestId};
+use crate::guest::plan::{Job, SHARE};
+use crate::guest::scanner::Rules;
+use crate::guest::session::{Event, Lab, Outcome, Request, job};
+use crate::guest::topology::Network;
+use crate::guest::verdict::{self, Tests, Verdict};
+
+/// Cargo's profile, nextest's profile, and the folder of both.
+const PROFILE: &str = "guest";
+/// The crate with the suites.
+const PACKAGE: &str = "dmaplane-guest-tests";
+/// The job's name, and so its log's.
+pub(crate) const JOB: &str = "tests";
+/// The port of the peer agent in a second guest.
+const PEER_PORT: u16 = 7471;
+
+/// Which tests.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Selection {
+    /// nextest's filter expression; without it, all but the harness's own.
+    pub(crate) filter: Option<String>,
+    /// Whether the filter replaces the default one instead of narrowing it.
+    pub(crate) ignore_default: bool,
+    /// Modules of the kernel that the tests need.
+    pub(crate) modules: Vec<&'static str>,
+}
+
+/// Test binaries that are built, and the tests in them that are selected.
+pub(crate) struct Suite {
+    binaries_metadata: PathBuf,
+    cargo_metadata: PathBuf,
+    selection: Selection,
+    /// What the report must hold.
+    pub(crate) expected: BTreeSet<TestId>,
+}
+
+/// What a suite's run came to.
+pub(crate) struct SuiteRun {
+    /// What the guests left.
+    pub(crate) outcome: Outcome,
+    /// What the tests said.
+    pub(crate) tests: Tests,
+    /// What to think of it.
+    pub(crate) verdict: Verdict,
+    /// The last lines of nextest's output: its own summary.
+    pub(crate) summary: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct List {
+    rust_suites: BTreeMap<String, ListedBinary>,
+}
+
+#[derive(Deserialize)]
+struct ListedBinary {
+    testcases: BTreeMap<String, ListedTest>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct ListedTest {
+    ignored: bool,
+    filter_match: FilterMatch,
+}
+
+#[derive(Deserialize)]
+struct FilterMatch {
+    status: String,
+}
+
+impl Suite {
+    /// Builds the test binaries and lists the tests that are selected.
+    pub(crate) fn build(ctx: &Ctx, lab: &Lab, selection: Selection) -> Result<Self> {
+        let dir = ctx.cache_sub("suite")?;
+        let binaries_metadata = dir.join("binaries.json");
+        let cargo_metadata = dir.join("cargo.json");
+
+        let mut build = cargo(ctx);
+        build.args([
+            "test",
+            "--no-run",
+            "--profile",
+            PROFILE,
+            "--package",
+            PACKAGE,
+        ]);
+        let log = ctx.log_dir()?.join("guest-tests.log");
+        let mut progress = ctx.ui.spinner("building the guest tests");
+        exec::logged(ctx, build, "building the guest tests", &log, |line| {
+            progress.message(line.trim());
+        })?;
+        drop(progress);
+
+        let mut list = nextest(ctx, lab);
+        list.args(["list", "--cargo-profile", PROFILE, "--package", PACKAGE]);
+        list.args(["--list-type", "binaries-only", "--message-format", "json"]);
+        fs::write(&binaries_metadata, exec::output(&mut list)?)?;
+        let mut metadata = cargo(ctx);
+        metadata.args(["metadata", "--format-version=1", "--all-features"]);
+        fs::write(&cargo_metadata, exec::output(&mut metadata)?)?;
+
+        let mut suite = Self {
+            binaries_metadata,
+            cargo_metadata,
+            selection,
+            expected: BTreeSet::new(),
+        };
+        suite.expected = suite.list(ctx, lab)?;
+        Ok(suite)
+    }
+
+    fn list(&self, ctx: &Ctx, lab: &Lab) -> Result<BTreeSet<TestId>> {
+        let mut command = nextest(ctx, lab);
+        command
+            .args(["list", "--message-format", "json"])
+            .args(self.options());
+        let list: List = serde_json::from_str(&exec::output(&mut command)?)
+            .context("nextest's list of tests is not understood")?;
+        let mut tests = BTreeSet::new();
+        for (binary, listed) in list.rust_suites {
+            for (name, test) in listed.testcases {
+                if !test.ignored && test.filter_match.status == "matches" {
+                    tests.insert((binary.clone(), name));
+                }
+            }
+        }
+        if tests.is_empty() {
+            let filter = self.selection.filter.as_deref().unwrap_or("all()");
+            return Err(exit::coded(
+                exit::FAILED,
+                format!(
+                    "no guest test matches {filter:?}; `cargo nextest list --package {PACKAGE}` \
+                     shows what there is"
+                ),
+            ));
+        }
+        Ok(tests)
+    }
+
+    fn options(&self) -> Vec<String> {
+        let mut options: Vec<String> = vec![
+            "--profile".into(),
+            PROFILE.into(),
+            "--binaries-metadata".into(),
+            self.binaries_metadata.display().to_string(),
+            "--cargo-metadata".into(),
+            self.cargo_metadata.display().to_string(),
+        ];
+        if let Some(filter) = &self.selection.filter {
+            options.extend(["--filterset".into(), filter.clone()]);
+        }
+        if self.selection.ignore_default {
+            options.push("--ignore-default-filter".into());
+        }
+        options
+    }
+
+    /// The jobs that run the suite in a lab's guests.
+    fn request(&self, lab: &Lab, seed: u64) -> Request {
+        let mut request = Request::empty();
+        request.modules.clone_from(&self.selection.modules);
+        request
+            .env
+            .insert("DMAPLANE_SEED".to_owned(), seed.to_string());
+        // Of the two limits, nextest's comes first, and says which test it was.
+        let period = lab.limits.test_s / 2;
+        request.files.push((
+            "nextest.toml".to_owned(),
+            format!(
+                "[profile.{PROFILE}]\n\
+                 slow-timeout = {{ period = \"{period}s\", terminate-after = 2 }}\n"
+            ),
+        ));
+        let guests = &lab.topology.guests;
+        let mut tests = Job {
+            collect: vec![lab.root.join("target/nextest/guest/junit.xml")],
+            ..self.job(lab)
+        };
+        match lab.topology.network {
+            Network::Veth { .. } => tests.netns = Some("dp0".to_owned()),
+            Network::Link { .. } => {
+                let address = format!("{}:{PEER_PORT}", lab.topology.peer_ip());
+                let agent = job("peer", ["dmaplane-peer", "--listen", &address]);
+                let ready_when = Some("listening".to_owned());
+                request.job(
+                    &guests[1].name,
+                    Job {
+                        service: true,
+                        ready_when,
+                        ..agent
+                    },
+                );
+            }
+        }
+        request.job(&guests[0].name, tests);
+        request
+    }
+
+    fn job(&self, lab: &Lab) -> Job {
+        let mut argv = vec![lab.tools.nextest.display().to_string()];
+        let fixed = "nextest run --no-fail-fast --color never --show-progress none \
+                     --status-level all --final-status-level fail --failure-output immediate \
+                     --user-config-file none";
+        argv.extend(fixed.split_whitespace().map(str::to_owned));
+        argv.extend([
+            "--tool-config-file".to_owned(),
+            format!("dmaplane:{SHARE}/nextest.toml"),
+        ]);
+        argv.extend(self.options());
+        job(JOB, argv)
+    }
+
+    /// Runs the suite and judges it.
+    pub(crate) fn run(
+        &self,
+        ctx: &Ctx,
+        lab: &Lab,
+        seed: u64,
+        limit: Option<std::time::Duration>,
+        watch: &mut dyn FnMut(Event<'_>),
+    ) -> Result<SuiteRun> {
+        // Read before the run: a mistake in the rules must not cost a run.
+        let rules = Rules::load(&ctx.root)?;
+        let mut request = self.request(lab, seed);
+        request.limit = limit;
+        let outcome = lab.run(ctx, &request, watch)?;
+        let lead = &outcome.guests[0];
+        let share = outcome.share(lead);
+        let mut tests = Tests::default();
+        match fs::read_to_string(share.join("junit.xml")).context("JUnit file") {
+            Ok(xml) => match junit::parse(&xml) {
+                Ok(results) => tests.results = results,
+                Err(err) => tests.unreadable = Some(format!("{err:#}")),
+            },
+            Err(err) => tests.unreadable = Some(format!("{err:#}")),
+        }
+        if tests.unreadable.is_none() {
+            tests.missing = junit::missing(&self.expected, &tests.results);
+        }
+        let verdict = verdict::judge(&outcome, &rules, Some(&tests));
+        let log = fs::read_to_string(share.join(format!("{JOB}.log"))).unwrap_or_default();
+        Ok(SuiteRun {
+            outcome,
+            tests,
+            verdict,
+            summary: summary(&log),
+        })
+    }
+}
+
+fn nextest(ctx: &Ctx, lab: &Lab) -> Command {
+    let mut command = Command::new(&lab.tools.nextest);
+    command.current_dir(&ctx.root).arg("nextest");
+    command
+}
+
+/// What nextest says at its end, from the line that starts with `Summary`.
+fn summary(log: &str) -> Vec<String> {
+    let lines: Vec<_> = log.lines().collect();
+    let Some(start) = lines
+        .iter()
+        .rposition(|line| line.trim_start().starts_with("Summary"))
+    else {
+        return Vec::new();
+    };
+    lines[start..]
+        .iter()
+        .map(|line| (*line).to_owned())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_summary_is_the_end_of_the_log() {
+        let log = "    PASS [   0.1s] a b\n------\n     Summary [   1.0s] 2 tests run: 1 passed\n        FAIL x\n";
+        assert_eq!(summary(log).len(), 2);
+        assert!(summary("nothing").is_empty());
+    }
+
+    #[test]
+    fn nextests_list_is_understood() {
+        let text = r#"{"test-count": 2, "rust-suites": {"p::b": {"testcases": {
+            "one": {"ignored": false, "filter-match": {"status": "matches"}},
+            "two": {"ignored": true, "filter-match": {"status": "mismatch", "reason": "ignored"}}
+        }}}}"#;
+        let list: List = serde_json::from_str(text).unwrap();
+        assert!(!list.rust_suites["p::b"].testcases["one"].ignored);
+    }
+}
