@@ -15,9 +15,12 @@
 //! | [`plan`] | how layers are cut into chunks |
 //! | [`tracker`] | which chunks have arrived, and which layers are complete |
 //! | [`view`] | a received tensor: dtype, shape, strides, borrowed bytes |
-//! | [`file`] | a cache on disk, as a safetensors file |
+//! | [`mod@file`] | a cache on disk, as a safetensors file |
+//! | [`transfer`] | sending and receiving through the driver |
+//! | [`cli`] | the commands of the tool |
 //! | [`digest`] | SHA-256 of a layer and of the whole |
 
+pub mod cli;
 pub mod digest;
 pub mod dtype;
 mod error;
@@ -28,6 +31,7 @@ mod manifest_wire;
 pub mod plan;
 mod size;
 pub mod tracker;
+pub mod transfer;
 pub mod view;
 
 pub use digest::Digest;

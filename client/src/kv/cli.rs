@@ -1,0 +1,330 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The commands `dmaplane kv send` and `dmaplane kv recv`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use serde::Serialize;
+
+use super::file::{self, KvFile};
+use super::transfer::{self, Limits, Order, ReceiveOptions, SendOptions, Source, Stats};
+use super::{Digest, Manifest, parse_size};
+use crate::{Context, Listener, Placement};
+
+/// How often a running transfer says how far it is.
+const PROGRESS: Duration = Duration::from_secs(2);
+
+/// Moving the KV cache of a language model.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Send a KV cache file to a machine that runs `dmaplane kv recv`.
+    ///
+    /// The file is copied into a buffer of the driver. Its manifest goes first; then each chunk is
+    /// an RDMA WRITE whose immediate names layer and chunk. The receiver checks every layer against
+    /// its SHA-256 and answers with a verdict: success here means that it has the same bits.
+    #[command(after_help = "Example: dmaplane kv send --kv prompt.kv --to 10.77.0.2:7472")]
+    Send(SendArgs),
+    /// Receive a KV cache and write it to a file.
+    ///
+    /// Waits for one sender, takes its chunks in any order, checks each layer as soon as it is
+    /// complete, and writes a safetensors file with the tensors `layers.N.k` and `layers.N.v`.
+    #[command(after_help = "Example: dmaplane kv recv --listen 10.77.0.2:7472 --out received.kv")]
+    Recv(RecvArgs),
+}
+
+/// What `dmaplane kv send` is told.
+#[derive(Debug, clap::Args)]
+pub struct SendArgs {
+    /// The KV cache: a file as `kvcache prefill` and `dmaplane kv recv` write it.
+    #[arg(long, value_name = "FILE")]
+    kv: PathBuf,
+    /// Address and port where the receiver listens; the address of an RDMA device.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    to: SocketAddr,
+    /// Local address to connect from; routing chooses one if it is not given.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    from: Option<SocketAddr>,
+    /// Bytes of one write, a multiple of 64 with a suffix of K or M; as in the file if not given.
+    #[arg(long, value_name = "BYTES", value_parser = parse_size)]
+    chunk_size: Option<u64>,
+    /// Writes in flight at once.
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    depth: u32,
+    /// Order of the chunks; the receiver takes any.
+    #[arg(long, value_enum, default_value_t)]
+    order: Order,
+    /// Seconds to wait for the connection; while nobody listens there it is tried again.
+    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    connect_timeout: u32,
+    /// Seconds without any progress after which to give up.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    idle_timeout: u32,
+}
+
+/// What `dmaplane kv recv` is told.
+#[derive(Debug, clap::Args)]
+pub struct RecvArgs {
+    /// Address and port to listen on; the address of an RDMA device.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: SocketAddr,
+    /// Where to write the cache. The file appears when everything is there and verified.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Receives posted ahead: chunks that the sender may have under way.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    depth: u32,
+    /// Where the cache's memory comes from: any, preferred:NODE or strict:NODE.
+    #[arg(long, default_value = "any", value_parser = parse_placement)]
+    placement: Placement,
+    /// Bytes of the largest cache to accept, with a suffix of K, M or G.
+    #[arg(long, value_name = "BYTES", default_value = "64G", value_parser = parse_size)]
+    max_bytes: u64,
+    /// Seconds to wait for a sender.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    accept_timeout: u32,
+    /// Seconds without any progress after which to give up.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    idle_timeout: u32,
+}
+
+/// What `--json` writes.
+#[derive(Serialize)]
+struct Report<'a> {
+    role: &'static str,
+    model: &'a str,
+    dtype: super::DType,
+    layers: u32,
+    kv_heads: u32,
+    head_dim: u32,
+    tokens: u64,
+    chunk_size: u64,
+    digest: Digest,
+    /// The RDMA device.
+    device: String,
+    peer: SocketAddr,
+    /// Every layer has the sender's digest.
+    verified: bool,
+    connect_ms: f64,
+    #[serde(flatten)]
+    stats: Stats,
+}
+
+/// Runs one of the commands.
+///
+/// # Errors
+/// The reason, as a sentence for the user.
+pub fn run(context: &Context, command: &Command, json: bool) -> Result<()> {
+    match command {
+        Command::Send(args) => send(context, args, json),
+        Command::Recv(args) => recv(context, args, json),
+    }
+}
+
+fn send(context: &Context, args: &SendArgs, json: bool) -> Result<()> {
+    let file = KvFile::read(&args.kv)?;
+    let mut manifest = file.manifest().clone();
+    if let Some(chunk_size) = args.chunk_size {
+        manifest = manifest.with_chunk_size(chunk_size)?;
+    }
+    let source = Source::new(context, manifest, file.data(), Placement::Any)?;
+    drop(file);
+    let limits = limits(args.connect_timeout, args.idle_timeout);
+    let begin = Instant::now();
+    let endpoint = transfer::connect(context, args.to, args.from, limits.connect)?;
+    let connect = begin.elapsed();
+    let device = endpoint.query()?.device;
+    eprintln!("connected to {} through {device}", args.to);
+    let options = SendOptions {
+        depth: args.depth,
+        order: args.order,
+        limits,
+    };
+    let mut pace = Pace::new(source.manifest().bytes());
+    let stats = transfer::send(&endpoint, &source, &options, |bytes| pace.tell(bytes))?;
+    report(
+        "sender",
+        source.manifest(),
+        device,
+        args.to,
+        connect,
+        stats,
+        json,
+    )
+}
+
+fn recv(context: &Context, args: &RecvArgs, json: bool) -> Result<()> {
+    let listener = Listener::bind(context, args.listen, 1)?;
+    eprintln!("listening on {}", listener.local());
+    let options = ReceiveOptions {
+        depth: args.depth,
+        placement: args.placement,
+        max_bytes: args.max_bytes,
+        limits: limits(args.accept_timeout, args.idle_timeout),
+    };
+    let begin = Instant::now();
+    let endpoint = transfer::accept(&listener, &options)?;
+    let connect = begin.elapsed();
+    let device = endpoint.query()?.device;
+    let peer = endpoint.peer();
+    eprintln!("connected from {peer} through {device}");
+    let mut pace = None;
+    let received = transfer::receive(context, &endpoint, &options, |_, tracker| {
+        let total = tracker.plan().iter().map(|chunk| chunk.len).sum();
+        pace.get_or_insert_with(|| Pace::new(total))
+            .tell(tracker.bytes());
+    })?;
+    let manifest = &received.manifest;
+    let written = file::write(&args.out, manifest, &received.data)?;
+    // The file's digests are computed from what was written, after the sender has lost its access.
+    let dense = manifest.clone().into_dense()? == *manifest;
+    ensure!(
+        !dense || written.digest() == manifest.digest(),
+        "{} has digest {}, the sender's cache {}; memory changed after it had been verified",
+        args.out.display(),
+        written.digest(),
+        manifest.digest()
+    );
+    report(
+        "receiver",
+        manifest,
+        device,
+        peer,
+        connect,
+        received.stats,
+        json,
+    )
+}
+
+fn limits(connect: u32, idle: u32) -> Limits {
+    let seconds = |n: u32| Duration::from_secs(u64::from(n));
+    Limits {
+        connect: seconds(connect),
+        idle: seconds(idle),
+    }
+}
+
+fn report(
+    role: &'static str,
+    manifest: &Manifest,
+    device: String,
+    peer: SocketAddr,
+    connect: Duration,
+    stats: Stats,
+    json: bool,
+) -> Result<()> {
+    let geometry = manifest.geometry();
+    let report = Report {
+        role,
+        model: &geometry.model,
+        dtype: geometry.dtype,
+        layers: geometry.layers,
+        kv_heads: geometry.kv_heads,
+        head_dim: geometry.head_dim,
+        tokens: geometry.seq_len,
+        chunk_size: geometry.chunk_size,
+        digest: manifest.digest(),
+        device,
+        peer,
+        // An unverified transfer ends as an error before.
+        verified: true,
+        connect_ms: connect.as_secs_f64() * 1e3,
+        stats,
+    };
+    let text = if json {
+        serde_json::to_string_pretty(&report)?
+    } else {
+        format!(
+            "{}: {} layers, {} tokens, {} bytes in {} chunks, {:.1} MB/s, verified\nsha256 {}",
+            if role == "sender" { "sent" } else { "received" },
+            report.layers,
+            report.tokens,
+            stats.bytes,
+            stats.chunks,
+            stats.transfer_mb_per_s,
+            report.digest,
+        )
+    };
+    use std::io::Write as _;
+    writeln!(std::io::stdout(), "{text}").context("cannot write to standard output")
+}
+
+/// Says on stderr how far a transfer is, not too often.
+struct Pace {
+    total: u64,
+    last: Instant,
+}
+
+impl Pace {
+    fn new(total: u64) -> Self {
+        Self {
+            total,
+            last: Instant::now(),
+        }
+    }
+
+    fn tell(&mut self, bytes: u64) {
+        if self.last.elapsed() >= PROGRESS {
+            self.last = Instant::now();
+            eprintln!(
+                "{bytes} of {} bytes, {}%",
+                self.total,
+                bytes * 100 / self.total.max(1)
+            );
+        }
+    }
+}
+
+fn parse_placement(text: &str) -> Result<Placement, String> {
+    let node = |digits: &str| {
+        digits
+            .parse()
+            .map_err(|_| format!("`{digits}` is not a node"))
+    };
+    match text.split_once(':') {
+        None if text == "any" => Ok(Placement::Any),
+        Some(("preferred", digits)) => Ok(Placement::Preferred(node(digits)?)),
+        Some(("strict", digits)) => Ok(Placement::Strict(node(digits)?)),
+        _ => Err("it is any, preferred:NODE or strict:NODE".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(subcommand)]
+        command: Command,
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn arguments_are_understood() {
+        let line = "kv recv --listen [fd77::2]:7472 --out x --placement strict:1 --max-bytes 1M";
+        let Command::Recv(args) = Cli::parse_from(line.split(' ')).command else {
+            panic!("not recv");
+        };
+        assert_eq!(
+            (args.placement, args.max_bytes),
+            (Placement::Strict(1), 1 << 20)
+        );
+        let line = "kv send --kv x --to 10.0.0.1:7 --order reverse --chunk-size 64K";
+        let Command::Send(args) = Cli::parse_from(line.split(' ')).command else {
+            panic!("not send");
+        };
+        assert_eq!((args.order, args.chunk_size), (Order::Reverse, Some(65536)));
+        for wrong in ["--placement near", "--placement strict:x", "--depth 0"] {
+            let line = format!("kv recv --listen 10.0.0.1:7 --out x {wrong}");
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Sending and receiving a KV cache through the driver.
+//!
+//! ```text
+//!       sender                                        receiver
+//!         | ---------------- connect ------------------> |
+//!         | ---- grant VERDICT        grant CONTROL ---- |
+//!         | -- WRITE_IMM manifest -> CONTROL ----------> | validate, create the buffer
+//!         |                           grant DATA ------- | with as many receives as allowed
+//!         | -- WRITE_IMM layer 0, chunk 0 -> DATA -----> |
+//!         | -- WRITE_IMM ... any order, many in flight > | verify each layer when complete
+//!         | -- WRITE_IMM end -> CONTROL ---------------> | end the grants, freeze the buffer
+//!         | <------------- VERDICT <- WRITE_IMM verdict  |
+//! ```
+//!
+//! Each receive that the receiver posts is one credit; the sender's kernel never writes without
+//! one. Whatever the receiver finds wrong reaches the sender as the verdict's text. Every wait has
+//! a limit: [`Limits::idle`] without any progress ends a transfer with [`TransferError::Stalled`].
+
+mod message;
+mod options;
+mod receive;
+mod send;
+
+pub use message::{End, Verdict};
+pub use options::{Limits, Order, ReceiveOptions, SendOptions, Stats};
+pub use receive::{Received, accept, receive};
+pub use send::{Source, connect, send};
+
+use std::time::{Duration, Instant};
+
+use crate::{Channel, Completion, Endpoint, OpError, QueueFull, RemoteGrant};
+
+/// Label of the grant to which manifest and end are written: `MANIFEST` in ASCII.
+pub const LABEL_CONTROL: u64 = u64::from_be_bytes(*b"MANIFEST");
+/// Label of the grant to which the cache is written.
+pub const LABEL_DATA: u64 = u64::from_be_bytes(*b"KV-CACHE");
+/// Label of the grant to which the receiver writes its verdict.
+pub const LABEL_VERDICT: u64 = u64::from_be_bytes(*b"VERDICT ");
+
+/// Why a transfer did not come to a good end.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransferError {
+    /// The cache, or something that the peer said about it, is wrong.
+    #[error(transparent)]
+    Kv(#[from] super::Error),
+    /// The driver refused a call, or a wait passed its limit.
+    #[error(transparent)]
+    Driver(#[from] crate::Error),
+    /// An operation failed.
+    #[error("{doing}: {source}")]
+    Operation {
+        /// What the operation was for.
+        doing: String,
+        /// How it ended.
+        source: OpError,
+    },
+    /// Nothing moved for too long.
+    #[error("{doing}: nothing happened for {} s. Check that the peer still runs and its network", limit.as_secs())]
+    Stalled {
+        /// What was waited for, and how far it had come.
+        doing: String,
+        /// The limit that passed.
+        limit: Duration,
+    },
+    /// The peer does not speak this protocol.
+    #[error("the peer does not follow the protocol: {0}. Run the same release on both sides")]
+    Protocol(String),
+    /// The receiver did not accept the cache.
+    #[error("the receiver refused the cache: {0}")]
+    Refused(String),
+    /// What the driver can do does not suffice.
+    #[error("{0}")]
+    Limit(String),
+}
+
+impl TransferError {
+    /// The connection ended, so the peer may have said why before.
+    fn is_disconnect(&self) -> bool {
+        use crate::{Errno, State};
+        match self {
+            Self::Driver(error) => error.errno() == Some(Errno::NOTCONN),
+            Self::Operation { source, .. } => {
+                matches!(
+                    source.state(),
+                    State::PeerDead | State::Revoked | State::Canceled
+                )
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Waits until the channel has a completion. What was pushed before is submitted.
+fn wait(channel: &mut Channel, idle: Duration, doing: impl Fn() -> String) -> Done<Completion> {
+    let deadline = Instant::now().checked_add(idle);
+    loop {
+        if let Some(completion) = channel.next_completion() {
+            return Ok(completion);
+        }
+        let left = match deadline {
+            Some(deadline) => deadline.saturating_duration_since(Instant::now()),
+            None => Duration::MAX,
+        };
+        // A signal also ends the wait, so the time decides.
+        let submitted = channel.submit_and_wait(1, left)?;
+        if submitted.available == 0 && left.is_zero() {
+            return Err(TransferError::Stalled {
+                doing: doing(),
+                limit: idle,
+            });
+        }
+    }
+}
+
+/// Takes the next grant and checks that it is the expected one and large enough.
+fn wait_grant(endpoint: &Endpoint, label: u64, bytes: u64, limit: Duration) -> Done<RemoteGrant> {
+    let deadline = Instant::now().checked_add(limit);
+    let grant = loop {
+        let left = deadline.map_or(limit, |end| end.saturating_duration_since(Instant::now()));
+        match endpoint.wait_grant(left) {
+            Err(error) if error.is_interrupted() => {}
+            other => break other?,
+        }
+    };
+    if grant.label() != label || grant.length() < bytes {
+        return Err(TransferError::Protocol(format!(
+            "a grant `{}` of {} bytes where `{}` of {bytes} was expected",
+            name(grant.label()),
+            grant.length(),
+            name(label),
+        )));
+    }
+    Ok(grant)
+}
+
+fn name(label: u64) -> String {
+    label.to_be_bytes().escape_ascii().to_string()
+}
+
+/// The places of a ring for this many operations at once.
+fn ring_entries(operations: u32, context: &crate::Context) -> Done<u32> {
+    let most = context.limits().max_ring_entries;
+    match operations.checked_next_power_of_two() {
+        Some(entries) if entries <= most => Ok(entries),
+        _ => Err(TransferError::Limit(format!(
+            "{operations} operations in flight are too many: the driver's rings have at most \
+             {most} places. Choose a smaller depth"
+        ))),
+    }
+}
+
+/// A ring that was sized for everything pushed to it can only be full by a mistake of ours.
+fn full(_: QueueFull) -> TransferError {
+    TransferError::Limit("the submission ring is full although it was sized for the depth".into())
+}
+
+type Done<T> = Result<T, TransferError>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_read_well_in_messages() {
+        assert_eq!(name(LABEL_CONTROL), "MANIFEST");
+        assert_eq!(name(1), "\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x01");
+    }
+}

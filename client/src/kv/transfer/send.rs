@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The sender's half.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::message::{self, End, MAX_MESSAGE, Verdict};
+use super::options::{SendOptions, Stats, ms};
+use super::{Done, LABEL_CONTROL, LABEL_DATA, LABEL_VERDICT, TransferError, full, ring_entries};
+use super::{wait, wait_grant};
+use crate::kv::{ChunkPlan, Imm, Manifest, manifest::MAX_JSON};
+use crate::{
+    Buffer, Channel, Completion, ConnectOptions, Context, Endpoint, Entry, Errno, Placement,
+    RemoteGrant, Rights,
+};
+
+/// Marks the receive for the verdict; chunks have their position instead.
+const TAG_VERDICT: u64 = u64::MAX;
+const TAG_CONTROL: u64 = u64::MAX - 1;
+
+/// A cache in the driver's memory, ready to be sent.
+#[derive(Debug)]
+pub struct Source {
+    manifest: Manifest,
+    buffer: Buffer,
+}
+
+impl Source {
+    /// Copies a cache into a buffer of the driver.
+    ///
+    /// # Errors
+    /// [`TransferError::Driver`] when there is no such memory, [`TransferError::Limit`] when one
+    /// chunk is more than an operation can move, [`TransferError::Protocol`] when `data` is not as
+    /// long as the manifest says.
+    pub fn new(
+        context: &Context,
+        manifest: Manifest,
+        data: &[u8],
+        placement: Placement,
+    ) -> Done<Self> {
+        let (chunk, most) = (
+            manifest.geometry().chunk_size,
+            context.limits().max_op_bytes,
+        );
+        if chunk > most.min(u64::from(u32::MAX)) {
+            return Err(TransferError::Limit(format!(
+                "a chunk of {chunk} bytes is more than one operation can move ({most}). Choose a \
+                 smaller chunk size"
+            )));
+        }
+        if data.len() as u64 != manifest.bytes() {
+            return Err(TransferError::Protocol(format!(
+                "{} bytes of data, {} in the manifest",
+                data.len(),
+                manifest.bytes()
+            )));
+        }
+        let buffer = Buffer::create(context, manifest.bytes(), placement)?;
+        buffer.write_at(0, data);
+        Ok(Self { manifest, buffer })
+    }
+
+    /// What is sent.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+}
+
+/// Connects to a receiver. While nobody listens there it is tried again until the limit passes, so
+/// that the two sides can be started in any order; every other error is final.
+///
+/// # Errors
+/// [`TransferError::Driver`], as [`Endpoint::connect`].
+pub fn connect(
+    context: &Context,
+    remote: SocketAddr,
+    local: Option<SocketAddr>,
+    limit: Duration,
+) -> Done<Endpoint> {
+    /// Nothing tells when a listener appears, so this is the pace of asking.
+    const PAUSE: Duration = Duration::from_millis(100);
+    let deadline = Instant::now().checked_add(limit);
+    loop {
+        let timeout = deadline.map_or(limit, |end| end.saturating_duration_since(Instant::now()));
+        let options = ConnectOptions {
+            local,
+            timeout,
+            ..ConnectOptions::default()
+        };
+        match Endpoint::connect(context, remote, &options) {
+            Err(error) if error.errno() == Some(Errno::CONNREFUSED) && timeout > 2 * PAUSE => {
+                std::thread::sleep(PAUSE);
+            }
+            other => return Ok(other?),
+        }
+    }
+}
+
+/// Sends a cache and waits for the receiver's verdict. `progress` is told the bytes sent so far.
+///
+/// # Errors
+/// [`TransferError::Refused`] with the receiver's reason when it has one to give; otherwise the
+/// error of the step that failed.
+pub fn send(
+    endpoint: &Endpoint,
+    source: &Source,
+    options: &SendOptions,
+    progress: impl FnMut(u64),
+) -> Done<Stats> {
+    let context = source.buffer.context();
+    let depth = options.depth.max(1);
+    // Beside the chunks: the manifest or the end, and the receive for the verdict.
+    let entries = ring_entries(depth.saturating_add(2), context)?;
+    let mut sender = Sender {
+        channel: Channel::builder().entries(entries).build(context)?,
+        verdict: Buffer::create(context, MAX_MESSAGE, Placement::Any)?,
+        control: Buffer::create(context, MAX_JSON as u64, Placement::Any)?,
+        endpoint,
+        source,
+        idle: options.limits.idle,
+    };
+    match sender.run(depth, options, progress) {
+        // The receiver says why before it hangs up.
+        Err(error) if error.is_disconnect() => Err(sender.last_words().unwrap_or(error)),
+        other => other,
+    }
+}
+
+struct Sender<'a> {
+    channel: Channel,
+    /// Where the receiver writes its verdict.
+    verdict: Buffer,
+    /// Where manifest and end are written from.
+    control: Buffer,
+    endpoint: &'a Endpoint,
+    source: &'a Source,
+    idle: Duration,
+}
+
+impl Sender<'_> {
+    fn run(
+        &mut self,
+        depth: u32,
+        options: &SendOptions,
+        mut progress: impl FnMut(u64),
+    ) -> Done<Stats> {
+        let begin = Instant::now();
+        // The receive goes before the grant, so that the verdict never lacks a credit.
+        self.channel
+            .push(Entry::recv(self.endpoint).user_data(TAG_VERDICT))
+            .map_err(full)?;
+        self.channel.submit()?;
+        let range = 0..self.verdict.len();
+        let (verdict, idle) = (&self.verdict, self.idle);
+        let _access = self
+            .endpoint
+            .grant(verdict, range, Rights::WRITE, LABEL_VERDICT, idle)?;
+        let control = wait_grant(self.endpoint, LABEL_CONTROL, MAX_JSON as u64, idle)?;
+        let manifest = self.source.manifest.to_json()?;
+        self.write_control(&control, &manifest, Imm::Manifest)?;
+        let data = wait_grant(
+            self.endpoint,
+            LABEL_DATA,
+            self.source.manifest.bytes(),
+            idle,
+        )?;
+        let setup = begin.elapsed();
+
+        let begin = Instant::now();
+        let (chunks, bytes) = self.write_chunks(&data, depth, options, &mut progress)?;
+        let transfer = begin.elapsed();
+
+        let begin = Instant::now();
+        self.write_control(
+            &control,
+            &message::encode(&End { chunks, bytes })?,
+            Imm::End,
+        )?;
+        let done = wait(&mut self.channel, self.idle, || {
+            "waiting for the verdict".into()
+        })?;
+        self.take_verdict(&done)?.check()?;
+        Ok(Stats {
+            layers: self.source.manifest.geometry().layers,
+            chunks,
+            bytes,
+            setup_ms: ms(setup),
+            transfer_ms: ms(transfer),
+            verify_ms: ms(begin.elapsed()),
+            ..Stats::default()
+        }
+        .finish())
+    }
+
+    /// Writes a message to the control buffer and waits until it is there.
+    fn write_control(&mut self, to: &RemoteGrant, message: &[u8], imm: Imm) -> Done<()> {
+        self.control.write_at(0, message);
+        let from = self.control.range(0, message.len() as u32);
+        let entry = Entry::write_imm(from, to.at(0), imm.encode()).user_data(TAG_CONTROL);
+        self.channel.push(entry).map_err(full)?;
+        let doing = || format!("sending {imm:?}");
+        let done = wait(&mut self.channel, self.idle, doing)?;
+        self.not_verdict(&done)?;
+        done.result().map_err(|source| TransferError::Operation {
+            doing: doing(),
+            source,
+        })?;
+        Ok(())
+    }
+
+    fn write_chunks(
+        &mut self,
+        to: &RemoteGrant,
+        depth: u32,
+        options: &SendOptions,
+        progress: &mut impl FnMut(u64),
+    ) -> Done<(u64, u64)> {
+        let plan = ChunkPlan::new(&self.source.manifest);
+        let chunks = options.order.arrange(&plan);
+        let (mut next, mut in_flight, mut done, mut bytes) = (0, 0, 0, 0);
+        while done < chunks.len() {
+            while in_flight < depth && next < chunks.len() {
+                let chunk = &chunks[next];
+                let from = self.source.buffer.range(chunk.offset, chunk.len as u32);
+                let entry = Entry::write_imm(from, to.at(chunk.offset), chunk.imm().encode());
+                self.channel
+                    .push(entry.user_data(next as u64))
+                    .map_err(full)?;
+                next += 1;
+                in_flight += 1;
+            }
+            let total = chunks.len();
+            let doing = || format!("sending chunks, {done} of {total} done");
+            let completion = wait(&mut self.channel, self.idle, doing)?;
+            self.not_verdict(&completion)?;
+            let moved = completion.result().map_err(|source| {
+                let chunk = chunks.get(completion.user_data() as usize);
+                let which = chunk.map_or_else(String::new, |chunk| {
+                    format!("layer {}, chunk {}: ", chunk.layer, chunk.index)
+                });
+                TransferError::Operation {
+                    doing: format!("{which}{}", doing()),
+                    source,
+                }
+            })?;
+            in_flight -= 1;
+            done += 1;
+            bytes += moved;
+            progress(bytes);
+        }
+        Ok((done as u64, bytes))
+    }
+
+    /// A verdict in mid-transfer means that the receiver gave up.
+    fn not_verdict(&self, completion: &Completion) -> Done<()> {
+        if completion.user_data() != TAG_VERDICT {
+            return Ok(());
+        }
+        self.take_verdict(completion)?.check()?;
+        Err(TransferError::Protocol(
+            "it was content before everything had been sent".into(),
+        ))
+    }
+
+    fn take_verdict(&self, completion: &Completion) -> Done<Verdict> {
+        let doing = "waiting for the verdict";
+        let length = completion
+            .result()
+            .map_err(|source| TransferError::Operation {
+                doing: doing.into(),
+                source,
+            })?;
+        match Imm::decode(completion.imm())? {
+            Imm::Verdict if length <= self.verdict.len() => {
+                message::decode("verdict", &self.verdict.to_vec(0..length))
+            }
+            found => Err(crate::kv::Error::UnexpectedImmediate {
+                expected: "the verdict",
+                found,
+            }
+            .into()),
+        }
+    }
+
+    /// Looks whether a verdict came before the connection ended.
+    fn last_words(&mut self) -> Option<TransferError> {
+        while let Ok(completion) = wait(&mut self.channel, self.idle, String::new) {
+            if completion.user_data() == TAG_VERDICT {
+                return self
+                    .take_verdict(&completion)
+                    .and_then(Verdict::check)
+                    .err()
+                    .filter(|error| matches!(error, TransferError::Refused(_)));
+            }
+        }
+        None
+    }
+}
