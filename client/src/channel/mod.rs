@@ -264,6 +264,15 @@ impl Channel {
             .store(value, std::sync::atomic::Ordering::Release);
     }
 
+    /// Enters with any number of entries to submit, as a hostile user would. For tests of the driver.
+    ///
+    /// # Errors
+    /// As [`Channel::submit_and_wait`].
+    #[doc(hidden)]
+    pub fn enter_raw(&mut self, to_submit: u32, wait: u32, timeout: Duration) -> Result<Submitted> {
+        self.enter(to_submit, wait, timeout)
+    }
+
     fn enter(&mut self, to_submit: u32, min_complete: u32, timeout: Duration) -> Result<Submitted> {
         let mut enter = abi::Enter {
             channel: self.handle.raw(),

@@ -120,14 +120,18 @@ pub fn page_nodes(start: *const u8, count: usize, page_bytes: usize) -> Result<V
     status.into_iter().enumerate().map(node).collect()
 }
 
-/// Runs `work` in a forked child and gives its answer.
+/// A forked child, killed when it is dropped before it was waited for.
+#[derive(Debug)]
+pub struct Forked(libc::pid_t);
+
+/// Starts `work` in a forked child, which has a copy of this process' memory and mappings.
 ///
 /// The child has only the calling thread. `work` must not allocate, lock or panic: another thread
 /// may have held the lock when it forked.
 ///
 /// # Errors
-/// When the fork fails or the child dies otherwise than by its answer.
-pub fn in_child(work: impl FnOnce() -> bool) -> Result<bool> {
+/// When the fork fails.
+pub fn fork(work: impl FnOnce() -> bool) -> Result<Forked> {
     // SAFETY: The child runs `work`, whose limits are the caller's promise, and leaves by _exit,
     // without running this process' destructors.
     let child = unsafe { libc::fork() };
@@ -137,18 +141,43 @@ pub fn in_child(work: impl FnOnce() -> bool) -> Result<bool> {
         unsafe { libc::_exit(code) }
     }
     ensure!(child > 0, "cannot fork: {}", io::Error::last_os_error());
-    let mut status = 0;
-    // SAFETY: The child is ours and `status` is borrowed for the call.
-    let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
-    ensure!(
-        waited == child,
-        "cannot wait for the child: {}",
-        io::Error::last_os_error()
-    );
-    if !libc::WIFEXITED(status) {
-        bail!("the child died of signal {}", libc::WTERMSIG(status));
+    Ok(Forked(child))
+}
+
+impl Forked {
+    /// Waits for the child's answer.
+    ///
+    /// # Errors
+    /// When the child died otherwise than by its answer.
+    pub fn wait(self) -> Result<bool> {
+        let status = self.reap()?;
+        std::mem::forget(self);
+        if !libc::WIFEXITED(status) {
+            bail!("the child died of signal {}", libc::WTERMSIG(status));
+        }
+        Ok(libc::WEXITSTATUS(status) == 0)
     }
-    Ok(libc::WEXITSTATUS(status) == 0)
+
+    fn reap(&self) -> Result<libc::c_int> {
+        let mut status = 0;
+        // SAFETY: The child is ours and `status` is borrowed for the call.
+        let waited = unsafe { libc::waitpid(self.0, &raw mut status, 0) };
+        ensure!(
+            waited == self.0,
+            "cannot wait for the child: {}",
+            io::Error::last_os_error()
+        );
+        Ok(status)
+    }
+}
+
+impl Drop for Forked {
+    fn drop(&mut self) {
+        // SAFETY: The child is ours and was not waited for, so its number is still its own.
+        unsafe { libc::kill(self.0, libc::SIGKILL) };
+        // It is gone in any case.
+        let _ = self.reap();
+    }
 }
 
 fn check(result: i64) -> Result<(), Errno> {
@@ -167,11 +196,31 @@ mod tests {
 
     #[test]
     fn a_child_answers_and_its_death_is_an_error() {
-        assert!(in_child(|| true).expect("a child"));
-        assert!(!in_child(|| false).expect("a child"));
+        assert!(fork(|| true).and_then(Forked::wait).expect("a child"));
+        assert!(!fork(|| false).and_then(Forked::wait).expect("a child"));
         // SAFETY: The signal ends the child only.
-        let error = in_child(|| unsafe { libc::raise(libc::SIGKILL) } == 0).expect_err("it dies");
+        let child = fork(|| unsafe { libc::raise(libc::SIGKILL) } == 0);
+        let error = child.and_then(Forked::wait).expect_err("it dies");
         assert!(error.to_string().contains("signal 9"), "{error}");
+    }
+
+    #[test]
+    fn a_child_that_nobody_waits_for_is_killed() {
+        let child = fork(|| {
+            loop {
+                // SAFETY: Waits for a signal; there is nothing to violate.
+                unsafe { libc::pause() };
+            }
+        });
+        let child = child.expect("a child");
+        let pid = child.0;
+        drop(child);
+        // SAFETY: Signal 0 only asks.
+        assert_eq!(
+            unsafe { libc::kill(pid, 0) },
+            -1,
+            "it was killed and reaped"
+        );
     }
 
     #[test]

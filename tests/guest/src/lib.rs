@@ -1,3 +1,224 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! dmaplane.
+//! What the suites share: a connection to the peer, with a buffer granted in either direction.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use dmaplane::{
+    Buffer, Channel, Completion, ConnectOptions, Context, DEFAULT_RECV_DEPTH, Endpoint, Errno,
+    Listener, LocalGrant, Placement, RemoteGrant, Rights,
+};
+use dmaplane_testkit::peer::client::unexpected;
+use dmaplane_testkit::peer::protocol::{Id, Reply, Request};
+use dmaplane_testkit::transfer::Tally;
+use dmaplane_testkit::{Guest, Peer, Result, ensure, poll};
+
+/// A connection between this process and a peer.
+///
+/// Fields are dropped from top to bottom: this side lets go before the peer ends.
+#[derive(Debug)]
+pub struct Connection {
+    /// This side.
+    pub endpoint: Endpoint,
+    /// The file that this side belongs to.
+    pub context: Context,
+    /// The peer's side.
+    pub remote: Id,
+    /// The peer.
+    pub peer: Peer,
+}
+
+impl Connection {
+    /// The peer listens, this side connects.
+    ///
+    /// # Errors
+    /// When either fails.
+    pub fn to_peer(guest: &Guest) -> Result<Self> {
+        let context = Context::open()?;
+        let mut peer = Peer::start(guest)?;
+        let (listener, address) = peer.listen(guest.peer_any_port(), 4)?;
+        let limit_ms = peer.limit_ms();
+        let recv_depth = DEFAULT_RECV_DEPTH;
+        let accept = peer.begin(Request::Accept {
+            listener,
+            recv_depth,
+            limit_ms,
+        })?;
+        let options = ConnectOptions {
+            timeout: guest.limit(10),
+            ..Default::default()
+        };
+        let endpoint = Endpoint::connect(&context, address, &options)?;
+        let remote = match peer.finish(accept)? {
+            Reply::Id(id) => id,
+            other => return Err(unexpected(&other)),
+        };
+        peer.ask(Request::Close { id: listener })?;
+        Ok(Self {
+            endpoint,
+            context,
+            remote,
+            peer,
+        })
+    }
+
+    /// This side listens, the peer connects.
+    ///
+    /// # Errors
+    /// When either fails.
+    pub fn from_peer(guest: &Guest) -> Result<Self> {
+        let context = Context::open()?;
+        let mut peer = Peer::start(guest)?;
+        let listener = Listener::bind(&context, guest.local_any_port(), 4)?;
+        let limit_ms = peer.limit_ms();
+        let recv_depth = DEFAULT_RECV_DEPTH;
+        let address = listener.local();
+        let connect = peer.begin(Request::Connect {
+            address,
+            recv_depth,
+            limit_ms,
+        })?;
+        let endpoint = listener.accept(recv_depth, guest.limit(10))?;
+        let remote = match peer.finish(connect)? {
+            Reply::Id(id) => id,
+            other => return Err(unexpected(&other)),
+        };
+        Ok(Self {
+            endpoint,
+            context,
+            remote,
+            peer,
+        })
+    }
+
+    /// A buffer of the peer's that this side may write; its object there, and the grant.
+    ///
+    /// # Errors
+    /// When it cannot be made or granted.
+    pub fn remote_buffer(&mut self, guest: &Guest, bytes: u64) -> Result<(Id, RemoteGrant)> {
+        let buffer = self.peer.create(Request::CreateBuffer { bytes })?;
+        self.grant_remote(buffer, 0, bytes, 0)?;
+        let grant = self.endpoint.wait_grant(guest.limit(10))?;
+        ensure!(
+            grant.length() == bytes,
+            "a grant of {} bytes, not {bytes}",
+            grant.length()
+        );
+        Ok((buffer, grant))
+    }
+
+    /// Lets the peer grant a range of its buffer; gives the grant's object there.
+    ///
+    /// # Errors
+    /// When the peer cannot.
+    pub fn grant_remote(&mut self, buffer: Id, offset: u64, length: u64, label: u64) -> Result<Id> {
+        let limit_ms = self.peer.limit_ms();
+        let endpoint = self.remote;
+        self.peer.create(Request::Grant {
+            endpoint,
+            buffer,
+            offset,
+            length,
+            label,
+            limit_ms,
+        })
+    }
+
+    /// A buffer of this side's that the peer may write; the peer's object for the grant last.
+    ///
+    /// # Errors
+    /// When it cannot be made or granted.
+    pub fn local_buffer(&mut self, guest: &Guest, bytes: u64) -> Result<(Buffer, LocalGrant, Id)> {
+        let buffer = Buffer::create(&self.context, bytes, Placement::Any)?;
+        let limit = guest.limit(10);
+        let grant = self
+            .endpoint
+            .grant(&buffer, 0..bytes, Rights::WRITE, 0, limit)?;
+        let (remote, length) = self.peer.wait_grant(self.remote)?;
+        ensure!(
+            length == bytes,
+            "the peer got {length} bytes granted, not {bytes}"
+        );
+        Ok((buffer, grant, remote))
+    }
+
+    /// Lets the peer post receives, and waits until this side has the credits.
+    ///
+    /// # Errors
+    /// When the credits do not come.
+    pub fn post_remote(&mut self, guest: &Guest, count: u32) -> Result<()> {
+        let before = self.endpoint.query()?.send_credits;
+        self.peer.ask(Request::PostReceives {
+            endpoint: self.remote,
+            count,
+        })?;
+        let wanted = before + count;
+        let credits = poll::until(guest.limit(10), || {
+            let credits = self.endpoint.query()?.send_credits;
+            Ok((credits >= wanted).then_some(credits))
+        })?;
+        ensure!(
+            credits == Some(wanted),
+            "credits {credits:?} instead of {wanted}"
+        );
+        Ok(())
+    }
+}
+
+/// Submits what was pushed and takes exactly `count` completions.
+///
+/// # Errors
+/// When fewer come in time.
+pub fn complete(channel: &mut Channel, count: u32, limit: Duration) -> Result<Vec<Completion>> {
+    let done = channel.submit_and_wait(count, limit)?;
+    ensure!(
+        done.available >= count,
+        "{} completions instead of {count}",
+        done.available
+    );
+    Ok(channel.completions().take(count as usize).collect())
+}
+
+/// The errno of a call that must fail.
+///
+/// # Errors
+/// When it succeeds, or fails without one.
+pub fn refusal<T: std::fmt::Debug>(result: dmaplane::Result<T>) -> Result<Errno> {
+    match result {
+        Ok(value) => dmaplane_testkit::bail!("this must fail, but gives {value:?}"),
+        Err(error) => error.errno().ok_or_else(|| error.into()),
+    }
+}
+
+/// Waits until a stream that another thread runs has seen `count` completions.
+///
+/// # Errors
+/// When it does not.
+pub fn under_way(progress: &AtomicU64, count: u64, limit: Duration) -> Result<()> {
+    let seen = poll::until(limit, || {
+        let seen = progress.load(std::sync::atomic::Ordering::Relaxed);
+        Ok((seen >= count).then_some(()))
+    })?;
+    ensure!(
+        seen.is_some(),
+        "fewer than {count} completions after {limit:?}"
+    );
+    Ok(())
+}
+
+/// Fails unless each operation of a broken stream ended well or because the peer was dead, and at
+/// least one did so.
+///
+/// # Errors
+/// Names what there was.
+pub fn ended_by_death(tally: &Tally) -> Result<()> {
+    let dead = tally.count(dmaplane::State::PeerDead);
+    ensure!(
+        dead > 0 && tally.ok() + dead == tally.total(),
+        "states {:?}, first {:?}",
+        tally.states,
+        tally.first_error
+    );
+    Ok(())
+}

@@ -39,7 +39,10 @@ fn leaks() {
         rustix::io::fcntl_setfd(&context, FdFlags::empty())?;
         let mut holder = Command::new("setsid");
         holder.args(["sleep", "infinity"]);
-        holder.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        holder
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         holder.spawn().context("a process that stays")?;
         Ok(())
     });

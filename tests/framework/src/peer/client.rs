@@ -69,7 +69,7 @@ impl Peer {
             input: Vec::new(),
             early: BTreeMap::new(),
             last: 0,
-            limit: guest.limit(60),
+            limit: guest.limit(120),
             child,
         };
         peer.ask(Request::Open)?;
