@@ -282,16 +282,15 @@ impl Channel {
             ..Default::default()
         };
         match self.handle.context().call(&mut enter) {
-            Ok(()) => Ok(Submitted {
-                entries: enter.submitted,
-                available: enter.available,
-            }),
-            Err(Errno::INTR) => Ok(Submitted {
-                entries: 0,
-                available: self.rings.available(),
-            }),
-            Err(errno) => Err(Error::call(Call::Enter, errno, "")),
+            Ok(()) => {}
+            // Nothing was submitted, and what has come is in the ring all the same.
+            Err(Errno::INTR) => enter.submitted = 0,
+            Err(errno) => return Err(Error::call(Call::Enter, errno, "")),
         }
+        Ok(Submitted {
+            entries: enter.submitted,
+            available: self.rings.available(),
+        })
     }
 }
 

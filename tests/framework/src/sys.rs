@@ -216,11 +216,8 @@ mod tests {
         let pid = child.0;
         drop(child);
         // SAFETY: Signal 0 only asks.
-        assert_eq!(
-            unsafe { libc::kill(pid, 0) },
-            -1,
-            "it was killed and reaped"
-        );
+        let asked = unsafe { libc::kill(pid, 0) };
+        assert_eq!(asked, -1, "it was killed and reaped");
     }
 
     #[test]

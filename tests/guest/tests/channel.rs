@@ -353,6 +353,7 @@ fn channel_survives_silly_indices() {
                     .entries(8)
                     .completions(8)
                     .build(&context)?;
+                channel.push(Entry::nop())?;
                 channel.corrupt_header(at, value);
                 let errno = refusal(channel.enter_raw(u32::MAX, 0, Duration::ZERO))?;
                 ensure!(errno == Errno::INVAL, "{value} at {at}: {errno}");

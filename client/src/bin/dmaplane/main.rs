@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use dmaplane::{Context, DEVICE_PATH};
+use dmaplane::{Context, DEVICE_PATH, kv};
 
 /// Looks at the dmaplane driver and moves data with it.
 #[derive(Debug, Parser)]
@@ -49,6 +49,10 @@ enum Command {
     /// its pages on each node. Fails when a page is on another node.
     #[command(after_help = "Example: dmaplane numa --bytes 64M")]
     Numa(numa::Args),
+
+    /// Move the KV cache of a language model between machines.
+    #[command(subcommand)]
+    Kv(kv::cli::Command),
 }
 
 fn main() -> ExitCode {
@@ -67,6 +71,7 @@ fn run(args: &Args) -> Result<()> {
     match &args.command {
         Command::Info => info::run(&open()?, args.json),
         Command::Numa(numa) => numa::run(&open()?, numa, args.json),
+        Command::Kv(kv) => kv::cli::run(&open()?, kv, args.json),
     }
 }
 

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use anyhow::{Context as _, Result, ensure};
 use dmaplane::topology::{self, NumaNode};
-use dmaplane::{Buffer, Context, Placement};
+use dmaplane::{Buffer, Context, Placement, kv};
 use serde::Serialize;
 
 use crate::output;
@@ -14,7 +14,7 @@ use crate::output;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Bytes of the buffer on each node, with a suffix of K, M or G.
-    #[arg(long, default_value = "4M", value_parser = output::parse_bytes)]
+    #[arg(long, default_value = "4M", value_parser = kv::parse_size)]
     bytes: u64,
 }
 

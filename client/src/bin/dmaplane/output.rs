@@ -37,22 +37,6 @@ pub(crate) fn bytes(bytes: u64) -> String {
     format!("{value:.digits$} {}", UNITS[unit])
 }
 
-/// Parses bytes with an optional binary suffix: `4096`, `64K`, `16M`, `1G`.
-pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
-    let (digits, factor) = match text.as_bytes().last() {
-        Some(b'K' | b'k') => (&text[..text.len() - 1], 1 << 10),
-        Some(b'M' | b'm') => (&text[..text.len() - 1], 1 << 20),
-        Some(b'G' | b'g') => (&text[..text.len() - 1], 1 << 30),
-        _ => (text, 1),
-    };
-    let number: u64 = digits
-        .parse()
-        .map_err(|_| "give bytes such as 4096, 64K, 16M or 1G".to_owned())?;
-    number
-        .checked_mul(factor)
-        .ok_or_else(|| "more bytes than 64 bits can count".to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,15 +48,5 @@ mod tests {
         assert_eq!(bytes(4096), "4 KiB");
         assert_eq!(bytes(3 << 19), "1.5 MiB");
         assert_eq!(bytes(64 << 30), "64 GiB");
-    }
-
-    #[test]
-    fn sizes_are_parsed_with_suffixes() {
-        assert_eq!(parse_bytes("4096"), Ok(4096));
-        assert_eq!(parse_bytes("64K"), Ok(65536));
-        assert_eq!(parse_bytes("1G"), Ok(1 << 30));
-        assert!(parse_bytes("M").is_err());
-        assert!(parse_bytes("12X").is_err());
-        assert!(parse_bytes("18446744073709551615K").is_err());
     }
 }

@@ -284,10 +284,10 @@ fn spawn() -> Result<(Child, UnixStream)> {
     Ok((child, ours))
 }
 
-/// `dmaplane-peer`: by DMAPLANE_PEER_BIN, else beside the folder of this test's program.
+/// `dmaplane-peer`: in DMAPLANE_BIN_DIR, else beside the folder of this test's program.
 fn program() -> Result<PathBuf> {
-    if let Some(path) = env::var_os("DMAPLANE_PEER_BIN") {
-        return Ok(path.into());
+    if let Some(folder) = env::var_os("DMAPLANE_BIN_DIR") {
+        return Ok(PathBuf::from(folder).join("dmaplane-peer"));
     }
     let own = env::current_exe().context("cannot find this program")?;
     let beside = own
@@ -298,7 +298,7 @@ fn program() -> Result<PathBuf> {
     let found = beside.into_iter().find(|path| path.is_file());
     found.with_context(|| {
         format!(
-            "no dmaplane-peer near {}: build it, or set DMAPLANE_PEER_BIN",
+            "no dmaplane-peer near {}: build it, or set DMAPLANE_BIN_DIR",
             own.display()
         )
     })
