@@ -141,6 +141,8 @@ fn make(ctx: &Ctx, kernel: &Kernel, profile: Profile, task: Task) -> Result<Path
         .arg(&kernel.build_dir)
         .arg(format!("M={}", driver.display()))
         .arg(format!("MO={}", out.display()))
+        // Warnings are errors in our code whatever the kernel's configuration says.
+        .arg("W=e")
         .arg(format!("-j{jobs}"));
     match task {
         Task::Build => command.arg("modules"),

@@ -138,6 +138,26 @@ impl Lock {
     }
 }
 
+/// A new folder in `dir` for something unfinished; the caller holds the lock of `dir`.
+///
+/// What an interrupted run left there is removed: with the lock held, nobody else can be at it.
+///
+/// # Errors
+/// When the folder cannot be read or written.
+pub(crate) fn scratch(dir: &Path) -> Result<tempfile::TempDir> {
+    const PREFIX: &str = "unfinished-";
+    for entry in fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    tempfile::Builder::new()
+        .prefix(PREFIX)
+        .tempdir_in(dir)
+        .with_context(|| format!("cannot write to {}", dir.display()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -195,5 +215,16 @@ mod tests {
         assert_eq!(busy, Err(Errno::WOULDBLOCK));
         drop(held);
         flock(&other, FlockOperation::NonBlockingLockExclusive).unwrap();
+    }
+
+    #[test]
+    fn a_scratch_folder_replaces_what_an_interrupted_run_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let left = scratch(dir.path()).unwrap().keep();
+        fs::write(left.join("half"), "").unwrap();
+        fs::write(dir.path().join("kept"), "").unwrap();
+        let fresh = scratch(dir.path()).unwrap();
+        assert!(fresh.path().is_dir() && !left.exists());
+        assert!(dir.path().join("kept").is_file());
     }
 }

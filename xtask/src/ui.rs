@@ -3,10 +3,11 @@
 //!
 //! On a terminal these are indicatif's bars; elsewhere plain lines, few enough for a CI log.
 
+use std::fmt;
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 /// How often a bar says something when stderr is no terminal.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(30);
@@ -71,6 +72,10 @@ impl Ui {
         };
         // A template that does not parse would be our mistake; the default style still works.
         if let Ok(style) = ProgressStyle::with_template(template) {
+            let style = style.with_key("eta", |state: &ProgressState, out: &mut dyn fmt::Write| {
+                // Writing to a terminal line that is gone is nobody's concern.
+                let _ = out.write_str(&left(state.pos(), state.len(), state.elapsed()));
+            });
             bar.set_style(style.progress_chars("=> "));
         }
         bar.set_message(text.clone());
@@ -123,7 +128,7 @@ impl Progress {
         match self.bar.length() {
             Some(total) if total > 0 => {
                 let percent = self.bar.position() * 100 / total;
-                let eta = duration(self.bar.eta());
+                let eta = left(self.bar.position(), Some(total), self.started.elapsed());
                 eprintln!(
                     "    {}: {percent}% after {elapsed}, about {eta} left",
                     self.text
@@ -151,6 +156,20 @@ impl Drop for Progress {
     }
 }
 
+/// How long the rest takes at the average speed so far.
+///
+/// The steps of a build differ so much in length that the speed of the last few says nothing.
+fn left(position: u64, total: Option<u64>, elapsed: Duration) -> String {
+    match total {
+        Some(total) if position > 0 => {
+            let rest = total.saturating_sub(position);
+            // Counts of steps are far below the 2^52 that f64 holds exactly.
+            duration(elapsed.mul_f64(rest as f64 / position as f64))
+        }
+        _ => "?".to_owned(),
+    }
+}
+
 /// `75.3` seconds as `1m15s`; below a minute with one decimal.
 pub(crate) fn duration(time: Duration) -> String {
     let seconds = time.as_secs();
@@ -170,5 +189,14 @@ mod tests {
         assert_eq!(duration(Duration::from_millis(1_540)), "1.5s");
         assert_eq!(duration(Duration::from_secs(75)), "1m15s");
         assert_eq!(duration(Duration::from_secs(3_600)), "60m00s");
+    }
+
+    #[test]
+    fn the_rest_is_estimated_from_the_average() {
+        let minute = Duration::from_secs(60);
+        assert_eq!(left(25, Some(100), minute), "3m00s");
+        assert_eq!(left(100, Some(100), minute), "0.0s");
+        assert_eq!(left(0, Some(100), minute), "?");
+        assert_eq!(left(5, None, minute), "?");
     }
 }

@@ -46,9 +46,7 @@ pub(crate) fn ensure(ctx: &Ctx, pin: &KernelPin, given: Option<&Path>) -> Result
         return Ok(tree);
     }
     // Unpacked next to its place and then renamed: the tree is there completely or not at all.
-    let temporary = tempfile::Builder::new()
-        .prefix("unpack-")
-        .tempdir_in(&parent)?;
+    let temporary = exec::scratch(&parent)?;
     let tarball = match given {
         Some(path) if !is_package(&path) => path,
         Some(path) => from_package(ctx, pin, &path, temporary.path())?,

@@ -9,8 +9,9 @@ use anyhow::{Context as _, Result};
 
 use super::apt::Private;
 use crate::ctx::Ctx;
+use crate::exec::{self, Lock};
 use crate::kernel::pin::PackagePin;
-use crate::{exec, exit, hash};
+use crate::{exit, hash};
 
 /// The package as a file in the cache, downloaded if it is not there and verified always.
 ///
@@ -20,6 +21,7 @@ use crate::{exec, exit, hash};
 /// What could not be fetched and why, or both checksums.
 pub(crate) fn fetch(ctx: &Ctx, pin: &PackagePin, remedy: &str) -> Result<PathBuf> {
     let dir = ctx.cache_sub("dl")?;
+    let _lock = Lock::take(ctx, &dir.join("lock"), "a download")?;
     let prefix = format!("{}_{}_", pin.name, pin.version.replace(':', "%3a"));
     if let Some(path) = find(&dir, &prefix)? {
         match hash::verify(&path, &pin.sha256) {
@@ -34,7 +36,7 @@ pub(crate) fn fetch(ctx: &Ctx, pin: &PackagePin, remedy: &str) -> Result<PathBuf
     let progress = ctx
         .ui
         .spinner(format!("downloading {} {}", pin.name, pin.version));
-    let temporary = tempfile::Builder::new().prefix("get-").tempdir_in(&dir)?;
+    let temporary = exec::scratch(&dir)?;
     let unavailable = |err: &anyhow::Error| {
         exit::environment(format!(
             "cannot fetch the package {} {} of the suite {}: {err:#}\n{remedy}",

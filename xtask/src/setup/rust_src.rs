@@ -83,9 +83,7 @@ impl Places {
         let deb = package::fetch(ctx, &pin.package(), &remedy)?;
         let parent = ctx.cache_sub("rust-src")?;
         let progress = ctx.ui.spinner("unpacking the Rust library's sources");
-        let temporary = tempfile::Builder::new()
-            .prefix("unpack-")
-            .tempdir_in(&parent)?;
+        let temporary = exec::scratch(&parent)?;
         package::unpack(&deb, temporary.path())?;
         let place = self
             .cached

@@ -69,9 +69,7 @@ impl Crate {
     /// What could not be fetched or built.
     pub(crate) fn install(&self, ctx: &Ctx) -> Result<()> {
         let root = ctx.cache_sub("tools")?;
-        let target = tempfile::Builder::new()
-            .prefix("build-")
-            .tempdir_in(&root)?;
+        let target = exec::scratch(&root)?;
         let log = ctx.log_dir()?.join(format!("{}.log", self.name));
         let mut command = Command::new("cargo");
         command
