@@ -4,7 +4,7 @@
 //!
 //! | module | concept |
 //! |---|---|
-//! | [`run`] | [`test`]: kernel-log markers, gauges back to where they were, skips |
+//! | [`run`] | [`test()`]: kernel-log markers, gauges back to where they were, skips |
 //! | [`guest`] | [`Guest`]: topology, profile, addresses and scaled time limits |
 //! | [`gauges`] | the driver's counts of what lives |
 //! | [`mod@peer`] | the other side of a connection: a process that obeys JSON lines |
