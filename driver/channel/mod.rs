@@ -22,8 +22,16 @@ use kernel::{
     sync::{Arc, CondVar, Mutex, SpinLock},
 };
 
-/// A channel. Locks: `head` (mutex) while entries are taken, inside it objects' own locks; `slots` (spinlock) to
-/// reserve and to post, innermost of all.
+/// The kernel's side of the completion ring.
+#[derive(Default)]
+struct Completions {
+    slots: Slots,
+    /// Its name is gone: nobody waits any more.
+    ended: bool,
+}
+
+/// A channel. Locks: `head` (mutex) while entries are taken, inside it objects' own locks; `completions` (spinlock)
+/// to reserve and to post, innermost of all.
 #[pin_data]
 pub(crate) struct Channel {
     memory: SharedMemory,
@@ -35,7 +43,7 @@ pub(crate) struct Channel {
     #[pin]
     head: Mutex<u32>,
     #[pin]
-    slots: SpinLock<Slots>,
+    completions: SpinLock<Completions>,
     #[pin]
     posted: CondVar,
     _count: Held,
@@ -71,7 +79,7 @@ impl Channel {
                 cq_offset,
                 eventfd,
                 head <- new_mutex!(0, "Channel::head"),
-                slots <- new_spinlock!(Slots::default(), "Channel::slots"),
+                completions <- new_spinlock!(Completions::default(), "Channel::completions"),
                 posted <- new_condvar!("Channel::posted"),
                 _count: GAUGES.channels.hold(1),
             }),
@@ -92,16 +100,16 @@ impl Channel {
     /// Reserves a completion slot; false when none is free.
     fn reserve(&self) -> Result<bool> {
         let user_head = self.memory.load_acquire(CQ_HEAD)?;
-        self.slots
-            .lock()
-            .reserve(user_head, self.cq_entries)
-            .map_err(|_| EINVAL)
+        let mut completions = self.completions.lock();
+        let reserved = completions.slots.reserve(user_head, self.cq_entries);
+        reserved.map_err(|_| EINVAL)
     }
 
     /// Writes a completion into its reserved slot and wakes whoever waits.
     fn post(&self, completion: &uapi::Cqe) {
         {
-            let mut slots = self.slots.lock();
+            let mut completions = self.completions.lock();
+            let slots = &mut completions.slots;
             let place = ring::place(slots.post(), self.cq_entries) as usize;
             let offset = self.cq_offset + place * size_of::<uapi::Cqe>();
             // Both offsets lie inside the memory, by construction.
@@ -114,26 +122,38 @@ impl Channel {
         }
     }
 
+    /// Completions that are in the ring now. `EINVAL` when the user's index makes no sense.
+    pub(crate) fn available(&self) -> Result<u32> {
+        self.waiting(&self.completions.lock())
+    }
+
+    fn waiting(&self, completions: &Completions) -> Result<u32> {
+        let user_head = self.memory.load_acquire(CQ_HEAD)?;
+        let waiting = completions.slots.waiting(user_head, self.cq_entries);
+        waiting.map_err(|_| EINVAL)
+    }
+
     /// Waits until `wanted` completions are in the ring and returns how many there are. A passed time limit is no
-    /// error; a signal is.
+    /// error; a signal is, and `ENOENT` tells that the channel was destroyed meanwhile.
     pub(crate) fn wait(&self, wanted: u32, deadline: Deadline) -> Result<u32> {
         let wanted = wanted.min(self.cq_entries);
-        let mut slots = self.slots.lock();
-        let waiting = |slots: &Slots| -> Result<u32> {
-            let user_head = self.memory.load_acquire(CQ_HEAD)?;
-            slots
-                .waiting(user_head, self.cq_entries)
-                .map_err(|_| EINVAL)
-        };
-        let enough = |slots: &Slots| match waiting(slots) {
+        let mut completions = self.completions.lock();
+        let enough = |completions: &Completions| match self.waiting(completions) {
+            Ok(count) if count < wanted && completions.ended => Some(Err(ENOENT)),
             Ok(count) if count < wanted => None,
             result => Some(result),
         };
-        match deadline.wait(&mut slots, &self.posted, |slots| enough(slots)) {
+        match deadline.wait(&mut completions, &self.posted, |completions| enough(completions)) {
             Ok(result) => result,
-            Err(error) if error == ETIMEDOUT => waiting(&slots),
+            Err(error) if error == ETIMEDOUT => self.waiting(&completions),
             Err(error) => Err(error),
         }
+    }
+
+    /// Wakes whoever waits: the channel's name is gone.
+    pub(crate) fn end(&self) {
+        self.completions.lock().ended = true;
+        self.posted.notify_all();
     }
 }
 

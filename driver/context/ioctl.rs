@@ -133,7 +133,7 @@ impl Context {
         match channel.wait(enter.min_complete, Deadline::after(enter.timeout_ns)) {
             Ok(available) => enter.available = available,
             // What was submitted must be told.
-            Err(_) if enter.submitted > 0 => enter.available = 0,
+            Err(_) if enter.submitted > 0 => enter.available = channel.available()?,
             Err(error) => return Err(error),
         }
         arg.write()

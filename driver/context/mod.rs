@@ -40,7 +40,8 @@ impl Object {
         match self {
             Object::Listener(listener) => listener.close(),
             Object::Endpoint(endpoint) => endpoint.shutdown(Down::Local),
-            Object::Buffer(_) | Object::Channel(_) | Object::Grant(_) | Object::PeerGrant(_) => {}
+            Object::Channel(channel) => channel.end(),
+            Object::Buffer(_) | Object::Grant(_) | Object::PeerGrant(_) => {}
         }
     }
 }

@@ -19,13 +19,14 @@ pub const ABI_VERSION: u32 = 1;
 pub const IOC_TYPE: u32 = 0xDA;
 
 /// Fills a [`Query`]. Errors: only the conventions'.
-pub const IOC_QUERY: u32 = (IOC_TYPE << 8) | 0x00;
+pub const IOC_QUERY: u32 = IOC_TYPE << 8;
 /// Destroys the object behind any handle ([`Destroy`]). Always accepted: the name dies at once, the
 /// memory when its last mapping, registration and operation is gone. Errors: `ENOENT`.
 pub const IOC_DESTROY: u32 = (IOC_TYPE << 8) | 0x01;
 /// Creates a buffer ([`BufferCreate`]). Errors: `EINVAL` (size 0, unknown policy, a node that does
 /// not exist or has no memory), `E2BIG` (beyond [`Query::max_buffer_bytes`]), `ENOMEM` (no memory
-/// where the policy allows it, or the memory cgroup's limit), `EMFILE` (too many handles).
+/// where the policy allows it, or the memory cgroup's limit), `EINTR` (a signal came while memory was
+/// being allocated), `EMFILE` (too many handles).
 pub const IOC_BUFFER_CREATE: u32 = (IOC_TYPE << 8) | 0x10;
 /// Reports where a buffer's pages are ([`BufferQuery`]). Errors: `ENOENT`, `EFAULT`.
 pub const IOC_BUFFER_QUERY: u32 = (IOC_TYPE << 8) | 0x11;
@@ -33,7 +34,8 @@ pub const IOC_BUFFER_QUERY: u32 = (IOC_TYPE << 8) | 0x11;
 /// range), `EBADF` (no eventfd), `ENOMEM`, `EMFILE`.
 pub const IOC_CHANNEL_CREATE: u32 = (IOC_TYPE << 8) | 0x20;
 /// Submits entries and waits for completions ([`Enter`]). Errors: `EINVAL` (the ring's indices make
-/// no sense), `EINTR` (nothing was submitted), `ENOENT`.
+/// no sense), `EINTR` (nothing was submitted), `ENOENT` (also when the channel is destroyed during the
+/// wait).
 pub const IOC_ENTER: u32 = (IOC_TYPE << 8) | 0x21;
 /// Listens for connections ([`Listen`]). Errors: `EAFNOSUPPORT`, `EADDRINUSE`, `EADDRNOTAVAIL` (no
 /// RDMA device has this address), `ENODEV` (no RDMA device at all), `EMFILE`.

@@ -20,7 +20,9 @@ const RESOLVE_MS: u32 = 3000;
 
 impl Shared {
     /// Waits until the connection manager has finished the step that was started.
-    fn wait_step(&self, deadline: Deadline) -> Result {
+    ///
+    /// The outer failure is the wait's own: `ETIMEDOUT` or `EINTR`. The inner one is the step's.
+    fn wait_step(&self, deadline: Deadline) -> Result<Result> {
         let mut state = self.state.lock();
         let step = deadline.wait(&mut state, &self.changed, |state| {
             if let Phase::Down(cause) = state.phase {
@@ -28,10 +30,10 @@ impl Shared {
             }
             state.step.take()
         })?;
-        match step {
+        Ok(match step {
             Step::Done => Ok(()),
             Step::Failed(error) => Err(error),
-        }
+        })
     }
 
     /// The peer's greeting is known: credits can be counted.
@@ -48,10 +50,14 @@ impl Shared {
     }
 }
 
-/// Resolves an address, where the failure says that nobody has it.
-fn no_device(error: Error) -> Error {
-    if error == ENODEV {
+/// What a failure to start or finish resolving an address says to the user.
+fn unresolved(error: Error) -> Error {
+    if error == ENODEV || error == ENETUNREACH {
+        // There is no route, or it leads through a device that is no RDMA device's.
         EADDRNOTAVAIL
+    } else if error == ETIMEDOUT {
+        // Nobody answered for the address.
+        EHOSTUNREACH
     } else {
         error
     }
@@ -77,10 +83,10 @@ pub(crate) fn connect(
             .map(|left| left.min(RESOLVE_MS))
     };
     id.resolve_address(local.as_ref(), &remote, limit()?)
-        .map_err(no_device)?;
-    shared.wait_step(deadline).map_err(no_device)?;
+        .map_err(unresolved)?;
+    shared.wait_step(deadline)?.map_err(unresolved)?;
     id.resolve_route(limit()?)?;
-    shared.wait_step(deadline)?;
+    shared.wait_step(deadline)??;
     let endpoint = open(domains, id, shared, request.recv_depth)?;
     let result = (|| {
         let hello = Hello {
@@ -89,7 +95,7 @@ pub(crate) fn connect(
         endpoint
             .connection
             .with_id(|id| id.connect(&hello.encode()))?;
-        endpoint.shared.wait_step(deadline)
+        endpoint.shared.wait_step(deadline)?
     })();
     up_or_down(endpoint, result)
 }
@@ -109,7 +115,7 @@ pub(crate) fn accept(
         endpoint
             .connection
             .with_id(|id| id.accept(&Hello { depth }.encode()))?;
-        endpoint.shared.wait_step(deadline)
+        endpoint.shared.wait_step(deadline)?
     })();
     up_or_down(endpoint, result)
 }
