@@ -117,6 +117,12 @@ pub(crate) fn run(ctx: &Ctx, args: TestArgs) -> Result<ExitCode> {
         let options = ["vm-test", "--topology", topology, "--profile", profile];
         step(&name, xtask(ctx).args(options))?;
     }
+    if !args.host_only {
+        step(
+            "vm-test self-test",
+            xtask(ctx).args(["vm-test", "--self-test"]),
+        )?;
+    }
     if let Some(path) = &args.json {
         fs::write(path, serde_json::to_string_pretty(&steps)?)
             .with_context(|| format!("cannot write {}", path.display()))?;

@@ -3,13 +3,12 @@
 //! nothing that belongs to one machine.
 
 use std::fs;
-use std::process::Command;
 
 use anyhow::Result;
+use xshell::cmd;
 
 use super::Verdict;
 use crate::ctx::Ctx;
-use crate::exec;
 use crate::setup::Tools;
 
 /// What a tracked file is called, from the checkout.
@@ -53,10 +52,9 @@ pub(super) fn check(ctx: &Ctx, _: &Tools) -> Result<Verdict> {
 
 /// Every file that git tracks or would.
 pub(super) fn tracked(ctx: &Ctx) -> Result<Vec<String>> {
-    let mut git = Command::new("git");
-    git.args(["ls-files", "--cached", "--others", "--exclude-standard"])
-        .current_dir(&ctx.root);
-    Ok(exec::output(&mut git)?.lines().map(str::to_owned).collect())
+    let shell = ctx.shell()?;
+    let list = cmd!(shell, "git ls-files --cached --others --exclude-standard").quiet();
+    Ok(list.read()?.lines().map(str::to_owned).collect())
 }
 
 fn findings(name: Name, text: &str) -> Vec<String> {
