@@ -97,15 +97,8 @@ impl Side {
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    Want {
-        side: bool,
-        data: u8,
-        control: u8,
-    },
-    Deliver {
-        to: bool,
-        count: u8,
-    },
+    Want { side: bool, data: u8, control: u8 },
+    Deliver { to: bool, count: u8 },
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {

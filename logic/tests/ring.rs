@@ -112,7 +112,9 @@ proptest! {
 
 #[test]
 fn only_powers_of_two_in_range_are_ring_sizes() {
-    let valid: Vec<u32> = (0..70_000).filter(|entries| valid_entries(*entries)).collect();
+    let valid: Vec<u32> = (0..70_000)
+        .filter(|entries| valid_entries(*entries))
+        .collect();
     let powers: Vec<u32> = (0..=16).map(|shift| 1 << shift).collect();
     assert_eq!(valid, powers);
 }
@@ -125,14 +127,35 @@ fn the_last_generation_is_followed_by_the_first() {
 #[test]
 fn every_end_has_its_outcome() {
     let outcome = |completion: Completion, down, revoked| completion.outcome(down, revoked).state;
-    assert_eq!(outcome(Completion::Success, Some(Down::Peer), true), State::Ok);
-    assert_eq!(outcome(Completion::Flushed, Some(Down::Local), false), State::Canceled);
-    assert_eq!(outcome(Completion::Flushed, Some(Down::Peer), false), State::PeerDead);
-    assert_eq!(outcome(Completion::Flushed, Some(Down::Device), false), State::PeerDead);
-    assert_eq!(outcome(Completion::Flushed, Some(Down::Peer), true), State::Revoked);
-    assert_eq!(outcome(Completion::RemoteAccess, None, true), State::Revoked);
+    assert_eq!(
+        outcome(Completion::Success, Some(Down::Peer), true),
+        State::Ok
+    );
+    assert_eq!(
+        outcome(Completion::Flushed, Some(Down::Local), false),
+        State::Canceled
+    );
+    assert_eq!(
+        outcome(Completion::Flushed, Some(Down::Peer), false),
+        State::PeerDead
+    );
+    assert_eq!(
+        outcome(Completion::Flushed, Some(Down::Device), false),
+        State::PeerDead
+    );
+    assert_eq!(
+        outcome(Completion::Flushed, Some(Down::Peer), true),
+        State::Revoked
+    );
+    assert_eq!(
+        outcome(Completion::RemoteAccess, None, true),
+        State::Revoked
+    );
     assert_eq!(outcome(Completion::RemoteAccess, None, false), State::Error);
-    assert_eq!(outcome(Completion::RetryExceeded, None, false), State::PeerDead);
+    assert_eq!(
+        outcome(Completion::RetryExceeded, None, false),
+        State::PeerDead
+    );
     assert_eq!(outcome(Completion::Failed, None, false), State::Error);
 }
 

@@ -97,11 +97,17 @@ fn another_version_is_told_apart() {
     let mut bytes = Hello { depth: 1 }.encode();
     bytes[2] += 1;
     assert_eq!(Hello::decode(&bytes), Err(Malformed::Version));
-    assert_eq!(Hello::decode(&bytes[..HELLO_BYTES - 1]), Err(Malformed::Length));
+    assert_eq!(
+        Hello::decode(&bytes[..HELLO_BYTES - 1]),
+        Err(Malformed::Length)
+    );
     assert_eq!(Hello::decode(&[0; HELLO_BYTES]), Err(Malformed::Magic));
 }
 
 #[test]
 fn a_depth_of_zero_is_refused() {
-    assert_eq!(Hello::decode(&Hello { depth: 0 }.encode()), Err(Malformed::Field));
+    assert_eq!(
+        Hello::decode(&Hello { depth: 0 }.encode()),
+        Err(Malformed::Field)
+    );
 }
