@@ -16,7 +16,7 @@ use crate::guest::scanner::Marker;
 use crate::guest::selftest;
 use crate::guest::session::{Driver, Event, Lab};
 pub(crate) use crate::guest::shell::{VmArgs, run as run_vm};
-use crate::guest::suite::{JOB, Selection, Suite};
+use crate::guest::suite::{Built, JOB, Selection, Suite};
 use crate::guest::topology::Topology;
 use crate::guest::verdict::Kind;
 use crate::kernel::Profile;
@@ -138,7 +138,8 @@ pub(crate) fn self_test(ctx: &Ctx) -> Result<ExitCode> {
 
 /// Runs a suite and tells its results.
 pub(crate) fn test(ctx: &Ctx, lab: &Lab, options: &Options) -> Result<Kind> {
-    let suite = Suite::build(ctx, lab, options.selection.clone())?;
+    let built = Built::build(ctx, lab)?;
+    let suite = Suite::select(ctx, lab, &built, options.selection.clone())?;
     let seed = match options.seed {
         Some(seed) => seed,
         None => random()?,

@@ -59,9 +59,14 @@ pub(crate) fn parse(xml: &str) -> Result<Vec<TestResult>> {
                     Ended::Failed,
                     Some("it failed before it passed on a retry".to_owned()),
                 ),
-                TestCaseStatus::NonSuccess { message, ty, .. } => {
-                    let text = message.as_ref().or(ty.as_ref());
-                    (Ended::Failed, text.map(|text| first_line(text.as_str())))
+                TestCaseStatus::NonSuccess {
+                    message,
+                    ty,
+                    description,
+                    ..
+                } => {
+                    let text = description.as_ref().or(message.as_ref()).or(ty.as_ref());
+                    (Ended::Failed, text.map(|text| gist(text.as_str())))
                 }
                 TestCaseStatus::Skipped { message, .. } => (
                     Ended::Skipped,
@@ -99,6 +104,19 @@ fn skip_reason(output: &str) -> Option<String> {
         .map(|reason| reason.trim().to_owned())
 }
 
+/// What a failure is about: a panic's place and what it says; else the first line.
+fn gist(text: &str) -> String {
+    let lines: Vec<_> = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
+    match lines.iter().position(|line| line.contains(" panicked at ")) {
+        Some(at) => lines[at..lines.len().min(at + 2)].join(" "),
+        None => first_line(text),
+    }
+}
+
 fn first_line(text: &str) -> String {
     text.lines()
         .map(str::trim)
@@ -116,7 +134,11 @@ mod tests {
   <testsuite name="dmaplane-guest-tests::buffers" tests="3" disabled="0" errors="0" failures="1">
     <testcase name="fork" classname="buffers" time="0.25"></testcase>
     <testcase name="strict" classname="buffers" time="1.0">
-      <failure message="thread 'strict' panicked at x.rs:1&#10;more" type="test failure">text</failure>
+      <failure message="thread 'strict' panicked at x.rs:1&#10;more" type="test failure">noise
+thread 'strict' panicked at x.rs:1:
+strict: node 1 is full
+
+Stack backtrace:</failure>
     </testcase>
     <testcase name="bar" classname="buffers" time="0.1">
       <system-out>running 1 test
@@ -145,7 +167,7 @@ test bar ... ok</system-out>
         assert_eq!(ends, want);
         assert_eq!(
             results[1].message.as_deref(),
-            Some("thread 'strict' panicked at x.rs:1")
+            Some("thread 'strict' panicked at x.rs:1: strict: node 1 is full")
         );
         assert_eq!(results[0].seconds, 0.25);
         assert_eq!(results[2].message.as_deref(), Some("no BAR here"));

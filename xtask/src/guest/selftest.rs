@@ -10,7 +10,7 @@ use anyhow::Result;
 use crate::ctx::Ctx;
 use crate::exit;
 use crate::guest::session::Lab;
-use crate::guest::suite::{Selection, Suite};
+use crate::guest::suite::{Built, Selection, Suite};
 use crate::guest::verdict::Kind;
 
 /// One thing that is wrong on purpose.
@@ -60,6 +60,7 @@ const CASES: [Case; 5] = [
 
 /// Runs all cases; fails if one of them does not fail as it should.
 pub(crate) fn run(ctx: &Ctx, lab: &Lab) -> Result<ExitCode> {
+    let built = Built::build(ctx, lab)?;
     let mut wrong = 0;
     for case in &CASES {
         let Case {
@@ -69,15 +70,13 @@ pub(crate) fn run(ctx: &Ctx, lab: &Lab) -> Result<ExitCode> {
             limit,
         } = case;
         let filter = Some(format!("binary(selftest) & test(={test})"));
-        let suite = Suite::build(
-            ctx,
-            lab,
-            Selection {
-                filter,
-                ignore_default: true,
-                modules: vec!["lkdtm"],
-            },
-        )?;
+        let modules = vec!["lkdtm"];
+        let selection = Selection {
+            filter,
+            ignore_default: true,
+            modules,
+        };
+        let suite = Suite::select(ctx, lab, &built, selection)?;
         let progress = ctx.ui.spinner(format!("self-test {}: {test}", lab.title()));
         let mut run = suite.run(ctx, lab, 0, *limit, &mut |_| {})?;
         drop(progress);

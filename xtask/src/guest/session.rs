@@ -476,6 +476,8 @@ impl Lab {
                 std::env::var("TERM").unwrap_or_else(|_| "dumb".to_owned()),
             ),
             ("RUST_BACKTRACE", "1".to_owned()),
+            // Errors say where they come from by themselves, and symbols take seconds to read here.
+            ("RUST_LIB_BACKTRACE", "0".to_owned()),
             ("DMAPLANE_TOPOLOGY", self.topology.name.clone()),
             ("DMAPLANE_PROFILE", self.profile.name().to_owned()),
             ("DMAPLANE_ACCEL", self.accel.name().to_owned()),

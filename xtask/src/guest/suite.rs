@@ -40,10 +40,15 @@ pub(crate) struct Selection {
     pub(crate) modules: Vec<&'static str>,
 }
 
-/// Test binaries that are built, and the tests in them that are selected.
-pub(crate) struct Suite {
+/// Test binaries that are built, as nextest describes them.
+pub(crate) struct Built {
     binaries_metadata: PathBuf,
     cargo_metadata: PathBuf,
+}
+
+/// Built tests, some of which are selected.
+pub(crate) struct Suite<'a> {
+    built: &'a Built,
     selection: Selection,
     /// What the report must hold.
     pub(crate) expected: BTreeSet<TestId>,
@@ -84,9 +89,9 @@ struct FilterMatch {
     status: String,
 }
 
-impl Suite {
-    /// Builds the test binaries and lists the tests that are selected.
-    pub(crate) fn build(ctx: &Ctx, lab: &Lab, selection: Selection) -> Result<Self> {
+impl Built {
+    /// Builds the test binaries.
+    pub(crate) fn build(ctx: &Ctx, lab: &Lab) -> Result<Self> {
         let dir = ctx.cache_sub("suite")?;
         let binaries_metadata = dir.join("binaries.json");
         let cargo_metadata = dir.join("cargo.json");
@@ -114,10 +119,23 @@ impl Suite {
         let mut metadata = cargo(ctx);
         metadata.args(["metadata", "--format-version=1", "--all-features"]);
         fs::write(&cargo_metadata, exec::output(&mut metadata)?)?;
-
-        let mut suite = Self {
+        Ok(Self {
             binaries_metadata,
             cargo_metadata,
+        })
+    }
+}
+
+impl<'a> Suite<'a> {
+    /// Selects tests; it is an error if none is left.
+    pub(crate) fn select(
+        ctx: &Ctx,
+        lab: &Lab,
+        built: &'a Built,
+        selection: Selection,
+    ) -> Result<Self> {
+        let mut suite = Self {
+            built,
             selection,
             expected: BTreeSet::new(),
         };
@@ -158,9 +176,9 @@ impl Suite {
             "--profile".into(),
             PROFILE.into(),
             "--binaries-metadata".into(),
-            self.binaries_metadata.display().to_string(),
+            self.built.binaries_metadata.display().to_string(),
             "--cargo-metadata".into(),
-            self.cargo_metadata.display().to_string(),
+            self.built.cargo_metadata.display().to_string(),
         ];
         if let Some(filter) = &self.selection.filter {
             options.extend(["--filterset".into(), filter.clone()]);
@@ -215,7 +233,7 @@ impl Suite {
     fn job(&self, lab: &Lab) -> Job {
         let mut argv = vec![lab.tools.nextest.display().to_string()];
         let fixed = "nextest run --no-fail-fast --color never --show-progress none \
-                     --status-level all --final-status-level fail --failure-output immediate \
+                     --status-level pass --final-status-level fail --failure-output immediate \
                      --user-config-file none";
         argv.extend(fixed.split_whitespace().map(str::to_owned));
         argv.extend([

@@ -76,7 +76,6 @@ fn mount_all() -> Result<()> {
     mount_one("proc", "/proc", "proc", "")?;
     mount_one("sysfs", "/sys", "sysfs", "")?;
     mount_one("tmpfs", "/run", "tmpfs", "mode=755")?;
-    mount_one("tmpfs", "/tmp", "tmpfs", "mode=1777")?;
     for dir in ["/dev/pts", "/dev/shm", "/run/lock", "/run/netns", SHARE] {
         fs::create_dir_all(dir).with_context(|| format!("cannot create {dir}"))?;
     }
