@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The host's part: examples/kvcache, built and run.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::ctx::Ctx;
+use crate::exec;
+use crate::guest::session::Lab;
+
+/// The files of one run.
+pub(crate) struct Work {
+    /// The model.
+    pub(crate) model: PathBuf,
+    /// The cache that prefill writes.
+    pub(crate) kv: PathBuf,
+    /// The cache that came back from the receiving guest.
+    pub(crate) received: PathBuf,
+    state: PathBuf,
+    dir: PathBuf,
+}
+
+impl Work {
+    /// Names the files in a folder.
+    pub(crate) fn new(dir: &Path, model: PathBuf) -> Self {
+        Self {
+            model,
+            kv: dir.join("prompt.kv"),
+            received: dir.join("received.kv"),
+            state: dir.join("state.json"),
+            dir: dir.to_owned(),
+        }
+    }
+}
+
+/// What `kvcache prefill --json` tells.
+#[derive(Deserialize)]
+pub(crate) struct Prefill {
+    pub(crate) model: String,
+    pub(crate) prompt_tokens: u64,
+    pub(crate) layers: u64,
+    pub(crate) prefill_ms: f64,
+}
+
+/// What `kvcache decode --json` and `kvcache undivided --json` tell.
+#[derive(Deserialize)]
+pub(crate) struct Spoken {
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) text: String,
+    pub(crate) decode_ms: f64,
+}
+
+/// The program.
+pub(crate) struct KvCache {
+    program: PathBuf,
+}
+
+impl KvCache {
+    /// Builds it for the processor at hand: the quantized kernels are several times faster when
+    /// the compiler may use its vector instructions.
+    pub(crate) fn build(ctx: &Ctx, lab: &Lab) -> Result<Self> {
+        // A folder of its own, since other flags would rebuild what all other programs share.
+        let target = lab.binaries.dir.with_file_name("native");
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo
+            .current_dir(&ctx.root)
+            .args(["build", "--release", "--package", "kvcache"]);
+        cargo.args([
+            "--config",
+            "build.rustflags=['-Ctarget-cpu=native']",
+            "--target-dir",
+        ]);
+        cargo.arg(&target);
+        let mut progress = ctx.ui.spinner("building kvcache, which runs the model");
+        let log = ctx.log_dir()?.join("kvcache-build.log");
+        exec::logged(ctx, cargo, "building kvcache", &log, |line| {
+            progress.message(line.trim());
+        })?;
+        Ok(Self {
+            program: target.join("release/kvcache"),
+        })
+    }
+
+    /// Reads the prompt and writes its cache.
+    pub(crate) fn prefill(
+        &self,
+        ctx: &Ctx,
+        work: &Work,
+        prompt: &str,
+        chunk_size: &str,
+    ) -> Result<Prefill> {
+        let mut command = self.command(work, "prefill");
+        command
+            .arg("--out")
+            .arg(&work.kv)
+            .arg("--state")
+            .arg(&work.state);
+        command
+            .arg(format!("--prompt={prompt}"))
+            .arg(format!("--chunk-size={chunk_size}"));
+        run(ctx, work, command, "prefill")
+    }
+
+    /// Continues from the received cache.
+    pub(crate) fn decode(&self, ctx: &Ctx, work: &Work, tokens: u32) -> Result<Spoken> {
+        let mut command = self.command(work, "decode");
+        command
+            .arg("--kv")
+            .arg(&work.received)
+            .arg("--state")
+            .arg(&work.state);
+        command.arg("--tokens").arg(tokens.to_string());
+        run(ctx, work, command, "decode")
+    }
+
+    /// Does both at once, for comparison.
+    pub(crate) fn undivided(
+        &self,
+        ctx: &Ctx,
+        work: &Work,
+        prompt: &str,
+        tokens: u32,
+    ) -> Result<Spoken> {
+        let mut command = self.command(work, "undivided");
+        command
+            .arg(format!("--prompt={prompt}"))
+            .arg("--tokens")
+            .arg(tokens.to_string());
+        run(ctx, work, command, "undivided")
+    }
+
+    fn command(&self, work: &Work, what: &str) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg(what).arg("--model").arg(&work.model);
+        command
+    }
+}
+
+/// Runs a subcommand and reads its report.
+fn run<T: DeserializeOwned>(ctx: &Ctx, work: &Work, mut command: Command, what: &str) -> Result<T> {
+    let report = work.dir.join(format!("{what}.json"));
+    command.arg("--json").arg(&report);
+    let progress = ctx.ui.spinner(match what {
+        "prefill" => "prefill: reading the prompt",
+        "decode" => "decode: continuing from the received cache",
+        _ => "the undivided run, for comparison",
+    });
+    let log = ctx.log_dir()?.join(format!("demo-{what}.log"));
+    exec::logged(ctx, command, &format!("kvcache {what}"), &log, |line| {
+        ctx.ui.detail(line);
+    })?;
+    progress.done();
+    read_json(&report)
+}
+
+/// Reads a report.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_slice(&bytes).with_context(|| format!("{} is not as expected", path.display()))
+}
+
+/// Whether two files have the same bytes.
+pub(crate) fn same_bytes(a: &Path, b: &Path) -> Result<bool> {
+    let read =
+        |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+    Ok(read(a)? == read(b)?)
+}

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The main job: prefill of a language model on one side, its KV cache moved between two guests
+//! through the driver, decode on the other side, and proof that nothing was lost.
+//!
+//! | file | concept |
+//! |---|---|
+//! | model.rs | the model's weights: fetched, verified, or given |
+//! | host.rs | prefill, decode and the undivided run, on the host |
+//! | transfer.rs | the two guests, and the transfer between them |
+//! | told.rs | what is printed and what `--json` writes |
+
+mod host;
+mod model;
+mod told;
+mod transfer;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use clap::Args;
+
+use crate::ctx::Ctx;
+use crate::exit;
+use crate::guest::accel::AccelChoice;
+use crate::guest::session::{Driver, Lab};
+use crate::guest::topology::Topology;
+use crate::kernel::Profile;
+use crate::setup::{self, Need};
+use host::KvCache;
+use told::Told;
+
+/// Moves a language model's KV cache between two guests and checks it.
+///
+/// Prefill reads a prompt on the host and writes its KV cache, layer by layer. Guest a sends it by
+/// RDMA WRITE WITH IMMEDIATE through /dev/dmaplane, guest b takes the chunks in any order and
+/// checks each layer against the sender's digest. Decode continues on the host from what b received
+/// and must produce the tokens of an undivided run. The last line is `demo: ok` or
+/// `demo: FAILED: why`.
+///
+/// What is not there yet is provided first: tools, kernel, module, model. The first run takes as
+/// long as a kernel build, further ones about a minute.
+#[derive(Args)]
+#[command(after_help = exit::HELP)]
+pub(crate) struct DemoArgs {
+    /// What the user asks the model.
+    #[arg(long, default_value = "What is remote direct memory access good for?")]
+    prompt: String,
+    /// Tokens to produce at most.
+    #[arg(long, default_value_t = 48, value_parser = clap::value_parser!(u32).range(1..))]
+    tokens: u32,
+    /// Bytes of one RDMA write: a multiple of 64, with a suffix of K or M.
+    #[arg(long, value_name = "BYTES", default_value = "64K")]
+    chunk_size: String,
+    /// A model of your own, GGUF of architecture llama with its tokenizer, instead of the pinned
+    /// SmolLM2; also the way to give that one by hand.
+    #[arg(long, value_name = "FILE")]
+    model: Option<PathBuf>,
+    /// Writes everything that was measured to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// What executes the guests; `auto` tries a boot with KVM once and remembers the answer.
+    #[arg(long, value_enum, default_value = "auto")]
+    accel: AccelChoice,
+    /// Two guests: a file of vm/topologies, without its extension.
+    #[arg(long, value_name = "NAME", default_value = "pair")]
+    topology: String,
+}
+
+/// The command `demo`.
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "all commands have one signature"
+)]
+pub(crate) fn run(ctx: &Ctx, args: DemoArgs) -> Result<ExitCode> {
+    let mut told = Told::new(&args.prompt);
+    let begin = Instant::now();
+    let mut result = demo(ctx, &args, &mut told);
+    told.finish(begin.elapsed(), result.as_ref().err());
+    if let Some(path) = &args.json {
+        result = result.and(told.write(path));
+    }
+    told.print();
+    match result {
+        Ok(()) => {
+            println!("demo: ok");
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            println!("demo: FAILED: {}", told::first_line(&error));
+            Ok(exit::code_of(&error))
+        }
+    }
+}
+
+fn demo(ctx: &Ctx, args: &DemoArgs, told: &mut Told) -> Result<()> {
+    // What can be wrong with the arguments is said before the long steps.
+    let topology = Topology::load(&ctx.root, &args.topology)?;
+    ensure!(
+        topology.guests.len() == 2,
+        "the demo needs a topology of two guests, {} has {}",
+        topology.name,
+        topology.guests.len()
+    );
+    let tools = told.stage("setup", || setup::ensure(ctx, Need::Guest))?;
+    let python = tools.vng_bin.join("python3");
+    let model = told.stage("model", || {
+        model::ensure(ctx, &python, args.model.as_deref())
+    })?;
+    let lab = told.stage("kernel, module, programs", || {
+        Lab::prepare(
+            ctx,
+            &args.topology,
+            Profile::Base,
+            args.accel,
+            Driver::Loaded,
+        )
+    })?;
+    told.lab(&lab);
+    let kvcache = told.stage("build of kvcache", || KvCache::build(ctx, &lab))?;
+
+    let dir = tempfile::Builder::new()
+        .prefix("demo-")
+        .tempdir_in(ctx.cache_sub("run")?)?;
+    let work = host::Work::new(dir.path(), model);
+    let prefill = told.stage("prefill", || {
+        kvcache.prefill(ctx, &work, &args.prompt, &args.chunk_size)
+    })?;
+    told.prefill(&prefill);
+    let sent = told.stage("guests", || transfer::run(ctx, &lab, &work))?;
+    told.transfer(&sent);
+    told.bitwise_identical(host::same_bytes(&work.kv, &work.received)?)?;
+    let decode = told.stage("decode", || kvcache.decode(ctx, &work, args.tokens))?;
+    let undivided = told.stage("undivided run", || {
+        kvcache.undivided(ctx, &work, &args.prompt, args.tokens)
+    })?;
+    told.tokens(&decode, &undivided)
+}
