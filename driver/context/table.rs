@@ -6,8 +6,9 @@ use super::Object;
 use crate::logic::handle::{Handle, MmapTarget, MAX_SLOTS};
 use kernel::prelude::*;
 
-/// Most handles of one context.
-pub(crate) const MAX_HANDLES: usize = 1 << 16;
+/// Most handles of one context: fewer than a process may have mappings by default, so that whoever maps them all
+/// meets this limit first.
+pub(crate) const MAX_HANDLES: usize = 1 << 15;
 const _: () = assert!(MAX_HANDLES <= MAX_SLOTS);
 
 /// One place in the table. `generation` is that of the object in it, or of the next one.

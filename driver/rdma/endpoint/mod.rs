@@ -67,7 +67,7 @@ struct State {
     flow: Flow,
     /// Operations that wait for credits or for room in the send queue, in order.
     pending: Chain<Transfer<operations::Posted>>,
-    /// Operations that the provider has.
+    /// Operations that were accepted and not completed yet, receives not counted.
     in_flight: u32,
     /// Receives that the user posted, in order.
     receives: Fifo<Ticket>,

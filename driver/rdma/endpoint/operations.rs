@@ -51,6 +51,7 @@ impl Endpoint {
                 Phase::Down(cause) => Some((transfer, cause)),
                 Phase::Connecting | Phase::Up => {
                     state.pending.push_back(transfer);
+                    state.in_flight += 1;
                     None
                 }
             }
@@ -153,6 +154,7 @@ impl Shared {
             let Some(Posted { ticket, op }) = Transfer::into_body(transfer) else {
                 continue;
             };
+            self.retire();
             if op.grant.is_revoked() {
                 ticket.complete(Completion::RemoteAccess.outcome(None, true));
             } else if error == ESHUTDOWN {
@@ -164,16 +166,16 @@ impl Shared {
         }
     }
 
+    /// One operation fewer, just before its completion is posted.
+    fn retire(&self) {
+        let mut state = self.state.lock();
+        state.in_flight = state.in_flight.saturating_sub(1);
+    }
+
     /// Completes an operation that the provider has given back.
     pub(super) fn finish(&self, posted: Posted, status: Status) {
-        let down = {
-            let mut state = self.state.lock();
-            state.in_flight = state.in_flight.saturating_sub(1);
-            match state.phase {
-                Phase::Down(cause) => Some(cause),
-                Phase::Connecting | Phase::Up => None,
-            }
-        };
+        self.retire();
+        let down = self.down();
         let Posted { mut ticket, op } = posted;
         ticket.set_length(op.length);
         ticket.set_provider_status(status.raw());
@@ -187,6 +189,7 @@ impl Shared {
         loop {
             let transfer = self.state.lock().pending.pop();
             let Some(transfer) = transfer else { return };
+            self.retire();
             cut_off(transfer, self.down_cause());
         }
     }
@@ -228,7 +231,6 @@ impl State {
             }
             match connection.post(transfer) {
                 Ok(()) => {
-                    self.in_flight += 1;
                     if needs_credit {
                         // There was one, under this same lock.
                         let _spent = self.flow.take_data();
