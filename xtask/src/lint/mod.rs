@@ -205,6 +205,7 @@ fn rustfmt_driver(ctx: &Ctx, _: &Tools) -> Result<Verdict> {
 
 fn clippy(ctx: &Ctx, _: &Tools) -> Result<Verdict> {
     let mut command = cargo(&["clippy", "--workspace", "--all-targets", "--locked"]);
+    command.arg("--keep-going");
     judge(ctx, command.args(["--", "-D", "warnings"]))
 }
 
@@ -232,7 +233,15 @@ fn deny(ctx: &Ctx, tools: &Tools) -> Result<Verdict> {
 fn uapi_header(ctx: &Ctx, _: &Tools) -> Result<Verdict> {
     let mut command = Command::new("cargo");
     command.args(["run", "--quiet", "--locked", "--package", "dmaplane-uapi"]);
-    judge(ctx, command.args(["--bin", "uapi-header", "--", "--check"]))
+    command.args([
+        "--features",
+        "header",
+        "--bin",
+        "uapi-header",
+        "--",
+        "--check",
+    ]);
+    judge(ctx, &mut command)
 }
 
 fn actionlint(ctx: &Ctx, _: &Tools) -> Result<Verdict> {
