@@ -5,7 +5,7 @@
 //! |---|---|
 //! | topology.rs | what a set of guests looks like: `vm/topologies/*.toml` |
 //! | qemu.rs, machine.rs | the command line of a guest; the process |
-//! | accel.rs, limits.rs | what executes it; how long it may take |
+//! | accel.rs, limits.rs, clock.rs | what executes it; how long it may take; its sense of time |
 //! | kmods.rs, binaries.rs | the modules and programs that it runs |
 //! | plan.rs | what host and guest tell each other; shared with the runner inside |
 //! | session.rs | boots a topology and runs commands in it: what all else is built on |
@@ -16,6 +16,7 @@
 pub(crate) mod accel;
 mod binaries;
 pub(crate) mod cli;
+mod clock;
 mod junit;
 mod kmods;
 pub(crate) mod limits;

@@ -10,6 +10,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::guest::accel::Accel;
+use crate::guest::clock;
 use crate::guest::limits::Limits;
 use crate::guest::plan::SHARE_TAG;
 use crate::guest::topology::Guest;
@@ -194,6 +195,10 @@ impl Machine<'_> {
 
     fn kernel_command_line(&self) -> String {
         let init = self.init.display();
+        let clock = match self.accel {
+            Accel::Kvm => String::new(),
+            Accel::Tcg => format!("tsc_early_khz={}", clock::tsc_khz()),
+        };
         let Limits {
             rcu_stall_s,
             watchdog_thresh_s,
@@ -214,6 +219,7 @@ impl Machine<'_> {
             format!("sysctl.kernel.hung_task_timeout_secs={hung_task_s}"),
             // These guests run our own code only.
             "mitigations=off random.trust_cpu=on".to_owned(),
+            clock,
         ]
         .join(" ")
     }
