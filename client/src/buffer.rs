@@ -194,7 +194,7 @@ impl Buffer {
         unsafe { self.memory.as_mut_slice() }
     }
 
-    /// The first byte, for calls such as move_pages(2). Valid as long as the buffer.
+    /// The first byte, for calls such as get_mempolicy(2). Valid as long as the buffer.
     pub fn as_ptr(&self) -> *mut u8 {
         self.memory.as_ptr()
     }

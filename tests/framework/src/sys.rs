@@ -86,38 +86,32 @@ pub fn try_map(
     }
 }
 
-/// The NUMA node of each of `count` pages from `start` on, as move_pages(2) sees this process.
+/// The NUMA node of each of `count` pages from `start` on, as get_mempolicy(2) sees this process.
+/// move_pages(2) would tell all in one call, but is there only in kernels that migrate pages.
 ///
 /// # Errors
-/// When the call fails or a page has no node (its errno is named).
+/// When the call fails for a page, which is named.
 pub fn page_nodes(start: *const u8, count: usize, page_bytes: usize) -> Result<Vec<u32>> {
-    let pages: Vec<*const u8> = (0..count)
-        .map(|i| start.wrapping_add(i * page_bytes))
-        .collect();
-    let mut status = vec![libc::c_int::MIN; count];
-    // SAFETY: Both arrays have `count` elements; without target nodes the call moves nothing and
-    // only looks the addresses up.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_move_pages,
-            0,
-            count,
-            pages.as_ptr(),
-            std::ptr::null::<libc::c_int>(),
-            status.as_mut_ptr(),
-            0,
-        )
-    };
-    check(result).context("move_pages")?;
-    let node = |(index, status): (usize, libc::c_int)| {
-        u32::try_from(status).with_context(|| {
-            format!(
-                "page {index} has no node: {}",
-                io::Error::from_raw_os_error(-status)
+    const MPOL_F_NODE: libc::c_ulong = 1 << 0;
+    const MPOL_F_ADDR: libc::c_ulong = 1 << 1;
+    let node = |index: usize| {
+        let mut node: libc::c_int = -1;
+        // SAFETY: The call writes one integer to `node` and looks the address up, whatever it is; it takes
+        // no mask, so that its length is 0.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_get_mempolicy,
+                &raw mut node,
+                std::ptr::null_mut::<libc::c_ulong>(),
+                0,
+                start.wrapping_add(index * page_bytes),
+                MPOL_F_NODE | MPOL_F_ADDR,
             )
-        })
+        };
+        check(result).with_context(|| format!("get_mempolicy of page {index}"))?;
+        u32::try_from(node).with_context(|| format!("page {index} has no node: {node}"))
     };
-    status.into_iter().enumerate().map(node).collect()
+    (0..count).map(node).collect()
 }
 
 /// A forked child, killed when it is dropped before it was waited for.

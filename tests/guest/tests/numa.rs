@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Placement: where pages are, as the driver says and as move_pages(2) says.
+//! Placement: where pages are, as the driver says and as get_mempolicy(2) says.
 
 use std::fs;
 
@@ -17,7 +17,7 @@ fn nodes_with_memory() -> Result<Vec<NumaNode>> {
     Ok(nodes)
 }
 
-/// Fails unless driver and move_pages(2) see each page of the buffer on `node`.
+/// Fails unless driver and get_mempolicy(2) see each page of the buffer on `node`.
 fn all_on(buffer: &Buffer, page_bytes: u32, node: u32) -> Result<()> {
     let pages = buffer.len() / u64::from(page_bytes);
     let residency = buffer.residency()?;
@@ -29,7 +29,7 @@ fn all_on(buffer: &Buffer, page_bytes: u32, node: u32) -> Result<()> {
         );
     }
     ensure!(residency.misplaced_pages == 0, "{residency:?}");
-    // Every page is touched first: move_pages sees mapped pages only.
+    // Every page is touched first: get_mempolicy sees mapped pages only.
     pattern::fill_memory(buffer, 0, buffer.len(), u64::from(node), 0);
     let seen = sys::page_nodes(
         buffer.as_ptr(),
