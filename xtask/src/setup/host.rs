@@ -195,6 +195,9 @@ fn by_hand(distribution: &Distribution, missing: &[&str]) -> String {
             text += &format!(
                 "  sudo apt-get install --no-install-recommends {backports}{QEMU_PACKAGE}\n"
             );
+            if !backports.is_empty() {
+                text += "The last one needs bookworm-backports among the apt sources.\n";
+            }
         }
         text
     } else {
