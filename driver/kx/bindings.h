@@ -21,7 +21,8 @@ struct net *dmaplane_current_net(void);
 
 /* Verbs that are inline. */
 void *dmaplane_ib_get_client_data(struct ib_device *device, struct ib_client *client);
-int dmaplane_ib_post_send(struct ib_qp *qp, const struct ib_send_wr *wr);
+int dmaplane_ib_post_send(struct ib_qp *qp, const struct ib_send_wr *wr,
+			  const struct ib_send_wr **bad_wr);
 int dmaplane_ib_post_recv(struct ib_qp *qp, const struct ib_recv_wr *wr);
 int dmaplane_ib_dma_map_sgtable(struct ib_device *device, struct sg_table *table);
 void dmaplane_ib_dma_unmap_sgtable(struct ib_device *device, struct sg_table *table);

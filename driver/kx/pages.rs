@@ -4,7 +4,7 @@
 
 use super::raw;
 use core::ptr::NonNull;
-use kernel::{bindings, prelude::*};
+use kernel::{alloc::flags::__GFP_NOWARN, bindings, prelude::*};
 
 /// Bytes of a page.
 pub(crate) const PAGE_BYTES: usize = kernel::page::PAGE_SIZE;
@@ -45,7 +45,9 @@ impl Pages {
             Node::Preferred(nid) => (nid, false),
             Node::Strict(nid) => (nid, true),
         };
-        let mut pages = Self(KVVec::with_capacity(count, GFP_KERNEL_ACCOUNT)?);
+        // A user may ask for more than there is, at will: that is told by the error and not in the log.
+        let quiet = GFP_KERNEL_ACCOUNT | __GFP_NOWARN;
+        let mut pages = Self(KVVec::with_capacity(count, quiet)?);
         for index in 0..count {
             if index % SIGNAL_INTERVAL == 0 && kernel::current!().signal_pending() {
                 return Err(EINTR);

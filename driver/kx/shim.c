@@ -61,9 +61,10 @@ void *dmaplane_ib_get_client_data(struct ib_device *device, struct ib_client *cl
 	return ib_get_client_data(device, client);
 }
 
-int dmaplane_ib_post_send(struct ib_qp *qp, const struct ib_send_wr *wr)
+int dmaplane_ib_post_send(struct ib_qp *qp, const struct ib_send_wr *wr,
+			  const struct ib_send_wr **bad_wr)
 {
-	return ib_post_send(qp, wr, NULL);
+	return ib_post_send(qp, wr, bad_wr);
 }
 
 int dmaplane_ib_post_recv(struct ib_qp *qp, const struct ib_recv_wr *wr)

@@ -25,7 +25,9 @@ use kernel::{
 /// A domain of one context on one device, so that a peer's guessed key reaches no other process's memory.
 ///
 /// Locks: `closing` is held during the whole of [`Self::close`], so that whoever calls it second returns only when
-/// all is gone. `state` is taken inside it, and never held while something is torn down.
+/// all is gone. `state` is taken inside it, and held while an endpoint is opened or a region made. `regions` is
+/// innermost: completion callbacks take it when they drop the last reference to a region, and a teardown
+/// that waits for callbacks must not hold it.
 #[pin_data]
 pub(crate) struct Domain {
     device: Device,
@@ -33,6 +35,8 @@ pub(crate) struct Domain {
     closing: Mutex<()>,
     #[pin]
     state: Mutex<State>,
+    #[pin]
+    regions: Mutex<RBTree<u64, Arc<RegionSet>>>,
 }
 
 /// What lives on the domain. The lists hold references so that removal finds them; whoever ends one of them by
@@ -43,7 +47,6 @@ struct State {
     alive: bool,
     next_id: u64,
     endpoints: RBTree<u64, Arc<Endpoint>>,
-    regions: RBTree<u64, Arc<RegionSet>>,
 }
 
 impl Domain {
@@ -59,8 +62,8 @@ impl Domain {
                     alive: true,
                     next_id: 1,
                     endpoints: RBTree::new(),
-                    regions: RBTree::new(),
                 }, "Domain::state"),
+                regions <- new_mutex!(RBTree::new(), "Domain::regions"),
             }),
             GFP_KERNEL,
         )
@@ -113,16 +116,15 @@ impl Domain {
         let pd = state.pd.as_ref().filter(|_| state.alive).ok_or(ENODEV)?;
         let id = state.next_id;
         let set = RegionSet::new(pd, pages, first, count, access)?;
-        state
-            .regions
-            .try_create_and_insert(id, set.clone(), GFP_KERNEL)?;
+        let mut regions = self.regions.lock();
+        regions.try_create_and_insert(id, set.clone(), GFP_KERNEL)?;
         state.next_id += 1;
         Ok((set, id))
     }
 
     pub(crate) fn forget_region(&self, id: u64) {
         // Dropped after the lock.
-        let _set = self.state.lock().regions.remove(&id);
+        let _set = self.regions.lock().remove(&id);
     }
 
     /// Ends everything on the domain and the domain itself: endpoints first, which completes all operations,
@@ -138,9 +140,9 @@ impl Domain {
         }
         loop {
             let first = {
-                let mut state = self.state.lock();
-                let id = state.regions.keys().next().copied();
-                id.and_then(|id| state.regions.remove(&id))
+                let mut regions = self.regions.lock();
+                let id = regions.keys().next().copied();
+                id.and_then(|id| regions.remove(&id))
             };
             let Some(set) = first else { break };
             set.revoke();

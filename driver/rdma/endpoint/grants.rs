@@ -54,14 +54,14 @@ impl Grants {
     }
 
     /// The peer gave a grant. More than its limit is a violation.
-    pub(super) fn arrived(&mut self, grant: Arc<PeerGrant>) -> Result<(), Violation> {
+    pub(super) fn arrived(&mut self, grant: &Arc<PeerGrant>) -> Result<(), Violation> {
         if self.known.len() >= Grant::MAX_PER_ENDPOINT || self.inbox.is_full() {
             return Err(Violation);
         }
         self.known
             .push_within_capacity(grant.clone())
             .map_err(|_| Violation)?;
-        self.inbox.push(grant).map_err(|_| Violation)
+        self.inbox.push(grant.clone()).map_err(|_| Violation)
     }
 
     /// The peer took a grant back. One that is not known was refused before.
@@ -95,6 +95,9 @@ impl Endpoint {
         let region = Region::remote(memory, offset, length, self)?;
         let number = {
             let mut state = self.shared.state.lock();
+            if let Phase::Down(_) = state.phase {
+                return Err(ENOTCONN);
+            }
             let revocations = state.outbox.revocations();
             let grants = &mut state.grants;
             if grants.given.len() + revocations >= Grant::MAX_PER_ENDPOINT {

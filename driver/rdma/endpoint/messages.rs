@@ -232,7 +232,10 @@ impl Shared {
         };
         let grant = PeerGrant::new(self.serial, number, &whole.head, whole.keys);
         let grant = Arc::new(grant, GFP_KERNEL).map_err(|_| Violation)?;
-        self.state.lock().grants.arrived(grant)
+        // The last reference may not go under the lock.
+        let result = self.state.lock().grants.arrived(&grant);
+        drop(grant);
+        result
     }
 
     fn take_revocation(&self, number: u32) -> Result<(), Violation> {

@@ -19,9 +19,14 @@ use super::{
     buffers::Buffers,
     cm::{CmId, Handler},
     pd::Pd,
-    raw, Status, NAME,
+    raw,
+    transfer::Transfer,
+    Status, NAME,
 };
-use crate::logic::{flow, wire::MESSAGE_BYTES};
+use crate::{
+    kx::chain::Chain,
+    logic::{flow, wire::MESSAGE_BYTES},
+};
 use core::ptr::{self, NonNull};
 use kernel::{
     error::{from_err_ptr, to_result},
@@ -96,16 +101,18 @@ struct MessageSlot {
 ///
 /// While `queue_pair` is `Some`, it and the buffers in `parts` are alive. `id` is alive as long as completion
 /// callbacks run, and only they use it.
-struct Gate {
+struct Gate<Op> {
     id: Option<NonNull<raw::rdma_cm_id>>,
     queue_pair: Option<NonNull<raw::ib_qp>>,
     parts: Option<NonNull<Parts>>,
     send_free: u32,
     free_messages: KVec<u16>,
+    /// Operations that the provider took a part of only; see posting.
+    stranded: Chain<Transfer<Op>>,
 }
 
 // SAFETY: The pointers are used under the gate's lock only, and queue pairs lock themselves.
-unsafe impl Send for Gate {}
+unsafe impl<Op: Send> Send for Gate<Op> {}
 
 /// Buffers and slots, at a stable address. Read-only while the connection lives, but for the message buffers'
 /// contents, which the free list hands out.
@@ -138,7 +145,7 @@ unsafe impl<Q: Queue> Send for Verbs<Q> {}
 #[pin_data(PinnedDrop)]
 pub(crate) struct Connection<Q: Queue> {
     #[pin]
-    gate: SpinLock<Gate>,
+    gate: SpinLock<Gate<Q::Op>>,
     #[pin]
     verbs: Mutex<Option<Verbs<Q>>>,
     owner: Arc<Q>,
@@ -155,6 +162,7 @@ impl<Q: Queue> Connection<Q> {
                     parts: None,
                     send_free: 0,
                     free_messages: KVec::new(),
+                    stranded: Chain::new(),
                 }, "Connection::gate"),
                 verbs <- new_mutex!(None, "Connection::verbs"),
                 owner,
@@ -263,7 +271,12 @@ impl<Q: Queue> Connection<Q> {
             raw::rdma_destroy_qp(verbs.id.as_ptr());
             raw::ib_free_cq(verbs.completion_queue.as_ptr());
         }
-        self.gate.lock().id = None;
+        let stranded = {
+            let mut gate = self.gate.lock();
+            gate.id = None;
+            core::mem::replace(&mut gate.stranded, Chain::new())
+        };
+        drop(stranded);
         drop(verbs);
     }
 }

@@ -61,18 +61,24 @@ impl<Q: Queue> Connection<Q> {
         let part = raw::ib_cqe {
             done: Some(transfer_part::<Q>),
         };
+        let mut refused = ptr::null();
         // SAFETY: Ours from the box just above; its address is stable now. By the gate's invariant the queue
         // pair is alive. The last request's callback takes the box back.
-        let result = unsafe {
+        let (first, result) = unsafe {
             let first = (*raw_transfer).link(last, part);
-            to_result(raw::dmaplane_ib_post_send(queue_pair.as_ptr(), first))
+            let result = raw::dmaplane_ib_post_send(queue_pair.as_ptr(), first, &mut refused);
+            (first, to_result(result))
         };
         if let Err(error) = result {
-            // A provider that refuses the first of several requests has queued none of them; one that
-            // refuses a later one would leave its owner with a half-posted chain. The room was checked above,
-            // which leaves refusals that concern the queue pair as a whole.
-            // SAFETY: The provider has not kept it.
-            return Err((error, unsafe { KBox::from_raw(raw_transfer) }));
+            // SAFETY: Not posted as a whole, so that no callback will take it.
+            let transfer = unsafe { KBox::from_raw(raw_transfer) };
+            if ptr::eq(refused, first) {
+                return Err((error, transfer));
+            }
+            // The provider has some of the requests and will never see the last one: the box stays until the
+            // drain, which ends the operation as canceled.
+            gate.stranded.push_back(transfer);
+            return Ok(());
         }
         gate.send_free -= count;
         Ok(())
@@ -105,7 +111,7 @@ impl<Q: Queue> Connection<Q> {
             request.__bindgen_anon_1.wr_cqe =
                 ManuallyDrop::new(ptr::from_ref(&entry.cqe).cast_mut());
             // SAFETY: By the gate's invariant the queue pair is alive; providers copy the element.
-            to_result(unsafe { raw::dmaplane_ib_post_send(queue_pair.as_ptr(), &request) })
+            to_result(unsafe { raw::dmaplane_ib_post_send(queue_pair.as_ptr(), &request, &mut ptr::null()) })
         })();
         if result.is_err() {
             // It came from this list, so there is room.
@@ -191,10 +197,7 @@ impl<Q: Queue> Connection<Q> {
         let result = unsafe {
             (*pointer).request.wr.__bindgen_anon_1.wr_cqe =
                 ManuallyDrop::new(ptr::from_mut(&mut (*pointer).cqe));
-            to_result(raw::dmaplane_ib_post_send(
-                queue_pair.as_ptr(),
-                &(*pointer).request.wr,
-            ))
+            to_result(raw::dmaplane_ib_post_send(queue_pair.as_ptr(), &(*pointer).request.wr, &mut ptr::null()))
         };
         if result.is_err() {
             gate.send_free += 1;
