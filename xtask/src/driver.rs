@@ -14,6 +14,9 @@ use crate::kernel::{self, Kernel, Profile, build};
 use crate::setup::{self, Need};
 use crate::{exit, hash};
 
+/// How many lines of the compilers' messages an error shows.
+const SAID: usize = 200;
+
 /// A module that is built.
 #[derive(Clone, Debug)]
 pub(crate) struct Module {
@@ -151,16 +154,30 @@ fn make(ctx: &Ctx, kernel: &Kernel, profile: Profile, task: Task) -> Result<Path
     };
     let log = ctx.log_dir()?.join(format!("driver-{name}.log"));
     let title = format!("{} ({})", task.what(), profile.name());
-    let mut warnings = Vec::new();
+    let mut said = Vec::new();
     let mut progress = ctx.ui.spinner(&title);
-    exec::logged(ctx, command, task.what(), &log, |line| {
+    let made = exec::logged(ctx, command, task.what(), &log, |line| {
         if !is_routine(line) {
-            warnings.push(line.to_owned());
+            said.push(line.to_owned());
         }
         progress.message(line.trim());
-    })?;
+    });
+    if let Err(err) = made {
+        // Of many errors the first ones are the causes, and make's own last lines name none.
+        if said.is_empty() {
+            return Err(err);
+        }
+        said.truncate(SAID);
+        let message = format!(
+            "{} failed:\n{}\nlog: {}",
+            task.what(),
+            said.join("\n"),
+            log.display()
+        );
+        return Err(exit::coded(exit::FAILED, message));
+    }
     progress.done();
-    for line in warnings {
+    for line in said {
         eprintln!("{line}");
     }
     Ok(out)
