@@ -16,7 +16,7 @@ use crate::guest::scanner::Marker;
 use crate::guest::selftest;
 use crate::guest::session::{Driver, Event, Lab};
 pub(crate) use crate::guest::shell::{VmArgs, run as run_vm};
-use crate::guest::suite::{Built, JOB, Selection, Suite};
+use crate::guest::suite::{Built, Selection, Suite};
 use crate::guest::topology::Topology;
 use crate::guest::verdict::Kind;
 use crate::kernel::Profile;
@@ -118,24 +118,6 @@ pub(crate) fn run_vm_test(ctx: &Ctx, args: VmTestArgs) -> Result<ExitCode> {
     Ok(ExitCode::from(test(ctx, &lab, &options)?.code()))
 }
 
-/// Runs the suite on a topology with all defaults; what `cargo xtask test` calls.
-pub(crate) fn test_topology(ctx: &Ctx, topology: &str, profile: Profile) -> Result<Kind> {
-    let lab = Lab::prepare(ctx, topology, profile, AccelChoice::Auto, Driver::Loaded)?;
-    test(ctx, &lab, &Options::default())
-}
-
-/// The harness's tests of itself, on the smallest topology; what `cargo xtask test` calls.
-pub(crate) fn self_test(ctx: &Ctx) -> Result<ExitCode> {
-    let lab = Lab::prepare(
-        ctx,
-        "numa2",
-        Profile::Base,
-        AccelChoice::Auto,
-        Driver::Loaded,
-    )?;
-    selftest::run(ctx, &lab)
-}
-
 /// Runs a suite and tells its results.
 pub(crate) fn test(ctx: &Ctx, lab: &Lab, options: &Options) -> Result<Kind> {
     let built = Built::build(ctx, lab)?;
@@ -147,23 +129,23 @@ pub(crate) fn test(ctx: &Ctx, lab: &Lab, options: &Options) -> Result<Kind> {
     let total = suite.expected.len();
     let mut progress = ctx.ui.bar(format!("vm-test {}", lab.title()), total as u64);
     let mut done = 0;
-    let mut run = suite.run(ctx, lab, seed, options.limit, &mut |event| match event {
-        Event::Console { line, .. } => match Marker::parse(line) {
-            Some(Marker::Begin(name)) => progress.message(name),
-            Some(Marker::End { .. }) => {
-                done += 1;
-                progress.set(done);
+    let mut follow = |event: Event<'_>| match event {
+        Event::Console { guest, line } => {
+            if ctx.verbose > 1 {
+                eprintln!("{guest}: {line}");
             }
-            None => {}
-        },
-        Event::Output { guest, job, line } => {
-            if job == JOB {
-                ctx.ui.detail(line);
-            } else {
-                ctx.ui.detail(format!("{guest} {job}: {line}"));
+            match Marker::parse(line) {
+                Some(Marker::Begin(name)) => progress.message(name),
+                Some(Marker::End { .. }) => {
+                    done += 1;
+                    progress.set(done);
+                }
+                None => {}
             }
         }
-    })?;
+        Event::Output { guest, job, line } => ctx.ui.detail(format!("{guest} {job}: {line}")),
+    };
+    let mut run = suite.run(ctx, lab, seed, options.limit, &mut follow)?;
     drop(progress);
     report::tell(ctx, lab, &mut run, seed, &options.telling)
 }

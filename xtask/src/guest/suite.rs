@@ -25,7 +25,7 @@ const PROFILE: &str = "guest";
 /// The crate with the suites.
 const PACKAGE: &str = "dmaplane-guest-tests";
 /// The job's name, and so its log's.
-pub(crate) const JOB: &str = "tests";
+const JOB: &str = "tests";
 /// The port of the peer agent in a second guest.
 const PEER_PORT: u16 = 7471;
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 
 use crate::plan::Report;
+use crate::symbols::Symbols;
 use crate::{kmsg, modules};
 
 const GAUGES: &str = "/sys/kernel/debug/dmaplane/gauges";
@@ -44,6 +45,7 @@ pub(crate) fn after_jobs(report: &mut Report, driver: &str, time_scale: u32) {
     if !report.leaks.is_empty() {
         report.leaks.extend(holders());
     }
+    let symbols = Symbols::of(driver);
     if let Err(err) = modules::unload(driver, limit) {
         report.leaks.push(format!("{err:#}"));
     }
@@ -51,7 +53,7 @@ pub(crate) fn after_jobs(report: &mut Report, driver: &str, time_scale: u32) {
         match kmemleak() {
             Ok(found) => {
                 report.kmemleak_checked = true;
-                report.kmemleak = found;
+                report.kmemleak = found.map(|text| symbols.annotate(&text));
             }
             Err(err) => report
                 .leaks

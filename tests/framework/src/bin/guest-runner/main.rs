@@ -17,6 +17,7 @@ mod modules;
 mod network;
 mod plan;
 mod stacks;
+mod symbols;
 mod work;
 
 use std::process::ExitCode;

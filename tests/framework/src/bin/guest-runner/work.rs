@@ -9,9 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 
 use crate::jobs::{self, Running, Waited};
-use crate::plan::{
-    Cause, Failure, JobEnd, PLAN_FILE, Plan, REPORT_FILE, Report, SHARE, STARTED,
-};
+use crate::plan::{Cause, Failure, JobEnd, PLAN_FILE, Plan, REPORT_FILE, Report, SHARE, STARTED};
 use crate::{checks, kmsg, meeting, modules, network, stacks};
 
 /// Kernel stacks of everything that lived when a time limit ran out, in the shared folder.

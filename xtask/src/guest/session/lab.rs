@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A lab: a topology with everything that booting it takes, and the runs in it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use super::running::{Running, watch_over};
+use super::{End, Event, Outcome, Request, SHARE_FOLDER};
+use crate::ctx::Ctx;
+use crate::driver::{self, Module};
+use crate::guest::accel::{self, Accel, AccelChoice};
+use crate::guest::binaries::{Binaries, search_path};
+use crate::guest::kmods;
+use crate::guest::limits::Limits;
+use crate::guest::plan::{self, Meeting, Plan};
+use crate::guest::qemu::{Cable, Machine};
+use crate::guest::rundir::RunDir;
+use crate::guest::scanner::Rules;
+use crate::guest::topology::{Network, Topology};
+use crate::guest::verdict::{self, Verdict};
+use crate::kernel::{self, Kernel, Profile};
+use crate::setup::{self, Need, Tools};
+
+/// How often a guest that does not boot is booted again.
+const BOOT_RETRIES: u32 = 2;
+/// Where the runners of two guests meet.
+const MEETING_PORT: u16 = 7470;
+
+/// Whether guests have the driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Driver {
+    /// Built if necessary, loaded before the jobs, unloaded and checked for leaks after them.
+    Loaded,
+    /// Not there.
+    Absent,
+}
+
+/// Everything that booting a topology takes, ready.
+pub(crate) struct Lab {
+    /// What the guests look like.
+    pub(crate) topology: Topology,
+    /// Which kernel configuration.
+    pub(crate) profile: Profile,
+    /// What executes the guests.
+    pub(crate) accel: Accel,
+    /// How long things may take.
+    pub(crate) limits: Limits,
+    /// Programs for the guests.
+    pub(crate) binaries: Binaries,
+    /// Programs of the host.
+    pub(crate) tools: Tools,
+    pub(crate) root: PathBuf,
+    kernel: Kernel,
+    module: Option<Module>,
+}
+
+impl Lab {
+    /// Provides tools, kernel, module and programs, and settles the accelerator.
+    pub(crate) fn prepare(
+        ctx: &Ctx,
+        topology: &str,
+        profile: Profile,
+        choice: AccelChoice,
+        driver: Driver,
+    ) -> Result<Self> {
+        let topology = Topology::load(&ctx.root, topology)?;
+        let tools = setup::ensure(ctx, Need::Guest)?;
+        let (kernel, module) = match driver {
+            Driver::Loaded => {
+                let module = driver::ensure(ctx, profile)?;
+                (module.kernel.clone(), Some(module))
+            }
+            Driver::Absent => (kernel::ensure(ctx, profile)?, None),
+        };
+        let binaries = Binaries::build(ctx)?;
+        let accel = Accel::Kvm;
+        let limits = Limits::new(accel, profile);
+        let root = ctx.root.clone();
+        let mut lab = Self {
+            topology,
+            profile,
+            accel,
+            limits,
+            binaries,
+            tools,
+            root,
+            kernel,
+            module,
+        };
+        lab.accel = accel::settle(ctx, &lab, choice)?;
+        lab.limits = Limits::new(lab.accel, profile);
+        Ok(lab)
+    }
+
+    /// The kernel that guests boot.
+    pub(crate) fn kernel(&self) -> &Kernel {
+        &self.kernel
+    }
+
+    /// QEMU.
+    pub(crate) fn qemu(&self) -> &Path {
+        &self.tools.qemu
+    }
+
+    /// `numa2 base tcg`.
+    pub(crate) fn title(&self) -> String {
+        format!(
+            "{} {} {}",
+            self.topology.name,
+            self.profile.name(),
+            self.accel.name()
+        )
+    }
+
+    /// Boots the guests, runs the request, powers off. A boot that fails is tried again: it says
+    /// nothing about what is tested.
+    pub(crate) fn run(
+        &self,
+        ctx: &Ctx,
+        request: &Request,
+        watch: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Outcome> {
+        let start = Instant::now();
+        let mut failed_boots = 0;
+        loop {
+            let mut outcome = self.attempt(ctx, request, self.limits.boot, watch)?;
+            outcome.failed_boots = failed_boots;
+            outcome.time = start.elapsed();
+            let End::NotBooted(guest) = &outcome.end else {
+                return Ok(outcome);
+            };
+            if failed_boots == BOOT_RETRIES {
+                return Ok(outcome);
+            }
+            failed_boots += 1;
+            let kept = outcome.dir.keep(ctx)?;
+            ctx.ui.warn(format!(
+                "guest {guest} did not boot ({failed_boots} of {} attempts); its console is in {}",
+                BOOT_RETRIES + 1,
+                kept.display()
+            ));
+        }
+    }
+
+    /// Boots the guests once, with this limit for the boot.
+    pub(crate) fn boot_once(
+        &self,
+        ctx: &Ctx,
+        request: &Request,
+        boot_limit: Duration,
+    ) -> Result<Outcome> {
+        self.attempt(ctx, request, boot_limit, &mut |_| {})
+    }
+
+    /// Judges a run by its jobs, its leaks and its consoles.
+    pub(crate) fn judge(&self, outcome: &Outcome) -> Result<Verdict> {
+        Ok(verdict::judge(outcome, &Rules::load(&self.root)?, None))
+    }
+
+    fn attempt(
+        &self,
+        ctx: &Ctx,
+        request: &Request,
+        boot_limit: Duration,
+        watch: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Outcome> {
+        let start = Instant::now();
+        let name = self.title().replace(' ', "-");
+        let dir = RunDir::create(ctx, &name)?;
+        let mut running = Vec::new();
+        for index in 0..self.topology.guests.len() {
+            running.push(self.start(&dir, request, index)?);
+        }
+        let interactive = request.jobs.iter().any(|(_, job)| job.interactive);
+        let end = if interactive {
+            for guest in &mut running {
+                guest.wait()?;
+            }
+            End::Off
+        } else {
+            let jobs = self.job_limit(request) + self.limits.end;
+            watch_over(&mut running, boot_limit, jobs, self.limits.end, watch)?
+        };
+        let guests = running
+            .into_iter()
+            .map(|guest| guest.outcome())
+            .collect::<Result<_>>()?;
+        Ok(Outcome {
+            dir,
+            guests,
+            end,
+            failed_boots: 0,
+            time: start.elapsed(),
+        })
+    }
+
+    fn job_limit(&self, request: &Request) -> Duration {
+        request
+            .limit
+            .map_or(self.limits.jobs, |limit| limit * self.limits.scale)
+    }
+
+    fn start(&self, dir: &RunDir, request: &Request, index: usize) -> Result<Running> {
+        let guest = &self.topology.guests[index];
+        let home = dir.path().join(&guest.name);
+        let plan = self.plan(request, index)?;
+        let runner = self.binaries.runner();
+        let machine = Machine {
+            qemu: self.qemu(),
+            guest,
+            accel: self.accel,
+            bz_image: &self.kernel.bz_image,
+            init: &runner,
+            share: &home.join(SHARE_FOLDER),
+            console: home.join("console.log"),
+            cable: self.cable(dir, index),
+            interactive: plan.jobs.iter().any(|job| job.interactive),
+            limits: self.limits,
+        };
+        Running::start(home, &machine, &plan, &request.files, &self.kernel.config)
+    }
+
+    fn cable(&self, dir: &RunDir, index: usize) -> Option<Cable> {
+        match self.topology.network {
+            Network::Veth { .. } => None,
+            Network::Link { .. } => {
+                let run = dir.path().file_name().unwrap_or_default().to_string_lossy();
+                Some(Cable {
+                    socket: format!("dmaplane-{run}"),
+                    end: u8::from(index > 0),
+                })
+            }
+        }
+    }
+
+    fn plan(&self, request: &Request, index: usize) -> Result<Plan> {
+        let guest = &self.topology.guests[index];
+        for (name, job) in &request.jobs {
+            if !self.topology.guests.iter().any(|guest| guest.name == *name) {
+                bail!(
+                    "topology {} has no guest {name} for job {}",
+                    self.topology.name,
+                    job.name
+                );
+            }
+        }
+        let jobs = request.jobs.iter().filter(|(name, _)| *name == guest.name);
+        let mut plan = Plan {
+            guest: guest.name.clone(),
+            directory: self.root.clone(),
+            env: self.environment(&request.env),
+            modules: Vec::new(),
+            driver: None,
+            network: plan::Network::None,
+            meeting: None,
+            jobs: jobs.map(|(_, job)| job.clone()).collect(),
+            limit_s: self.job_limit(request).as_secs(),
+            time_scale: self.limits.scale,
+        };
+        if request.bare {
+            return Ok(plan);
+        }
+        let mut modules = vec!["rdma_rxe"];
+        modules.extend(&request.modules);
+        plan.modules = kmods::load_order(&self.kernel, &modules)?;
+        plan.driver = self.module.as_ref().map(|module| module.ko.clone());
+        match &self.topology.network {
+            Network::Veth { mtu, local, peer } => {
+                let (local, peer) = (local.clone(), peer.clone());
+                plan.network = plan::Network::Veth {
+                    mtu: *mtu,
+                    local,
+                    peer,
+                };
+            }
+            Network::Link { mtu } => {
+                plan.network = plan::Network::Link {
+                    mtu: *mtu,
+                    addresses: guest.addresses.clone(),
+                };
+                let address = format!("{}:{MEETING_PORT}", self.topology.peer_ip());
+                plan.meeting = Some(Meeting {
+                    address,
+                    host: index > 0,
+                });
+            }
+        }
+        Ok(plan)
+    }
+
+    fn environment(&self, more: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+        let mut env: BTreeMap<String, String> = [
+            ("PATH", search_path(&self.binaries.dir)),
+            ("HOME", "/root".to_owned()),
+            ("LANG", "C.UTF-8".to_owned()),
+            (
+                "TERM",
+                std::env::var("TERM").unwrap_or_else(|_| "dumb".to_owned()),
+            ),
+            ("RUST_BACKTRACE", "1".to_owned()),
+            // Errors say where they come from by themselves, and symbols take seconds to read here.
+            ("RUST_LIB_BACKTRACE", "0".to_owned()),
+            ("DMAPLANE_TOPOLOGY", self.topology.name.clone()),
+            ("DMAPLANE_PROFILE", self.profile.name().to_owned()),
+            ("DMAPLANE_ACCEL", self.accel.name().to_owned()),
+            ("DMAPLANE_LOCAL_IP", self.topology.local_ip().to_owned()),
+            ("DMAPLANE_PEER_IP", self.topology.peer_ip().to_owned()),
+            ("DMAPLANE_TIME_SCALE", self.limits.scale.to_string()),
+            ("DMAPLANE_SHARE", plan::SHARE.to_owned()),
+            ("DMAPLANE_BIN_DIR", self.binaries.dir.display().to_string()),
+        ]
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect();
+        if let Some(module) = &self.module {
+            env.insert("DMAPLANE_KO".to_owned(), module.ko.display().to_string());
+        }
+        env.extend(more.clone());
+        env
+    }
+}
