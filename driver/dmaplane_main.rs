@@ -37,13 +37,14 @@ module! {
     },
 }
 
-/// The loaded module. Field order is drop order: no new users, then no more devices; debugfs last, so that the gauges
+/// The loaded module. Field order is drop order: no new users, then no more devices, then their registry; debugfs last, so that the gauges
 /// can be watched until the end.
 #[pin_data]
 struct Dmaplane {
     #[pin]
     _node: MiscDeviceRegistration<Node>,
     _client: kx::rdma::client::Registration<rdma::Client>,
+    _registry: kx::global::Life,
     #[pin]
     _gauges: Scope<&'static Gauges>,
     _dir: Dir,
@@ -51,12 +52,13 @@ struct Dmaplane {
 
 impl kernel::InPlaceModule for Dmaplane {
     fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
-        kx::global::init(module);
+        let registry = kx::global::Life::begin(module);
         let dir = Dir::new(c"dmaplane");
         try_pin_init!(Self {
             _gauges <- gauges::debugfs(&dir),
             _client: kx::rdma::client::Registration::new()?,
             _node <- MiscDeviceRegistration::register(MiscDeviceOptions { name: c"dmaplane" }),
+            _registry: registry,
             _dir: dir,
         })
     }

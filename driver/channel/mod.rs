@@ -143,7 +143,9 @@ impl Channel {
             Ok(count) if count < wanted => None,
             result => Some(result),
         };
-        match deadline.wait(&mut completions, &self.posted, |completions| enough(completions)) {
+        match deadline.wait(&mut completions, &self.posted, |completions| {
+            enough(completions)
+        }) {
             Ok(result) => result,
             Err(error) if error == ETIMEDOUT => self.waiting(&completions),
             Err(error) => Err(error),

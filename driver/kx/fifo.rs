@@ -48,13 +48,19 @@ impl<T> Fifo<T> {
         self.len == self.slots.len()
     }
 
+    /// A place below twice the size, brought back into the queue. No remainder: a size of 0 would panic.
+    fn wrap(&self, place: usize) -> usize {
+        place.checked_sub(self.slots.len()).unwrap_or(place)
+    }
+
     /// Adds an item at the end, or gives it back when there is no room.
     pub(crate) fn push(&mut self, item: T) -> core::result::Result<(), T> {
         let capacity = self.slots.len();
         if self.len == capacity {
             return Err(item);
         }
-        match self.slots.get_mut((self.head + self.len) % capacity) {
+        let place = self.wrap(self.head + self.len);
+        match self.slots.get_mut(place) {
             Some(slot) => {
                 *slot = Some(item);
                 self.len += 1;
@@ -72,7 +78,7 @@ impl<T> Fifo<T> {
     /// Takes the item at the front.
     pub(crate) fn pop(&mut self) -> Option<T> {
         let item = self.slots.get_mut(self.head)?.take()?;
-        self.head = (self.head + 1) % self.slots.len();
+        self.head = self.wrap(self.head + 1);
         self.len -= 1;
         Some(item)
     }

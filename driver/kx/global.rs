@@ -10,10 +10,24 @@ global_lock! {
     pub(crate) unsafe(uninit) static REGISTRY: Mutex<Registry> = Registry::new();
 }
 
-/// Makes the lock usable.
-///
-/// A module's initialisation runs once for each load, and its statics are fresh each time.
-pub(crate) fn init(_proof: &'static ThisModule) {
-    // SAFETY: Called once for each load, see above.
-    unsafe { REGISTRY.init() };
+/// The lock's life. A module's statics are not dropped when it goes, so that what they hold must be dropped by
+/// somebody: this, as the last of the module's fields that use the lock.
+pub(crate) struct Life(());
+
+impl Life {
+    /// Makes the lock usable.
+    ///
+    /// A module's initialisation runs once for each load, and its statics are fresh each time.
+    pub(crate) fn begin(_proof: &'static ThisModule) -> Self {
+        // SAFETY: Called once for each load, see above.
+        unsafe { REGISTRY.init() };
+        Self(())
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        let registry = core::mem::replace(&mut *REGISTRY.lock(), Registry::new());
+        drop(registry);
+    }
 }

@@ -13,11 +13,16 @@ pub(crate) mod pages;
 pub(crate) mod rdma;
 pub(crate) mod shared;
 pub(crate) mod user;
+pub(crate) mod vec;
 pub(crate) mod vma;
 
 /// Bindings that the kernel crate does not have; `Kbuild` generates them from `bindings.h`.
 #[allow(
     clippy::all,
+    clippy::cast_lossless,
+    clippy::ptr_as_ptr,
+    clippy::ref_as_ptr,
+    clippy::undocumented_unsafe_blocks,
     dead_code,
     improper_ctypes,
     missing_docs,

@@ -10,6 +10,7 @@ use crate::{
     gauges::{Held, GAUGES},
     kx::{
         pages::{node_has_memory, node_ids, Node, Pages, PAGE_BYTES},
+        vec::retain,
         vma::Mapped,
     },
     rdma::Endpoint,
@@ -175,7 +176,7 @@ impl Buffer {
             return Ok(region.clone());
         }
         // Those of domains that are gone serve nobody.
-        regions.retain(|region| region.is_alive());
+        retain(&mut regions, |region| region.is_alive());
         let region = Region::local(&self.memory, endpoint)?;
         regions.push(region.clone(), GFP_KERNEL)?;
         Ok(region)

@@ -12,6 +12,7 @@ use crate::{
             mr::{Access, RegionSet},
             pd::Pd,
         },
+        vec::retain,
     },
     logic::outcome::Down,
 };
@@ -170,7 +171,7 @@ impl Domains {
     /// The domain on a device, made on first use. `ENODEV` when the device is gone.
     pub(crate) fn on(&self, device: Device) -> Result<Arc<Domain>> {
         let mut list = self.list.lock();
-        list.retain(|domain| domain.is_alive());
+        retain(&mut list, |domain| domain.is_alive());
         if let Some(domain) = list.iter().find(|domain| domain.device() == device) {
             return Ok(domain.clone());
         }

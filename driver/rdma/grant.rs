@@ -10,7 +10,7 @@ use crate::{
 use kernel::{
     prelude::*,
     sync::{
-        atomic::{ordering, Atomic},
+        atomic::{ordering, Atomic, Relaxed},
         Arc,
     },
 };
@@ -58,7 +58,10 @@ pub(crate) struct PeerGrant {
     rights: u32,
     segment_shift: u8,
     keys: KVVec<u32>,
+    /// Written under the endpoint's lock.
     revoked: Atomic<u32>,
+    /// Operations that the provider has. Written under the endpoint's lock.
+    under_way: Atomic<u32>,
 }
 
 impl PeerGrant {
@@ -73,6 +76,7 @@ impl PeerGrant {
             segment_shift: head.segment_shift,
             keys,
             revoked: Atomic::new(0),
+            under_way: Atomic::new(0),
         }
     }
 
@@ -113,6 +117,22 @@ impl PeerGrant {
     /// The peer took it back: nothing is sent on it any more.
     pub(super) fn revoke(&self) {
         self.revoked.store(1, ordering::Release);
+    }
+
+    /// An operation on it was posted. The caller holds the endpoint's lock.
+    pub(super) fn begin(&self) {
+        let _ = self.under_way.fetch_add(1, Relaxed);
+    }
+
+    /// An operation on it is over; true when it was the last one of a grant that was taken back. The caller holds the
+    /// endpoint's lock.
+    pub(super) fn finish(&self) -> bool {
+        self.under_way.fetch_sub(1, Relaxed) == 1 && self.is_revoked()
+    }
+
+    /// Whether the provider has no operation on it. The caller holds the endpoint's lock.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.under_way.load(Relaxed) == 0
     }
 
     /// Whether the peer took it back.

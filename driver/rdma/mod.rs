@@ -16,6 +16,7 @@ use crate::{
     kx::{
         global::REGISTRY,
         rdma::client::{self, Device},
+        vec::retain,
     },
     logic::outcome::Down,
 };
@@ -67,7 +68,7 @@ impl Registry {
 
     fn forget_domain(&mut self, domain: &Arc<Domain>) {
         for entry in self.entries.iter_mut() {
-            entry.domains.retain(|other| !Arc::ptr_eq(other, domain));
+            retain(&mut entry.domains, |other| !Arc::ptr_eq(other, domain));
         }
     }
 
@@ -76,8 +77,9 @@ impl Registry {
     }
 
     fn forget_listener(&mut self, listener: &Listener) {
-        self.listeners
-            .retain(|other| !core::ptr::eq(&**other, listener));
+        retain(&mut self.listeners, |other| {
+            !core::ptr::eq(&**other, listener)
+        });
     }
 }
 

@@ -2,6 +2,8 @@
 
 //! Checks of ranges, and the cutting of a transfer along segments of memory regions.
 
+use core::num::NonZero;
+
 /// Whether `offset..offset + length` is a non-empty range below `limit`, without overflow.
 pub fn within(offset: u64, length: u64, limit: u64) -> bool {
     length > 0
@@ -9,11 +11,6 @@ pub fn within(offset: u64, length: u64, limit: u64) -> bool {
             Some(end) => end <= limit,
             None => false,
         }
-}
-
-/// Segments that `bytes` need when each holds `segment_bytes`.
-pub fn segments(bytes: u64, segment_bytes: u64) -> u64 {
-    bytes.div_ceil(segment_bytes)
 }
 
 /// One work request's worth of a transfer: it stays in one segment on either side.
@@ -31,14 +28,14 @@ pub struct Piece {
     pub length: u64,
 }
 
-/// Cuts a transfer wherever either side's segment ends. Segment sizes must not be 0.
+/// Cuts a transfer wherever either side's segment ends.
 #[derive(Clone, Debug)]
 pub struct Pieces {
     local: u64,
     remote: u64,
     left: u64,
-    local_segment_bytes: u64,
-    remote_segment_bytes: u64,
+    local_segment_bytes: NonZero<u64>,
+    remote_segment_bytes: NonZero<u64>,
 }
 
 impl Pieces {
@@ -46,9 +43,9 @@ impl Pieces {
     /// checked both ranges.
     pub fn new(
         local: u64,
-        local_segment_bytes: u64,
+        local_segment_bytes: NonZero<u64>,
         remote: u64,
-        remote_segment_bytes: u64,
+        remote_segment_bytes: NonZero<u64>,
         length: u64,
     ) -> Self {
         Self {
@@ -72,8 +69,8 @@ impl Iterator for Pieces {
         let remote_offset = self.remote % self.remote_segment_bytes;
         let length = self
             .left
-            .min(self.local_segment_bytes - local_offset)
-            .min(self.remote_segment_bytes - remote_offset);
+            .min(self.local_segment_bytes.get() - local_offset)
+            .min(self.remote_segment_bytes.get() - remote_offset);
         let piece = Piece {
             local_segment: self.local / self.local_segment_bytes,
             local_offset,

@@ -117,6 +117,7 @@ impl GrantPart {
 }
 
 /// A control message's kind and body.
+#[allow(clippy::large_enum_variant)] // Reason: it lives on the stack, and nothing is allocated here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Body {
     /// Carries the totals only.
@@ -125,6 +126,8 @@ pub enum Body {
     Grant(GrantPart),
     /// Takes a grant back.
     Revoke,
+    /// Answers a REVOKE: nothing of the sender's is under way on the grant any more.
+    Revoked,
 }
 
 /// A control message.
@@ -143,6 +146,7 @@ pub struct Message {
 const KIND_CREDIT: u8 = 1;
 const KIND_GRANT: u8 = 2;
 const KIND_REVOKE: u8 = 3;
+const KIND_REVOKED: u8 = 4;
 
 impl Message {
     /// The bytes to send.
@@ -152,6 +156,7 @@ impl Message {
             Body::Credit => KIND_CREDIT,
             Body::Grant(_) => KIND_GRANT,
             Body::Revoke => KIND_REVOKE,
+            Body::Revoked => KIND_REVOKED,
         };
         put(&mut out, 0, &MAGIC.to_le_bytes());
         put(&mut out, 2, &[VERSION, kind]);
@@ -191,7 +196,8 @@ impl Message {
             KIND_CREDIT if grant == 0 && generation == 0 => Body::Credit,
             KIND_GRANT if named => Body::Grant(grant_part(bytes)?),
             KIND_REVOKE if named => Body::Revoke,
-            KIND_CREDIT | KIND_GRANT | KIND_REVOKE => return Err(Malformed::Field),
+            KIND_REVOKED if named => Body::Revoked,
+            KIND_CREDIT | KIND_GRANT | KIND_REVOKE | KIND_REVOKED => return Err(Malformed::Field),
             _ => return Err(Malformed::Kind),
         };
         let used = match &body {

@@ -2,6 +2,8 @@
 
 //! Ring indices, completion slots, handles, ranges and outcomes.
 
+use std::num::NonZero;
+
 use dmaplane_logic::{
     handle::{Handle, MmapTarget, GENERATIONS, MAX_SLOTS},
     outcome::{Completion, Down, State},
@@ -88,9 +90,11 @@ proptest! {
         local_shift in 12u32..23,
         remote_shift in 12u32..23,
     ) {
-        let (local_bytes, remote_bytes) = (1 << local_shift, 1 << remote_shift);
+        let (local_bytes, remote_bytes) = (1u64 << local_shift, 1u64 << remote_shift);
+        let (local_size, remote_size) =
+            (NonZero::new(local_bytes).unwrap(), NonZero::new(remote_bytes).unwrap());
         let (mut at_local, mut at_remote, mut total) = (local, remote, 0);
-        for piece in Pieces::new(local, local_bytes, remote, remote_bytes, length) {
+        for piece in Pieces::new(local, local_size, remote, remote_size, length) {
             prop_assert!(piece.length > 0);
             prop_assert_eq!(piece.local_segment * local_bytes + piece.local_offset, at_local);
             prop_assert_eq!(piece.remote_segment * remote_bytes + piece.remote_offset, at_remote);

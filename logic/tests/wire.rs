@@ -64,6 +64,13 @@ proptest! {
     }
 
     #[test]
+    fn revocations_survive_the_wire(number in 1u32.., totals in totals(), answer: bool) {
+        let body = if answer { Body::Revoked } else { Body::Revoke };
+        let message = Message { grant: number, generation: number, totals, body };
+        prop_assert_eq!(Message::decode(&message.encode()), Ok(message));
+    }
+
+    #[test]
     fn any_bytes_are_decoded_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         let _ = Message::decode(&bytes);
         let _ = Hello::decode(&bytes);

@@ -46,7 +46,7 @@ impl Device {
         let name = unsafe { ptr::addr_of!((*self.as_ptr()).name).read_volatile() };
         let mut bytes = [0u8; 64];
         for (to, from) in bytes.iter_mut().zip(name.iter().take(63)) {
-            *to = *from as u8;
+            *to = *from;
         }
         bytes
     }
@@ -60,7 +60,7 @@ impl Device {
     /// Work requests that one of its queues can hold.
     pub(crate) fn queue_entries(self) -> u32 {
         // SAFETY: As above.
-        u32::try_from(unsafe { (*self.as_ptr()).attrs.max_qp_wr }).unwrap_or(0)
+        unsafe { (*self.as_ptr()).attrs.max_qp_wr }
     }
 }
 
@@ -92,7 +92,7 @@ impl<T: Ops> Registration<T> {
     pub(crate) fn new() -> Result<Self> {
         let mut client = KBox::new(
             raw::ib_client {
-                name: NAME.as_ptr().cast(),
+                name: NAME.as_char_ptr(),
                 add: Some(Self::add),
                 remove: Some(Self::remove),
                 ..Default::default()

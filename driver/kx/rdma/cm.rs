@@ -120,7 +120,7 @@ impl<H: Handler> CmId<H> {
                 Arc::as_ptr(&handler).cast_mut().cast::<c_void>(),
                 raw::rdma_ucm_port_space_RDMA_PS_TCP,
                 raw::ib_qp_type_IB_QPT_RC,
-                NAME.as_ptr().cast(),
+                NAME.as_char_ptr(),
             )
         })?;
         Ok(Self {

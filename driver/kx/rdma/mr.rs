@@ -9,7 +9,7 @@
 
 use super::{client::Device, pd::Pd, raw};
 use crate::kx::pages::{Pages, PAGE_BYTES};
-use core::{ptr, ptr::NonNull};
+use core::{num::NonZero, ptr, ptr::NonNull};
 use kernel::{
     bindings,
     error::{from_err_ptr, to_result},
@@ -183,9 +183,11 @@ impl RegionSet {
             None => return Err(EOPNOTSUPP),
         };
         let wanted = per_segment.min(count.next_power_of_two());
-        let mut segments = KVVec::with_capacity(count.div_ceil(wanted), GFP_KERNEL)?;
-        let mut keys = KVVec::with_capacity(count.div_ceil(wanted), GFP_KERNEL)?;
-        for chunk in range.chunks(wanted) {
+        let per_segment = NonZero::new(wanted).ok_or(EINVAL)?;
+        let chunks = range.chunks(per_segment.get());
+        let mut segments = KVVec::with_capacity(chunks.len(), GFP_KERNEL)?;
+        let mut keys = KVVec::with_capacity(chunks.len(), GFP_KERNEL)?;
+        for chunk in chunks {
             let segment = Segment::new(pd, chunk, wanted as u32)?;
             keys.push(segment.key(access), GFP_KERNEL)?;
             segments.push(segment, GFP_KERNEL)?;
@@ -237,7 +239,7 @@ impl RegionSet {
             ..Default::default()
         };
         request.wr.opcode = raw::ib_wr_opcode_IB_WR_REG_MR;
-        request.wr.send_flags = raw::ib_send_flags_IB_SEND_SIGNALED as i32;
+        request.wr.send_flags = raw::ib_send_flags_IB_SEND_SIGNALED;
         Ok(request)
     }
 }

@@ -26,7 +26,7 @@ impl Pd {
     pub(crate) fn new(device: Device) -> Result<Self> {
         // SAFETY: By its invariant the device is alive. The name is static.
         let pd =
-            from_err_ptr(unsafe { raw::__ib_alloc_pd(device.as_ptr(), 0, NAME.as_ptr().cast()) })?;
+            from_err_ptr(unsafe { raw::__ib_alloc_pd(device.as_ptr(), 0, NAME.as_char_ptr()) })?;
         Ok(Self {
             pd: NonNull::new(pd).ok_or(ENOMEM)?,
             device,

@@ -131,7 +131,7 @@ impl<T> Transfer<T> {
             request.wr.__bindgen_anon_1.wr_cqe =
                 ManuallyDrop::new(if is_last { last_cqe } else { part_cqe });
             request.wr.send_flags = if is_last {
-                raw::ib_send_flags_IB_SEND_SIGNALED as i32
+                raw::ib_send_flags_IB_SEND_SIGNALED
             } else {
                 0
             };

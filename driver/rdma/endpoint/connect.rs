@@ -25,10 +25,11 @@ impl Shared {
     fn wait_step(&self, deadline: Deadline) -> Result<Result> {
         let mut state = self.state.lock();
         let step = deadline.wait(&mut state, &self.changed, |state| {
-            if let Phase::Down(cause) = state.phase {
-                return Some(Step::Failed(Error::from_errno(-cause.errno())));
-            }
-            state.step.take()
+            // What the step says is more exact than the endpoint's end, which it may have brought about.
+            state.step.take().or(match state.phase {
+                Phase::Down(cause) => Some(Step::Failed(Error::from_errno(-cause.errno()))),
+                Phase::Connecting | Phase::Up => None,
+            })
         })?;
         Ok(match step {
             Step::Done => Ok(()),

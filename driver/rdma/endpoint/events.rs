@@ -160,8 +160,13 @@ impl Queue for Shared {
 
     fn receive_ended(&self, view: &InCallback<'_, Self>, status: Status) {
         self.failed(view, status);
-        // The queue pair went into error by itself, or somebody moved it there and has said why.
-        self.go_down(Down::Peer);
-        self.end_receives();
+        // While connecting, the connection manager moves the queue pair to the error state before it tells why:
+        // then that event says it, and the thread that connects cleans up.
+        let connecting = matches!(self.state.lock().phase, Phase::Connecting);
+        if !connecting {
+            // The queue pair went into error by itself, or somebody moved it there and has said why.
+            self.go_down(Down::Peer);
+            self.end_receives();
+        }
     }
 }

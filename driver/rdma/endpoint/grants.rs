@@ -19,7 +19,23 @@ use kernel::{prelude::*, sync::Arc};
 struct Given {
     number: u32,
     region: Arc<Region>,
+    revocation: Revocation,
 }
+
+/// How far the taking back of a grant is.
+#[derive(PartialEq, Eq)]
+enum Revocation {
+    /// Not begun.
+    None,
+    /// The peer is being told.
+    Asked,
+    /// The peer has nothing under way any more.
+    Answered,
+}
+
+/// How long the peer may take to answer a revocation. Afterwards its access ends all the same, and if it still writes,
+/// so does the connection.
+const ANSWER_NS: u64 = 1_000_000_000;
 
 /// Both lists, with all their memory allocated at the start.
 pub(super) struct Grants {
@@ -64,6 +80,21 @@ impl Grants {
         self.inbox.push(grant.clone()).map_err(|_| Violation)
     }
 
+    /// The peer answered a revocation. One that was not asked for is a violation.
+    pub(super) fn answered(&mut self, number: u32) -> Result<(), Violation> {
+        // One that was answered too late is gone, which is no news.
+        let given = self.given.iter_mut().find(|given| given.number == number);
+        match given {
+            Some(given) if given.revocation == Revocation::None => Err(Violation),
+            Some(given) => {
+                given.revocation = Revocation::Answered;
+                Ok(())
+            }
+            None if number >= self.next => Err(Violation),
+            None => Ok(()),
+        }
+    }
+
     /// The peer took a grant back. One that is not known was refused before.
     pub(super) fn revoked(&mut self, number: u32) -> Option<Arc<PeerGrant>> {
         let at = self
@@ -98,9 +129,8 @@ impl Endpoint {
             if let Phase::Down(_) = state.phase {
                 return Err(ENOTCONN);
             }
-            let revocations = state.outbox.revocations();
             let grants = &mut state.grants;
-            if grants.given.len() + revocations >= Grant::MAX_PER_ENDPOINT {
+            if grants.given.len() >= Grant::MAX_PER_ENDPOINT {
                 return Err(EMFILE);
             }
             let number = grants.next;
@@ -108,6 +138,7 @@ impl Endpoint {
             let given = Given {
                 number,
                 region: region.clone(),
+                revocation: Revocation::None,
             };
             // There is room, see above.
             grants
@@ -138,7 +169,7 @@ impl Endpoint {
                 length,
                 label,
                 rights,
-                segment_shift: region.segment_bytes().ilog2() as u8,
+                segment_shift: region.segment_bytes().trailing_zeros() as u8,
                 first: (index * KEYS) as u32,
                 count: keys.len() as u8,
                 keys: [0; KEYS],
@@ -168,18 +199,51 @@ impl Endpoint {
         Ok(())
     }
 
-    /// Takes a grant back: ends the access first, then tells the peer.
+    /// Takes a grant back: tells the peer, waits until it has nothing under way, and ends the access. When this
+    /// returns, nothing of the peer's lands in the range, whatever the peer did.
     pub(crate) fn take_back(&self, number: u32) {
+        let asked = {
+            let mut state = self.shared.state.lock();
+            let state = &mut *state;
+            let up = matches!(state.phase, Phase::Up);
+            let given = state
+                .grants
+                .given
+                .iter_mut()
+                .find(|given| given.number == number);
+            match given {
+                Some(given) if up && state.outbox.push_revoke(number) => {
+                    given.revocation = Revocation::Asked;
+                    true
+                }
+                _ => false,
+            }
+        };
+        if asked {
+            self.shared.pump(&self.connection);
+            let mut state = self.shared.state.lock();
+            let limit = Deadline::after(ANSWER_NS);
+            // A passed limit or a signal only means that nobody waits for the peer any longer.
+            let _ = limit.wait(&mut state, &self.shared.changed, |state| {
+                let down = matches!(state.phase, Phase::Down(_));
+                let given = state
+                    .grants
+                    .given
+                    .iter()
+                    .find(|given| given.number == number);
+                let answered = given.is_none_or(|given| given.revocation == Revocation::Answered);
+                (down || answered).then_some(())
+            });
+        }
         let given = {
             let mut state = self.shared.state.lock();
             let grants = &mut state.grants;
             let at = grants.given.iter().position(|given| given.number == number);
             at.and_then(|at| grants.given.remove(at).ok())
         };
-        let Some(given) = given else { return };
-        given.region.revoke();
-        self.shared.state.lock().outbox.push_revocation(number);
-        self.shared.pump(&self.connection);
+        if let Some(given) = given {
+            given.region.revoke();
+        }
     }
 
     /// Waits for the peer's next grant.

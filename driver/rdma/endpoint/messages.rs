@@ -17,18 +17,26 @@ use kernel::{prelude::*, sync::Arc};
 /// Parts of grants that may wait to be sent.
 const MAX_PARTS: usize = 64;
 
-/// A message that waits for a control credit: a part of a grant, or its revocation.
+/// A message that waits for a control credit.
 struct Entry {
     number: u32,
-    part: Option<KBox<GrantPart>>,
+    what: What,
 }
 
-/// Messages that wait, in order: a revocation never overtakes its grant. A revocation always finds room, because
-/// each takes the place that its grant's existence kept.
+enum What {
+    /// A part of a grant.
+    Part(KBox<GrantPart>),
+    /// A grant of this side's is taken back.
+    Revoke,
+    /// A grant of the peer's is out of use here.
+    Revoked,
+}
+
+/// Messages that wait, in order: a revocation never overtakes its grant. Revocations and their answers always find
+/// room with an honest peer, because each grant has a place for either.
 pub(super) struct Outbox {
     queue: Fifo<Entry>,
     parts: usize,
-    revocations: usize,
 }
 
 impl Outbox {
@@ -37,22 +45,15 @@ impl Outbox {
         Self {
             queue: Fifo::none(),
             parts: 0,
-            revocations: 0,
         }
     }
 
     /// An outbox for one endpoint.
     pub(super) fn new() -> Result<Self> {
         Ok(Self {
-            queue: Fifo::new(MAX_PARTS + Grant::MAX_PER_ENDPOINT)?,
+            queue: Fifo::new(MAX_PARTS + 2 * Grant::MAX_PER_ENDPOINT)?,
             parts: 0,
-            revocations: 0,
         })
-    }
-
-    /// Revocations that wait: they count as grants.
-    pub(super) fn revocations(&self) -> usize {
-        self.revocations
     }
 
     /// Queues a part of a grant, or gives it back when too many wait.
@@ -64,41 +65,44 @@ impl Outbox {
         if self.parts >= MAX_PARTS {
             return Err(part);
         }
-        let entry = Entry {
-            number,
-            part: Some(part),
-        };
-        match self.queue.push(entry) {
+        let what = What::Part(part);
+        match self.queue.push(Entry { number, what }) {
             Ok(()) => {
                 self.parts += 1;
                 Ok(())
             }
-            // Only reached without room at all, in an endpoint that was never prepared.
-            Err(entry) => entry.part.map_or(Ok(()), Err),
+            // Only reached without room at all, in an endpoint that is over.
+            Err(entry) => match entry.what {
+                What::Part(part) => Err(part),
+                What::Revoke | What::Revoked => Ok(()),
+            },
         }
     }
 
-    /// Queues a revocation.
-    pub(super) fn push_revocation(&mut self, number: u32) {
-        // There is room, see above.
-        if self.queue.push(Entry { number, part: None }).is_ok() {
-            self.revocations += 1;
-        }
+    /// Queues a revocation. False without room: then the endpoint is over.
+    pub(super) fn push_revoke(&mut self, number: u32) -> bool {
+        let what = What::Revoke;
+        self.queue.push(Entry { number, what }).is_ok()
+    }
+
+    /// Queues the answer to a revocation. False without room: the peer revokes more than it granted.
+    pub(super) fn push_revoked(&mut self, number: u32) -> bool {
+        let what = What::Revoked;
+        self.queue.push(Entry { number, what }).is_ok()
     }
 
     /// The next message's name and body.
     fn pop(&mut self) -> Option<(u32, Body)> {
-        let Entry { number, part } = self.queue.pop()?;
-        match part {
-            Some(part) => {
+        let Entry { number, what } = self.queue.pop()?;
+        let body = match what {
+            What::Part(part) => {
                 self.parts -= 1;
-                Some((number, Body::Grant(*part)))
+                Body::Grant(*part)
             }
-            None => {
-                self.revocations -= 1;
-                Some((number, Body::Revoke))
-            }
-        }
+            What::Revoke => Body::Revoke,
+            What::Revoked => Body::Revoked,
+        };
+        Some((number, body))
     }
 
     fn is_empty(&self) -> bool {
@@ -220,6 +224,7 @@ impl Shared {
             Body::Credit => Ok(()),
             Body::Grant(part) => self.take_grant(message.grant, &part),
             Body::Revoke => self.take_revocation(message.grant),
+            Body::Revoked => self.state.lock().grants.answered(message.grant),
         }
     }
 
@@ -238,11 +243,20 @@ impl Shared {
         result
     }
 
+    /// The peer takes a grant back: answered as soon as nothing is under way on it.
     fn take_revocation(&self, number: u32) -> Result<(), Violation> {
         self.assembly.lock().forget(number);
-        // Dropped after the lock.
-        let revoked = self.state.lock().grants.revoked(number);
+        let mut state = self.state.lock();
+        let revoked = state.grants.revoked(number);
+        let quiet = revoked.as_ref().is_none_or(|grant| grant.is_quiet());
+        let answered = !quiet || state.outbox.push_revoked(number);
+        drop(state);
+        // The last reference may not go under the lock.
         drop(revoked);
-        Ok(())
+        if answered {
+            Ok(())
+        } else {
+            Err(Violation)
+        }
     }
 }

@@ -7,13 +7,20 @@ use crate::{
     channel::Ticket,
     kx::rdma::{connection::Connection, transfer::Transfer, Status},
     logic::{
-        outcome::{Completion, Down, Outcome},
+        outcome::{errno, Down, Outcome, State as Terminal},
         range::Pieces,
     },
     memory::Region,
     rdma::PeerGrant,
 };
+use core::num::NonZero;
 use kernel::{prelude::*, sync::Arc};
+
+/// The outcome of what the peer's revocation came before.
+const REVOKED: Outcome = Outcome {
+    state: Terminal::Revoked,
+    errno: errno::EACCES,
+};
 
 /// A checked WRITE.
 pub(crate) struct Op {
@@ -41,6 +48,9 @@ pub(crate) struct Posted {
 impl Endpoint {
     /// Takes an operation over. Its completion comes whatever happens.
     pub(crate) fn submit(&self, ticket: Ticket, op: Op) {
+        if op.grant.is_revoked() && !self.is_down() {
+            return ticket.complete(REVOKED);
+        }
         let transfer = match build(ticket, op) {
             Ok(transfer) => transfer,
             Err((ticket, error)) => return ticket.fail(error),
@@ -104,13 +114,12 @@ type Built = core::result::Result<KBox<Transfer<Posted>>, (Ticket, Error)>;
 
 /// Cuts an operation into work requests.
 fn build(ticket: Ticket, op: Op) -> Built {
-    let pieces = Pieces::new(
-        op.offset,
-        op.region.segment_bytes(),
-        op.remote_offset,
-        op.grant.segment_bytes(),
-        op.length.into(),
-    );
+    let sizes = NonZero::new(op.region.segment_bytes()).zip(NonZero::new(op.grant.segment_bytes()));
+    let Some((local, remote)) = sizes else {
+        return Err((ticket, EINVAL));
+    };
+    let length = op.length.into();
+    let pieces = Pieces::new(op.offset, local, op.remote_offset, remote, length);
     let imm = op.imm;
     // An allocation failure drops the ticket, which would say "canceled": so the box comes first.
     let mut transfer = match Transfer::empty() {
@@ -156,7 +165,7 @@ impl Shared {
             };
             self.retire();
             if op.grant.is_revoked() {
-                ticket.complete(Completion::RemoteAccess.outcome(None, true));
+                ticket.complete(REVOKED);
             } else if error == ESHUTDOWN {
                 ticket.complete(self.down_cause().outcome());
             } else {
@@ -175,8 +184,18 @@ impl Shared {
     /// Completes an operation that the provider has given back.
     pub(super) fn finish(&self, posted: Posted, status: Status) {
         self.retire();
-        let down = self.down();
         let Posted { mut ticket, op } = posted;
+        let down = {
+            let mut state = self.state.lock();
+            if op.grant.finish() {
+                // Without room the peer has revoked more than it granted, and will wait in vain.
+                let _ = state.outbox.push_revoked(op.grant.number());
+            }
+            match state.phase {
+                Phase::Down(cause) => Some(cause),
+                Phase::Connecting | Phase::Up => None,
+            }
+        };
         ticket.set_length(op.length);
         ticket.set_provider_status(status.raw());
         ticket.complete(status.completion().outcome(down, op.grant.is_revoked()));
@@ -220,17 +239,18 @@ impl State {
     ) -> Option<(KBox<Transfer<Posted>>, Error)> {
         while let Some(transfer) = self.pending.front() {
             let Posted { op, .. } = transfer.body()?;
+            if op.grant.is_revoked() {
+                return Some((self.pending.pop()?, EACCES));
+            }
             let needs_credit = op.imm.is_some();
             if needs_credit && self.flow.send_credits() == 0 {
                 return None;
             }
-            let revoked = op.grant.is_revoked();
+            let grant = op.grant.clone();
             let transfer = self.pending.pop()?;
-            if revoked {
-                return Some((transfer, EACCES));
-            }
             match connection.post(transfer) {
                 Ok(()) => {
+                    grant.begin();
                     if needs_credit {
                         // There was one, under this same lock.
                         let _spent = self.flow.take_data();

@@ -6,7 +6,7 @@ use std::mem::offset_of;
 use std::os::fd::AsFd as _;
 
 use dmaplane::{Buffer, Channel, Context, Errno, Placement};
-use dmaplane_testkit::{ensure, sys, test};
+use dmaplane_testkit::{Skip, ensure, sys, test};
 use dmaplane_uapi as abi;
 
 /// Each ioctl with the size of its structure and where its reserved members are.
@@ -296,7 +296,13 @@ fn smoke_handles_have_a_kind_and_an_owner() {
 
 #[test]
 fn smoke_too_many_handles() {
-    test(|_| {
+    test(|guest| {
+        if guest.pick(false, true) {
+            // Minutes of a checking kernel's time for a number that is the same on either.
+            return Err(
+                Skip::new("filling the table of handles takes too long on a debug kernel").into(),
+            );
+        }
         let context = Context::open()?;
         let most = context.limits().max_handles as usize;
         let mut buffers = Vec::new();

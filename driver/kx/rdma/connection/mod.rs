@@ -237,7 +237,7 @@ impl<Q: Queue> Connection<Q> {
                 ptr::from_ref(self).cast_mut().cast(),
                 i32::try_from(entries).map_err(|_| EINVAL)?,
                 raw::ib_poll_context_IB_POLL_WORKQUEUE,
-                NAME.as_ptr().cast(),
+                NAME.as_char_ptr(),
             )
         })?;
         NonNull::new(queue).ok_or(ENOMEM)

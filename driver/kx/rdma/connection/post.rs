@@ -36,13 +36,16 @@ pub(super) struct RegistrationRequest {
     _regions: Arc<RegionSet>,
 }
 
+/// Why an operation was not posted, and the operation.
+pub(crate) type Refused<Op> = (Error, KBox<Transfer<Op>>);
+
 impl<Q: Queue> Connection<Q> {
     /// Posts an operation's work requests. `EAGAIN` when the send queue has no room for them: then the
     /// operation waits for another one's end. `ESHUTDOWN` after teardown began.
     pub(crate) fn post(
         &self,
         transfer: KBox<Transfer<Q::Op>>,
-    ) -> core::result::Result<(), (Error, KBox<Transfer<Q::Op>>)> {
+    ) -> core::result::Result<(), Refused<Q::Op>> {
         let mut gate = self.gate.lock();
         let Some(queue_pair) = gate.queue_pair else {
             return Err((ESHUTDOWN, transfer));
@@ -105,13 +108,15 @@ impl<Q: Queue> Connection<Q> {
                 sg_list: &mut element,
                 num_sge: 1,
                 opcode: raw::ib_wr_opcode_IB_WR_SEND,
-                send_flags: raw::ib_send_flags_IB_SEND_SIGNALED as i32,
+                send_flags: raw::ib_send_flags_IB_SEND_SIGNALED,
                 ..Default::default()
             };
             request.__bindgen_anon_1.wr_cqe =
                 ManuallyDrop::new(ptr::from_ref(&entry.cqe).cast_mut());
             // SAFETY: By the gate's invariant the queue pair is alive; providers copy the element.
-            to_result(unsafe { raw::dmaplane_ib_post_send(queue_pair.as_ptr(), &request, &mut ptr::null()) })
+            to_result(unsafe {
+                raw::dmaplane_ib_post_send(queue_pair.as_ptr(), &request, &mut ptr::null())
+            })
         })();
         if result.is_err() {
             // It came from this list, so there is room.
@@ -197,7 +202,11 @@ impl<Q: Queue> Connection<Q> {
         let result = unsafe {
             (*pointer).request.wr.__bindgen_anon_1.wr_cqe =
                 ManuallyDrop::new(ptr::from_mut(&mut (*pointer).cqe));
-            to_result(raw::dmaplane_ib_post_send(queue_pair.as_ptr(), &(*pointer).request.wr, &mut ptr::null()))
+            to_result(raw::dmaplane_ib_post_send(
+                queue_pair.as_ptr(),
+                &(*pointer).request.wr,
+                &mut ptr::null(),
+            ))
         };
         if result.is_err() {
             gate.send_free += 1;

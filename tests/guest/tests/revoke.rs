@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Taking grants back: nothing lands afterwards, the peer is told, and the connection lives on.
+
+use std::time::Instant;
+
+use dmaplane::{Buffer, Channel, EndpointState, Entry, Placement, State};
+use dmaplane_guest_tests::{Connection, complete};
+use dmaplane_testkit::peer::protocol::{Id, Request};
+use dmaplane_testkit::{ErrorContext as _, Guest, Result, ensure, pattern, test};
+
+const PAGE: u64 = 4096;
+const CHUNK: u32 = 4096;
+const DEPTH: u32 = 8;
+
+/// An endless stream of the peer's into a grant of this side's, which ends with the grant.
+fn stream(guest: &Guest, source: Id, grant: Id, length: u64) -> Request {
+    Request::Send {
+        buffer: source,
+        grant,
+        length,
+        chunk: CHUNK,
+        order_seed: 5,
+        immediates: false,
+        rounds: u64::MAX,
+        depth: DEPTH,
+        limit_ms: u64::try_from(guest.limit(60).as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
+fn is_up(connection: &Connection) -> Result<bool> {
+    Ok(connection.endpoint.query()?.state == EndpointState::Up)
+}
+
+#[test]
+fn late_write_none_after_a_grant_is_taken_back() {
+    test(|guest| {
+        let mut connection = Connection::to_peer(guest)?;
+        let length = 16 * PAGE;
+        let source = connection
+            .peer
+            .create(Request::CreateBuffer { bytes: length })?;
+        let rounds = guest.pick(100, 10);
+        for round in 0..rounds {
+            let (buffer, grant, remote) = connection.local_buffer(guest, length)?;
+            connection.peer.ask(Request::Fill {
+                buffer: source,
+                offset: 0,
+                length,
+                seed: round,
+            })?;
+            let sending = connection
+                .peer
+                .begin(stream(guest, source, remote, length))?;
+            // The stream is under way: what it writes shows in memory.
+            let start = Instant::now();
+            while pattern::mismatch_in_memory(&buffer, 0, u64::from(CHUNK), round, 0).is_some() {
+                ensure!(start.elapsed() < guest.limit(20), "nothing ever arrives");
+            }
+            drop(grant);
+            // From here on the memory is this side's alone. What is written now must stay, until long after the
+            // peer has seen its operations end.
+            pattern::fill_memory(&buffer, 0, length, !round, 0);
+            let tally = connection.peer.sent(sending)?;
+            let wrong = pattern::mismatch_in_memory(&buffer, 0, length, !round, 0);
+            ensure!(wrong.is_none(), "round {round}: a late write at {wrong:?}");
+            ensure!(
+                tally.ok() + tally.count(State::Revoked) == tally.total()
+                    && tally.count(State::Revoked) > 0,
+                "round {round}: {tally:?}"
+            );
+            ensure!(is_up(&connection)?, "round {round}: the connection ended");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn revoke_ends_operations_that_wait_for_credits() {
+    test(|guest| {
+        let mut connection = Connection::to_peer(guest)?;
+        let remote = connection
+            .peer
+            .create(Request::CreateBuffer { bytes: PAGE })?;
+        let remote_grant = connection.grant_remote(remote, 0, PAGE, 0)?;
+        let grant = connection.endpoint.wait_grant(guest.limit(10))?;
+        let buffer = Buffer::create(&connection.context, PAGE, Placement::Any)?;
+        let mut channel = Channel::builder().entries(8).build(&connection.context)?;
+        // Nobody posts receives: all of them wait.
+        for imm in 0..8 {
+            channel.push(Entry::write_imm(buffer.range(0, 64), grant.at(0), imm))?;
+        }
+        channel.submit()?;
+        connection.peer.ask(Request::Close { id: remote_grant })?;
+        for done in complete(&mut channel, 8, guest.limit(10))? {
+            ensure!(done.state() == State::Revoked, "{done:?}");
+        }
+        // What comes later is told the same at once.
+        channel.push(Entry::write(buffer.range(0, 64), grant.at(0)))?;
+        let done = complete(&mut channel, 1, guest.limit(10))?[0];
+        ensure!(done.state() == State::Revoked, "{done:?}");
+        ensure!(is_up(&connection)?, "the connection ended");
+        Ok(())
+    });
+}
+
+#[test]
+fn revoke_many_grants_one_after_the_other() {
+    test(|guest| {
+        let mut connection = Connection::to_peer(guest)?;
+        for round in 0..guest.pick(500, 50) {
+            let (_buffer, grant, remote) = connection
+                .local_buffer(guest, PAGE)
+                .with_context(|| format!("round {round}"))?;
+            drop(grant);
+            connection.peer.ask(Request::Close { id: remote })?;
+        }
+        ensure!(is_up(&connection)?, "the connection ended");
+        Ok(())
+    });
+}
+
+#[test]
+fn revoke_both_sides_at_once() {
+    test(|guest| {
+        let mut connection = Connection::to_peer(guest)?;
+        let length = 16 * PAGE;
+        for round in 0..guest.pick(50, 5) {
+            let there = connection
+                .peer
+                .create(Request::CreateBuffer { bytes: length })?;
+            let there_grant = connection.grant_remote(there, 0, length, 0)?;
+            let there_handle = connection.endpoint.wait_grant(guest.limit(10))?;
+            let (here, here_grant, remote) = connection.local_buffer(guest, length)?;
+            let sending = connection
+                .peer
+                .begin(stream(guest, there, remote, length))?;
+            let context = &connection.context;
+            let mut channel = Channel::builder().entries(DEPTH).build(context)?;
+            for _ in 0..DEPTH {
+                channel.push(Entry::write(here.range(0, CHUNK), there_handle.at(0)))?;
+            }
+            channel.submit()?;
+            let closing = connection.peer.begin(Request::Close { id: there_grant })?;
+            drop(here_grant);
+            for done in complete(&mut channel, DEPTH, guest.limit(10))? {
+                let state = done.state();
+                ensure!(
+                    state == State::Ok || state == State::Revoked,
+                    "{round}: {done:?}"
+                );
+            }
+            connection.peer.sent(sending)?;
+            connection.peer.finish(closing)?;
+            ensure!(is_up(&connection)?, "round {round}: the connection ended");
+        }
+        Ok(())
+    });
+}
