@@ -102,7 +102,18 @@ pub(crate) fn judge(outcome: &Outcome, rules: &Rules, tests: Option<&Tests>) -> 
         End::Off => {}
         End::NotBooted(guest) => {
             // Whatever its console shows happened before anything of ours.
-            verdict.add(Kind::Infrastructure, format!("guest {guest} did not boot"));
+            let said = outcome
+                .guest(guest)
+                .map_or("", |guest| guest.qemu_said.as_str());
+            let said = said
+                .lines()
+                .last()
+                .map(|line| format!("; QEMU said: {line}"));
+            let said = said.unwrap_or_default();
+            verdict.add(
+                Kind::Infrastructure,
+                format!("guest {guest} did not boot{said}"),
+            );
             return verdict;
         }
         End::TimedOut(guest) => {

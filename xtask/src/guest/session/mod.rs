@@ -111,6 +111,8 @@ pub(crate) struct GuestOutcome {
     pub(crate) report: Option<Report>,
     /// How QEMU ended.
     pub(crate) qemu: String,
+    /// What QEMU itself said: errors and warnings.
+    pub(crate) qemu_said: String,
     /// QEMU's command line.
     pub(crate) command_line: String,
 }
@@ -171,6 +173,7 @@ impl GuestOutcome {
             console: console.to_owned(),
             report,
             qemu: "exit status: 0".to_owned(),
+            qemu_said: String::new(),
             command_line: "qemu".to_owned(),
         }
     }

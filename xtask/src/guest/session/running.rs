@@ -158,6 +158,7 @@ impl Running {
         Ok(GuestOutcome {
             share: PathBuf::from(&self.name).join(SHARE_FOLDER),
             console: lossy(&self.home.join("console.log")),
+            qemu_said: lossy(&self.home.join("qemu.log")).trim().to_owned(),
             name: self.name,
             report,
             qemu,
