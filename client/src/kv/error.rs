@@ -12,7 +12,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Error {
     /// The manifest is not JSON of the expected form.
     #[error("the manifest cannot be read: {0}")]
-    ManifestSyntax(#[source] serde_json::Error),
+    ManifestSyntax(serde_json::Error),
     /// The manifest is larger than any valid one.
     #[error("the manifest is {bytes} bytes long, at most {limit} are accepted")]
     ManifestTooLong {
@@ -105,13 +105,13 @@ pub enum Error {
         cause: String,
     },
     /// The operating system refused an operation on a file.
-    #[error("{action} {path}: {source}")]
+    #[error("cannot {action} {path}: {cause}")]
     Io {
         /// What was being done.
         action: &'static str,
         /// To which file.
         path: PathBuf,
         /// What the operating system said.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
 }

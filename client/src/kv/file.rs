@@ -282,10 +282,10 @@ fn not_ours(path: &Path, cause: String) -> Error {
 
 fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
     let path = path.to_owned();
-    move |source| Error::Io {
+    move |cause| Error::Io {
         action,
         path,
-        source,
+        cause,
     }
 }
 

@@ -37,7 +37,7 @@ pub struct Geometry {
     pub head_dim: u32,
     /// Tokens in the cache.
     pub seq_len: u64,
-    /// Bytes of one chunk, except the last one of each layer.
+    /// Bytes of one chunk; the first and the last of a layer may be shorter.
     pub chunk_size: u64,
 }
 
@@ -361,7 +361,8 @@ pub(super) fn tensor_bytes(geometry: &Geometry) -> Result<u64> {
     let Some(tensor) = tensor else {
         return invalid(format!("more than {MAX_BYTES} bytes"));
     };
-    let chunks = (2 * tensor).div_ceil(*chunk_size);
+    // One more than its size says where a layer begins within a chunk's size.
+    let chunks = (2 * tensor).div_ceil(*chunk_size) + 1;
     if chunks > u64::from(imm::MAX_CHUNKS) {
         return invalid(format!(
             "{chunks} chunks in a layer, {} are possible; choose a larger chunk size",

@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! How the layers of a cache are cut into chunks.
+//!
+//! The cuts are at multiples of the chunk size from the start of the data, and where layers meet.
+//! So with a power of two no chunk crosses a page, folio or registered region of its size, and the
+//! driver moves each with one work request; only the first and the last of a layer are shorter.
 
 use super::{Error, Imm, Manifest, Result};
 
@@ -12,7 +16,7 @@ pub struct Chunk {
     pub index: u32,
     /// Bytes from the start of the cache's data.
     pub offset: u64,
-    /// Its length in bytes; only the last chunk of a layer is shorter than the chunk size.
+    /// Its length in bytes; the first and the last of a layer may be shorter than the chunk size.
     pub len: u64,
 }
 
@@ -48,8 +52,8 @@ impl ChunkPlan {
             .collect();
         let mut first = vec![0];
         let mut total = 0;
-        for (_, bytes) in &layers {
-            total += bytes.div_ceil(chunk_size);
+        for (start, bytes) in &layers {
+            total += (start + bytes).div_ceil(chunk_size) - start / chunk_size;
             first.push(total);
         }
         Self {
@@ -90,12 +94,13 @@ impl ChunkPlan {
             });
         }
         let (start, bytes) = self.layers[layer as usize];
-        let within = u64::from(index) * self.chunk_size;
-        let len = self.chunk_size.min(bytes - within);
+        let cut = (start / self.chunk_size + u64::from(index)) * self.chunk_size;
+        let offset = cut.max(start);
+        let len = (cut + self.chunk_size).min(start + bytes) - offset;
         Ok(Chunk {
             layer,
             index,
-            offset: start + within,
+            offset,
             len,
         })
     }
@@ -151,12 +156,15 @@ mod tests {
     }
 
     #[test]
-    fn the_last_chunk_of_a_layer_is_the_short_one() {
+    fn cuts_are_at_multiples_of_the_chunk_size_and_between_layers() {
         // A layer of 3 tokens * 8 elements * 4 bytes * 2 tensors = 192 bytes.
         let (_, plan) = plan(3, 128);
         let lengths: Vec<_> = plan.iter().map(|chunk| chunk.len).collect();
-        assert_eq!(lengths, [128, 64, 128, 64, 128, 64]);
-        assert_eq!(plan.chunk(2, 1).unwrap().offset, 2 * 192 + 128);
+        assert_eq!(lengths, [128, 64, 64, 128, 128, 64]);
+        assert_eq!(plan.chunk(2, 1).unwrap().offset, 4 * 128);
+        for chunk in plan.iter() {
+            assert_eq!(chunk.offset / 128, (chunk.offset + chunk.len - 1) / 128);
+        }
     }
 
     #[test]

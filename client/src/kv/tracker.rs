@@ -146,9 +146,9 @@ mod tests {
             tracker.accept(first, 128),
             Err(Error::DuplicateChunk { .. })
         ));
-        let last = Imm::chunk(1, 1).unwrap().encode();
+        let short = Imm::chunk(1, 0).unwrap().encode();
         assert!(matches!(
-            tracker.accept(last, 128),
+            tracker.accept(short, 128),
             Err(Error::ChunkLength { expected: 64, .. })
         ));
         let beyond = Imm::chunk(2, 0).unwrap().encode();

@@ -51,7 +51,7 @@ pub(crate) struct DemoArgs {
     #[arg(long, default_value_t = 48, value_parser = clap::value_parser!(u32).range(1..))]
     tokens: u32,
     /// Bytes of one RDMA write: a multiple of 64, with a suffix of K or M.
-    #[arg(long, value_name = "BYTES", default_value = "64K")]
+    #[arg(long, value_name = "BYTES", default_value = "16K")]
     chunk_size: String,
     /// A model of your own, GGUF of architecture llama with its tokenizer, instead of the pinned
     /// SmolLM2; also the way to give that one by hand.

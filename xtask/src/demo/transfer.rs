@@ -72,11 +72,12 @@ pub(crate) fn run(ctx: &Ctx, lab: &Lab, work: &Work) -> Result<Sent> {
         .kv
         .to_str()
         .context("the cache folder's path is not UTF-8")?;
+    // Layers interleaved: the receiver must not depend on any order.
     request.job(
         &sender.name,
         shell(
             "send",
-            "exec dmaplane --json kv send --kv \"$KV\" --to \"$ADDRESS\" \
+            "exec dmaplane --json kv send --kv \"$KV\" --to \"$ADDRESS\" --order interleaved \
              --idle-timeout \"$IDLE\" --connect-timeout \"$CONNECT\" \
              >\"$DMAPLANE_SHARE/send.json\"",
             [

@@ -49,12 +49,12 @@ pub enum TransferError {
     #[error(transparent)]
     Driver(#[from] crate::Error),
     /// An operation failed.
-    #[error("{doing}: {source}")]
+    #[error("{doing}: {cause}")]
     Operation {
         /// What the operation was for.
         doing: String,
         /// How it ended.
-        source: OpError,
+        cause: OpError,
     },
     /// Nothing moved for too long.
     #[error("{doing}: nothing happened for {} s. Check that the peer still runs and its network", limit.as_secs())]
@@ -81,9 +81,9 @@ impl TransferError {
         use crate::{Errno, State};
         match self {
             Self::Driver(error) => error.errno() == Some(Errno::NOTCONN),
-            Self::Operation { source, .. } => {
+            Self::Operation { cause, .. } => {
                 matches!(
-                    source.state(),
+                    cause.state(),
                     State::PeerDead | State::Revoked | State::Canceled
                 )
             }

@@ -9,8 +9,8 @@ use super::{Done, LABEL_CONTROL, LABEL_DATA, LABEL_VERDICT, TransferError, full,
 use super::{wait, wait_grant};
 use crate::kv::{ChunkPlan, Error, Imm, Manifest, TensorView, Tracker, manifest::MAX_JSON};
 use crate::{
-    Buffer, Channel, Completion, Context, Endpoint, Entry, FrozenBuffer, Listener, Placement,
-    RemoteGrant, Rights,
+    Buffer, Channel, Completion, Context, Endpoint, Entry, FrozenBuffer, Listener, LocalGrant,
+    Placement, RemoteGrant, Rights,
 };
 
 /// A cache that has arrived, complete and verified. Nobody can write it any more.
@@ -86,8 +86,10 @@ pub fn receive(
     let access = endpoint.grant(&control, range, Rights::WRITE, LABEL_CONTROL, idle)?;
     let verdict_to = wait_grant(endpoint, LABEL_VERDICT, MAX_MESSAGE, idle)?;
 
-    let outcome = receiver.run(&control, layer_done);
-    drop(access);
+    // Until the sender has been told, it keeps its access: writes under way into a range that is
+    // closed would end the connection, and with it the way to tell.
+    let mut held = None;
+    let outcome = receiver.run(&control, &mut held, layer_done);
     let (chunks, bytes) = receiver.progress;
     match outcome {
         Ok(received) => {
@@ -98,6 +100,7 @@ pub fn receive(
                 bytes,
             };
             receiver.tell(&verdict_to, &verdict)?;
+            access.revoke();
             Ok(received)
         }
         Err(error) => {
@@ -121,7 +124,12 @@ struct Receiver<'a> {
 }
 
 impl Receiver<'_> {
-    fn run(&mut self, control: &Buffer, layer_done: impl FnMut(u32, &Tracker)) -> Done<Received> {
+    fn run(
+        &mut self,
+        control: &Buffer,
+        held: &mut Option<(LocalGrant, Buffer)>,
+        layer_done: impl FnMut(u32, &Tracker),
+    ) -> Done<Received> {
         let begin = Instant::now();
         let (_, length) = self.next(Imm::Manifest, || "waiting for the manifest".into())?;
         if length > MAX_JSON as u64 {
@@ -156,11 +164,12 @@ impl Receiver<'_> {
         let access = self
             .endpoint
             .grant(&buffer, range, Rights::WRITE, LABEL_DATA, idle)?;
+        let (_, buffer) = held.insert((access, buffer));
         let setup = begin.elapsed();
 
         let begin = Instant::now();
         let mut tracker = Tracker::new(plan);
-        let verify = self.collect(&manifest, &buffer, &mut tracker, unposted, layer_done)?;
+        let verify = self.collect(&manifest, buffer, &mut tracker, unposted, layer_done)?;
         let transfer = begin.elapsed();
 
         let (_, length) = self.next(Imm::End, || "waiting for the end".into())?;
@@ -174,10 +183,15 @@ impl Receiver<'_> {
                 end.chunks, end.bytes, self.progress.0, self.progress.1
             )));
         }
-        access.revoke();
-        let data = buffer
-            .freeze()
-            .map_err(|_| TransferError::Protocol("the buffer is still granted".into()))?;
+        let frozen = held.take().and_then(|(access, buffer)| {
+            access.revoke();
+            buffer.freeze().ok()
+        });
+        let Some(data) = frozen else {
+            return Err(TransferError::Limit(
+                "the received memory is still shared".into(),
+            ));
+        };
         let stats = Stats {
             layers: manifest.geometry().layers,
             chunks: tracker.chunks(),
@@ -211,9 +225,9 @@ impl Receiver<'_> {
             let completion = wait(&mut self.channel, self.options.limits.idle, doing)?;
             let length = completion
                 .result()
-                .map_err(|source| TransferError::Operation {
+                .map_err(|cause| TransferError::Operation {
                     doing: doing(),
-                    source,
+                    cause,
                 })?;
             let arrival = tracker.accept(completion.imm(), length)?;
             self.progress = (tracker.chunks(), tracker.bytes());
@@ -243,9 +257,9 @@ impl Receiver<'_> {
         let completion = wait(&mut self.channel, self.options.limits.idle, &doing)?;
         let length = completion
             .result()
-            .map_err(|source| TransferError::Operation {
+            .map_err(|cause| TransferError::Operation {
                 doing: doing(),
-                source,
+                cause,
             })?;
         let found = Imm::decode(completion.imm())?;
         if found == expected {
@@ -261,7 +275,8 @@ impl Receiver<'_> {
 
     /// Writes the verdict to the sender and waits until it is there: hanging up comes after it.
     fn tell(&mut self, to: &RemoteGrant, verdict: &Verdict) -> Done<()> {
-        const TAG: u64 = u64::MAX;
+        /// Receives have 0.
+        const TAG: u64 = 1;
         let message = message::encode(verdict)?;
         let buffer = Buffer::create(self.context, MAX_MESSAGE, Placement::Any)?;
         buffer.write_at(0, &message);
@@ -274,9 +289,9 @@ impl Receiver<'_> {
             // After an error, chunks may still arrive.
             if completion.user_data() == TAG {
                 let done = completion.result();
-                done.map_err(|source| TransferError::Operation {
+                done.map_err(|cause| TransferError::Operation {
                     doing: doing(),
-                    source,
+                    cause,
                 })?;
                 return Ok(());
             }

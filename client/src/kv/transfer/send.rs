@@ -14,9 +14,12 @@ use crate::{
     RemoteGrant, Rights,
 };
 
-/// Marks the receive for the verdict; chunks have their position instead.
-const TAG_VERDICT: u64 = u64::MAX;
-const TAG_CONTROL: u64 = u64::MAX - 1;
+/// Marks the receive for the verdict.
+const TAG_VERDICT: u64 = 0;
+/// Marks manifest and end.
+const TAG_CONTROL: u64 = 1;
+/// Marks the first chunk; the others follow in the order of sending.
+const TAG_CHUNKS: u64 = 2;
 
 /// A cache in the driver's memory, ready to be sent.
 #[derive(Debug)]
@@ -118,6 +121,7 @@ pub fn send(
         endpoint,
         source,
         idle: options.limits.idle,
+        verdict_over: false,
     };
     match sender.run(depth, options, progress) {
         // The receiver says why before it hangs up.
@@ -135,6 +139,8 @@ struct Sender<'a> {
     endpoint: &'a Endpoint,
     source: &'a Source,
     idle: Duration,
+    /// The receive for the verdict has completed, in whatever way.
+    verdict_over: bool,
 }
 
 impl Sender<'_> {
@@ -176,10 +182,9 @@ impl Sender<'_> {
             &message::encode(&End { chunks, bytes })?,
             Imm::End,
         )?;
-        let done = wait(&mut self.channel, self.idle, || {
-            "waiting for the verdict".into()
-        })?;
-        self.take_verdict(&done)?.check()?;
+        let doing = || "waiting for the verdict".to_owned();
+        let done = wait(&mut self.channel, self.idle, doing)?;
+        self.take_verdict(&done, doing)?.check()?;
         Ok(Stats {
             layers: self.source.manifest.geometry().layers,
             chunks,
@@ -200,10 +205,10 @@ impl Sender<'_> {
         self.channel.push(entry).map_err(full)?;
         let doing = || format!("sending {imm:?}");
         let done = wait(&mut self.channel, self.idle, doing)?;
-        self.not_verdict(&done)?;
-        done.result().map_err(|source| TransferError::Operation {
+        self.not_verdict(&done, doing)?;
+        done.result().map_err(|cause| TransferError::Operation {
             doing: doing(),
-            source,
+            cause,
         })?;
         Ok(())
     }
@@ -224,7 +229,7 @@ impl Sender<'_> {
                 let from = self.source.buffer.range(chunk.offset, chunk.len as u32);
                 let entry = Entry::write_imm(from, to.at(chunk.offset), chunk.imm().encode());
                 self.channel
-                    .push(entry.user_data(next as u64))
+                    .push(entry.user_data(TAG_CHUNKS + next as u64))
                     .map_err(full)?;
                 next += 1;
                 in_flight += 1;
@@ -232,15 +237,17 @@ impl Sender<'_> {
             let total = chunks.len();
             let doing = || format!("sending chunks, {done} of {total} done");
             let completion = wait(&mut self.channel, self.idle, doing)?;
-            self.not_verdict(&completion)?;
-            let moved = completion.result().map_err(|source| {
-                let chunk = chunks.get(completion.user_data() as usize);
+            self.not_verdict(&completion, doing)?;
+            let moved = completion.result().map_err(|cause| {
+                let chunk = usize::try_from(completion.user_data().wrapping_sub(TAG_CHUNKS))
+                    .ok()
+                    .and_then(|n| chunks.get(n));
                 let which = chunk.map_or_else(String::new, |chunk| {
                     format!("layer {}, chunk {}: ", chunk.layer, chunk.index)
                 });
                 TransferError::Operation {
                     doing: format!("{which}{}", doing()),
-                    source,
+                    cause,
                 }
             })?;
             in_flight -= 1;
@@ -252,45 +259,48 @@ impl Sender<'_> {
     }
 
     /// A verdict in mid-transfer means that the receiver gave up.
-    fn not_verdict(&self, completion: &Completion) -> Done<()> {
+    fn not_verdict(&mut self, completion: &Completion, doing: impl Fn() -> String) -> Done<()> {
         if completion.user_data() != TAG_VERDICT {
             return Ok(());
         }
-        self.take_verdict(completion)?.check()?;
+        self.take_verdict(completion, doing)?.check()?;
         Err(TransferError::Protocol(
             "it was content before everything had been sent".into(),
         ))
     }
 
-    fn take_verdict(&self, completion: &Completion) -> Done<Verdict> {
-        let doing = "waiting for the verdict";
+    fn take_verdict(
+        &mut self,
+        completion: &Completion,
+        doing: impl Fn() -> String,
+    ) -> Done<Verdict> {
+        self.verdict_over = true;
         let length = completion
             .result()
-            .map_err(|source| TransferError::Operation {
-                doing: doing.into(),
-                source,
+            .map_err(|cause| TransferError::Operation {
+                doing: doing(),
+                cause,
             })?;
         match Imm::decode(completion.imm())? {
             Imm::Verdict if length <= self.verdict.len() => {
                 message::decode("verdict", &self.verdict.to_vec(0..length))
             }
-            found => Err(crate::kv::Error::UnexpectedImmediate {
-                expected: "the verdict",
-                found,
+            found => {
+                let expected = "the verdict";
+                Err(crate::kv::Error::UnexpectedImmediate { expected, found }.into())
             }
-            .into()),
         }
     }
 
-    /// Looks whether a verdict came before the connection ended.
+    /// Looks whether a verdict came before the connection ended. The end completes the receive for
+    /// it as well, so this does not wait for long.
     fn last_words(&mut self) -> Option<TransferError> {
-        while let Ok(completion) = wait(&mut self.channel, self.idle, String::new) {
+        while !self.verdict_over {
+            let completion = wait(&mut self.channel, self.idle, String::new).ok()?;
             if completion.user_data() == TAG_VERDICT {
-                return self
-                    .take_verdict(&completion)
-                    .and_then(Verdict::check)
-                    .err()
-                    .filter(|error| matches!(error, TransferError::Refused(_)));
+                let verdict = self.take_verdict(&completion, String::new);
+                let refused = |error: &_| matches!(error, TransferError::Refused(_));
+                return verdict.and_then(Verdict::check).err().filter(refused);
             }
         }
         None
