@@ -27,7 +27,8 @@ fn grant_message() -> impl Strategy<Value = Message> {
             |((grant, generation), (length, label, rights), (shift, count), (seed, totals))| {
                 let segments = length.div_ceil(1 << shift);
                 let count = count.min(u8::try_from(segments).unwrap_or(u8::MAX));
-                let first = seed % (u32::try_from(segments).unwrap() - u32::from(count) + 1);
+                let segments = u32::try_from(segments).unwrap_or(u32::MAX);
+                let first = seed % (segments - u32::from(count) + 1);
                 let mut keys = [0; KEYS];
                 for (index, key) in keys.iter_mut().take(usize::from(count)).enumerate() {
                     *key = seed.wrapping_mul(index as u32 + 1);

@@ -688,7 +688,9 @@ struct dmaplane_endpoint_query {
  * Argument of [`IOC_GRANT_CREATE`].
  *
  * The call returns when the range is registered and the message is on its way to the peer.
- * Destroying the handle ends the peer's access: afterwards nothing of the peer's lands in the range.
+ * Destroying the handle ends the peer's access: when that call returns, nothing of the peer's lands in
+ * the range any more. The peer's kernel is asked first and its operations on the grant end in
+ * `STATE_REVOKED`; a peer that does not answer within a second loses the connection if it goes on.
  */
 struct dmaplane_grant_create {
         /**

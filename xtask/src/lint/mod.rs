@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The command `lint`: every check runs, and everything that failed is listed together at the end.
 
+mod panics;
 mod source;
 
 use std::fs::File;
@@ -66,6 +67,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("rustfmt of the driver", rustfmt_driver),
     ("clippy", clippy),
     ("clippy of the driver", clippy_driver),
+    ("panic paths of the driver", panics::check),
     ("rustdoc", rustdoc),
     ("cargo-deny", deny),
     ("UAPI header", uapi_header),
