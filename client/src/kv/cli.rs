@@ -46,7 +46,7 @@ pub struct SendArgs {
     /// Local address to connect from; routing chooses one if it is not given.
     #[arg(long, value_name = "ADDRESS:PORT")]
     from: Option<SocketAddr>,
-    /// Bytes of one write, a multiple of 64 with a suffix of K or M; as in the file if not given.
+    /// Bytes of one write, a power of two with a suffix of K or M; as in the file if not given.
     #[arg(long, value_name = "BYTES", value_parser = parse_size)]
     chunk_size: Option<u64>,
     /// Writes in flight at once.

@@ -16,7 +16,8 @@ pub const VERSION: u32 = 1;
 pub const MAX_JSON: usize = 1 << 20;
 /// Bytes that a cache can have at most.
 pub const MAX_BYTES: u64 = 1 << 40;
-/// Bounds of the chunk size in bytes; a chunk size is also a multiple of the lower one.
+/// Bounds of the chunk size in bytes; it is also a power of two, so that chunks fit into pages and
+/// registered regions.
 pub const CHUNK_SIZE: std::ops::RangeInclusive<u64> = 64..=1 << 30;
 
 const MAX_MODEL_NAME: usize = 256;
@@ -341,9 +342,9 @@ pub(super) fn tensor_bytes(geometry: &Geometry) -> Result<u64> {
             geometry.shape()
         ));
     }
-    if !CHUNK_SIZE.contains(chunk_size) || chunk_size % CHUNK_SIZE.start() != 0 {
+    if !CHUNK_SIZE.contains(chunk_size) || !chunk_size.is_power_of_two() {
         return invalid(format!(
-            "a chunk size of {chunk_size} bytes; it is a multiple of {} up to {}",
+            "a chunk size of {chunk_size} bytes; it is a power of two from {} to {}",
             CHUNK_SIZE.start(),
             CHUNK_SIZE.end()
         ));

@@ -62,7 +62,7 @@ fn contradictions_are_refused() {
         ("/kv_heads", json!(u32::MAX)),
         ("/seq_len", json!(u64::MAX)),
         ("/chunk_size", json!(0)),
-        ("/chunk_size", json!(65)),
+        ("/chunk_size", json!(192)),
         ("/bytes", json!(481)),
         ("/digest", json!("0".repeat(64))),
         ("/regions/0/k/offset", json!(u64::MAX)),

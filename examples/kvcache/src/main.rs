@@ -88,7 +88,7 @@ struct Prefill {
     /// Where to write the prompt's tokens, the next token and the cache's digest (JSON).
     #[arg(long, value_name = "FILE")]
     state: PathBuf,
-    /// Bytes that one RDMA write will move; a multiple of 64, such as 65536 or 64K.
+    /// Bytes that one RDMA write will move; a power of two, such as 65536 or 64K.
     #[arg(long, value_name = "BYTES", default_value = "64K", value_parser = kv::parse_size)]
     chunk_size: u64,
     /// Write sizes and times to this file as JSON.
