@@ -2,8 +2,8 @@
 //! How the layers of a cache are cut into chunks.
 //!
 //! The cuts are at multiples of the chunk size from the start of the data, and where layers meet.
-//! That is a power of two, so no chunk crosses a page, folio or registered region of its size, and the
-//! driver moves each with one work request; only the first and the last of a layer are shorter.
+//! That size is a power of two, so no chunk crosses a folio or registered region of its size, and
+//! the driver moves each with one work request; only the first and last of a layer are shorter.
 
 use super::{Error, Imm, Manifest, Result};
 

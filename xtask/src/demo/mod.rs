@@ -57,7 +57,7 @@ pub(crate) struct DemoArgs {
     /// Tokens to produce at most.
     #[arg(long, default_value_t = 48, value_parser = clap::value_parser!(u32).range(1..))]
     tokens: u32,
-    /// Bytes of one RDMA write: a multiple of 64, with a suffix of K or M.
+    /// Bytes of one RDMA write: a power of two from 64, with a suffix of K or M.
     #[arg(long, value_name = "BYTES", default_value = "16K", value_parser = parse_chunk_size)]
     chunk_size: u64,
     /// A model of your own, GGUF of architecture llama with its tokenizer, instead of the pinned
@@ -156,8 +156,8 @@ fn parse_chunk_size(text: &str) -> Result<u64, String> {
     let number: Option<u64> = digits.parse().ok();
     number
         .and_then(|number| number.checked_mul(factor))
-        .filter(|bytes| *bytes > 0 && bytes.is_multiple_of(64))
-        .ok_or_else(|| "give a multiple of 64 bytes, such as 4096, 64K or 1M".to_owned())
+        .filter(|bytes| *bytes >= 64 && bytes.is_power_of_two())
+        .ok_or_else(|| "give a power of two from 64 bytes, such as 4096, 64K or 1M".to_owned())
 }
 
 #[cfg(test)]
@@ -173,6 +173,7 @@ mod tests {
             "0",
             "K",
             "100",
+            "192K",
             "1G",
             "99999999999999999999",
             "18446744073709551615M",
