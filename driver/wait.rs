@@ -32,6 +32,15 @@ impl Deadline {
         Self(Some(Instant::now() + Delta::from_nanos(nanos)))
     }
 
+    /// This deadline, but not before so many milliseconds from now.
+    pub(crate) fn at_least_ms(self, limit_ms: u32) -> Self {
+        let least = Instant::now() + Delta::from_millis(limit_ms.into());
+        match self.0 {
+            Some(end) if (end - least).is_negative() => Self(Some(least)),
+            _ => self,
+        }
+    }
+
     /// Milliseconds left, rounded up; `None` when the deadline has passed.
     pub(crate) fn left_ms(self) -> Option<u32> {
         let Some(end) = self.0 else {

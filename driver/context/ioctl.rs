@@ -133,7 +133,7 @@ impl Context {
         match channel.wait(enter.min_complete, Deadline::after(enter.timeout_ns)) {
             Ok(available) => enter.available = available,
             // What was submitted must be told.
-            Err(_) if enter.submitted > 0 => enter.available = channel.available()?,
+            Err(_) if enter.submitted > 0 => enter.available = channel.available().unwrap_or(0),
             Err(error) => return Err(error),
         }
         arg.write()
@@ -223,9 +223,13 @@ impl Context {
         want.label = grant.label();
         want.rights = grant.rights();
         want.generation = grant.number();
-        want.handle = self.insert(Object::PeerGrant(grant))?;
-        let handle = want.handle;
-        self.hand_out(&arg, handle)
+        let handed = self
+            .insert(Object::PeerGrant(grant.clone()))
+            .and_then(|handle| {
+                arg.value.handle = handle;
+                self.hand_out(&arg, handle)
+            });
+        handed.inspect_err(|_| endpoint.return_grant(grant))
     }
 }
 

@@ -120,7 +120,11 @@ impl Context {
 
     /// What an mmap offset names.
     fn mappable(&self, target: &MmapTarget) -> Result<Object> {
-        self.table.lock().by_offset(target).cloned()
+        match self.table.lock().by_offset(target)? {
+            // The others are not even held: dropping a grant may wait, and mmap(2) must not.
+            object @ (Object::Buffer(_) | Object::Channel(_)) => Ok(object.clone()),
+            _ => Err(ENODEV),
+        }
     }
 
     /// Takes a name away and ends what it named.

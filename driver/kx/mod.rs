@@ -12,6 +12,7 @@ pub(crate) mod net;
 pub(crate) mod pages;
 pub(crate) mod rdma;
 pub(crate) mod shared;
+pub(crate) mod signal;
 pub(crate) mod user;
 pub(crate) mod vec;
 pub(crate) mod vma;

@@ -74,7 +74,8 @@ int dmaplane_ib_post_recv(struct ib_qp *qp, const struct ib_recv_wr *wr)
 
 int dmaplane_ib_dma_map_sgtable(struct ib_device *device, struct sg_table *table)
 {
-	return ib_dma_map_sgtable_attrs(device, table, DMA_BIDIRECTIONAL, 0);
+	/* User space touches the memory at any time: it is never synchronised, so it has to be coherent. */
+	return ib_dma_map_sgtable_attrs(device, table, DMA_BIDIRECTIONAL, DMA_ATTR_REQUIRE_COHERENT);
 }
 
 void dmaplane_ib_dma_unmap_sgtable(struct ib_device *device, struct sg_table *table)

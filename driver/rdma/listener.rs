@@ -64,7 +64,9 @@ impl cm::Handler for Inbox {
         let Ok(hello) = Hello::decode(request.private()) else {
             return;
         };
-        let Ok(shared) = Shared::new() else { return };
+        let Ok(shared) = Shared::new(true) else {
+            return;
+        };
         let mut state = self.state.lock();
         // Under the lock: a device whose removal begins after this check will look through the backlog.
         let there = request
@@ -129,6 +131,7 @@ impl Listener {
             }
         })?;
         let local = id.local().to_uapi();
+        let device = id.device();
         let listener = Arc::pin_init(
             pin_init!(Self {
                 inbox,
@@ -138,7 +141,9 @@ impl Listener {
             }),
             GFP_KERNEL,
         )?;
-        if let Err(error) = REGISTRY.lock().add_listener(&listener) {
+        // In a statement of its own: closing takes the registry's lock again.
+        let added = REGISTRY.lock().add_listener(&listener, device);
+        if let Err(error) = added {
             listener.close();
             return Err(error);
         }
@@ -167,7 +172,7 @@ impl Listener {
                     }
                 })??
             };
-            if pending.shared.is_down() {
+            if !pending.shared.claim() {
                 // The peer gave up while it waited; the next one, please.
                 continue;
             }

@@ -31,7 +31,9 @@ struct Entry {
 /// The devices that are there, and all listeners. Lock: the global mutex `REGISTRY`.
 pub(crate) struct Registry {
     entries: KVec<Entry>,
-    listeners: KVec<Arc<Listener>>,
+    listeners: KVec<(u64, Arc<Listener>)>,
+    /// Serial of the next listener.
+    next: u64,
 }
 
 impl Registry {
@@ -40,6 +42,7 @@ impl Registry {
         Self {
             entries: KVec::new(),
             listeners: KVec::new(),
+            next: 1,
         }
     }
 
@@ -72,14 +75,28 @@ impl Registry {
         }
     }
 
-    fn add_listener(&mut self, listener: &Arc<Listener>) -> Result {
-        Ok(self.listeners.push(listener.clone(), GFP_KERNEL)?)
+    /// Lists a listener. `ENODEV` when the device it is bound to is gone: its removal would not find it any more.
+    fn add_listener(&mut self, listener: &Arc<Listener>, device: Option<Device>) -> Result {
+        if device.is_some_and(|device| !self.has(device)) {
+            return Err(ENODEV);
+        }
+        let serial = self.next;
+        self.listeners
+            .push((serial, listener.clone()), GFP_KERNEL)?;
+        self.next += 1;
+        Ok(())
     }
 
     fn forget_listener(&mut self, listener: &Listener) {
-        retain(&mut self.listeners, |other| {
+        retain(&mut self.listeners, |(_, other)| {
             !core::ptr::eq(&**other, listener)
         });
+    }
+
+    /// The first listener behind a serial. The list is in the order of serials.
+    fn listener_after(&self, serial: u64) -> Option<(u64, Arc<Listener>)> {
+        let mut behind = self.listeners.iter().filter(|(other, _)| *other > serial);
+        behind.next().cloned()
     }
 }
 
@@ -105,13 +122,15 @@ impl client::Ops for Client {
                 .position(|entry| entry.device == device);
             at.and_then(|at| registry.entries.remove(at).ok())
         };
-        // A listener made meanwhile finds the device gone, so that the list may be walked by index.
-        let mut index = 0;
+        // Listeners made meanwhile find the device gone; those that end meanwhile do not shift the others.
+        let mut last = 0;
         loop {
-            let listener = REGISTRY.lock().listeners.get(index).cloned();
-            let Some(listener) = listener else { break };
+            let next = REGISTRY.lock().listener_after(last);
+            let Some((serial, listener)) = next else {
+                break;
+            };
             listener.device_gone(device);
-            index += 1;
+            last = serial;
         }
         if let Some(entry) = entry {
             for domain in entry.domains.iter() {

@@ -4,6 +4,7 @@
 
 use super::{client::Device, raw};
 use crate::{kx::pages::PAGE_BYTES, logic::wire::MESSAGE_BYTES};
+use core::ptr::NonNull;
 use kernel::prelude::*;
 
 /// Message slots in one page.
@@ -11,7 +12,8 @@ const PER_PAGE: usize = PAGE_BYTES / MESSAGE_BYTES;
 
 /// One page and where the device sees it.
 struct Mapped {
-    memory: KBox<[u8; PAGE_BYTES]>,
+    /// From a box, which drop puts together again. A raw pointer, because the device writes behind it.
+    memory: NonNull<[u8; PAGE_BYTES]>,
     address: u64,
 }
 
@@ -20,12 +22,15 @@ struct Mapped {
 /// # Invariants
 ///
 /// Every page of `pages` is mapped on `device` in the direction of `to_device`, until drop. By then no work
-/// request refers to it any more.
+/// request refers to it any more. Each page came from a box and is ours.
 pub(super) struct Buffers {
     device: Device,
     to_device: bool,
     pages: KVec<Mapped>,
 }
+
+// SAFETY: The pages are ours and not tied to a thread; the slots' users keep each other out.
+unsafe impl Send for Buffers {}
 
 impl Buffers {
     /// Allocates and maps `count` slots.
@@ -36,21 +41,29 @@ impl Buffers {
             pages: KVec::with_capacity(count.div_ceil(PER_PAGE), GFP_KERNEL)?,
         };
         for _ in 0..count.div_ceil(PER_PAGE) {
-            let mut memory = KBox::new([0; PAGE_BYTES], GFP_KERNEL | __GFP_ZERO)?;
+            // Not by value: a page is too much for the stack.
+            let page = KBox::<[u8; PAGE_BYTES]>::new_uninit(GFP_KERNEL | __GFP_ZERO)?;
+            // SAFETY: The allocator has zeroed it, and any bytes are valid.
+            let memory = NonNull::from(KBox::leak(unsafe { page.assume_init() }));
             // SAFETY: The device is alive by its invariant; the memory is a whole page of `kmalloc`.
             let address = unsafe {
                 raw::dmaplane_ib_dma_map_page(
                     device.as_ptr(),
-                    memory.as_mut_ptr().cast(),
+                    memory.as_ptr().cast(),
                     PAGE_BYTES,
                     to_device,
                 )
             };
             // SAFETY: The address is what the mapping returned.
             if unsafe { raw::dmaplane_ib_dma_mapping_error(device.as_ptr(), address) } != 0 {
+                // SAFETY: Leaked above, and not mapped.
+                drop(unsafe { KBox::from_raw(memory.as_ptr()) });
                 return Err(ENOMEM);
             }
-            buffers.pages.push(Mapped { memory, address }, GFP_KERNEL)?;
+            // There is room: the list was made for all of them.
+            let _ = buffers
+                .pages
+                .push_within_capacity(Mapped { memory, address });
         }
         Ok(buffers)
     }
@@ -69,8 +82,7 @@ impl Buffers {
     fn slot(&self, slot: usize) -> Result<(*mut u8, u64)> {
         let page = self.pages.get(slot / PER_PAGE).ok_or(EINVAL)?;
         let start = slot % PER_PAGE * MESSAGE_BYTES;
-        // The device may write to the page, so no reference to its bytes is made.
-        let memory = page.memory.as_ptr().cast_mut();
+        let memory = page.memory.as_ptr().cast::<u8>();
         // `start` is below the page's size by the remainder.
         Ok((memory.wrapping_add(start), page.address + start as u64))
     }
@@ -120,6 +132,7 @@ impl Drop for Buffers {
                     PAGE_BYTES,
                     self.to_device,
                 );
+                drop(KBox::from_raw(page.memory.as_ptr()));
             }
         }
     }

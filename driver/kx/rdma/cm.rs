@@ -4,7 +4,7 @@
 
 use super::{client::Device, raw, NAME};
 use crate::kx::net::{current_net, Address};
-use core::{ptr, ptr::NonNull};
+use core::{marker::PhantomData, ptr, ptr::NonNull};
 use kernel::{
     error::{from_err_ptr, to_result},
     ffi::{c_int, c_void},
@@ -18,8 +18,9 @@ const MAX_PRIVATE: usize = 64;
 /// log2 of the time that a queue pair waits for an acknowledgement, in units of 4.096 µs: 0.54 s.
 const ACK_TIMEOUT: u8 = 17;
 
-/// Retransmissions before a peer counts as unreachable; with [`ACK_TIMEOUT`] about 4 s.
-const RETRIES: u8 = 7;
+/// Retransmissions before a peer counts as unreachable; with [`ACK_TIMEOUT`] about 4 s. One more would mean "for ever"
+/// to rxe, which takes the protocol's special value for receivers that are not ready for this one too.
+const RETRIES: u8 = 6;
 
 /// What happened to an identifier.
 pub(crate) enum Event<'a> {
@@ -50,20 +51,20 @@ pub(crate) trait Handler: Send + Sync + Sized + 'static {
 }
 
 /// An identifier during one of its events.
-pub(crate) struct Active<'a>(&'a mut raw::rdma_cm_id);
+pub(crate) struct Active<'a>(NonNull<raw::rdma_cm_id>, PhantomData<&'a ()>);
 
 impl Active<'_> {
     /// Moves the queue pair to the error state and tells the peer.
     pub(crate) fn disconnect(self) {
         // SAFETY: The identifier is alive during its event.
         // A failure says that it was not connected any more, which is what is wanted.
-        let _ = unsafe { raw::rdma_disconnect(self.0) };
+        let _ = unsafe { raw::rdma_disconnect(self.0.as_ptr()) };
     }
 }
 
 /// A request to connect, valid while its event is handled.
 pub(crate) struct Request<'a> {
-    id: &'a mut raw::rdma_cm_id,
+    id: NonNull<raw::rdma_cm_id>,
     private: &'a [u8],
     taken: &'a mut bool,
 }
@@ -77,17 +78,20 @@ impl Request<'_> {
     /// The device that the request came by.
     pub(crate) fn device(&self) -> Option<Device> {
         // SAFETY: During the event the identifier is bound to its device, whose removal waits for it.
-        unsafe { Device::from_raw(self.id.device) }
+        unsafe { Device::from_raw((*self.id.as_ptr()).device) }
     }
 
     /// Takes the new identifier over. It must not be dropped before the event handler has returned.
     pub(crate) fn take<H: Handler>(self, handler: Arc<H>) -> CmId<H> {
         *self.taken = true;
-        self.id.event_handler = Some(on_event::<H>);
-        self.id.context = Arc::as_ptr(&handler).cast_mut().cast();
+        // SAFETY: The new identifier is alive, and the manager's lock keeps others from it during its event.
+        unsafe {
+            (*self.id.as_ptr()).event_handler = Some(on_event::<H>);
+            (*self.id.as_ptr()).context = Arc::as_ptr(&handler).cast_mut().cast();
+        }
         // INVARIANT: A new identifier is alive and, as `taken` says, not destroyed by the manager.
         CmId {
-            id: NonNull::from(self.id),
+            id: self.id,
             handler,
         }
     }
@@ -196,6 +200,12 @@ impl<H: Handler> CmId<H> {
         to_result(unsafe { raw::rdma_listen(self.as_ptr(), backlog) })
     }
 
+    /// Moves the queue pair to the error state and tells the peer.
+    pub(super) fn disconnect(&self) {
+        // SAFETY: The identifier is alive. A failure says that it was not connected any more.
+        let _ = unsafe { raw::rdma_disconnect(self.as_ptr()) };
+    }
+
     /// Sets how long a lost packet may go unnoticed. Before the queue pair is made.
     pub(super) fn set_ack_timeout(&self) {
         // SAFETY: The identifier is alive. A failure leaves the provider's default, which is only slower.
@@ -268,20 +278,36 @@ unsafe extern "C" fn on_event<H: Handler>(
             -ETIMEDOUT_NR
         }))
     };
+    // How long this side would keep trying is the peer's choice. One that wants it to wait for receivers that are not
+    // ready, which cannot be with honest peers, or to retry for ever, is refused.
+    let patience = || {
+        // SAFETY: As above.
+        let conn = unsafe { &(*event).param.conn };
+        (conn.retry_count, conn.rnr_retry_count)
+    };
+    let Some(pointer) = NonNull::new(id) else {
+        return 0;
+    };
     let told = match kind {
         raw::rdma_cm_event_type_RDMA_CM_EVENT_CONNECT_REQUEST => {
             let mut taken = false;
-            handler.request(Request {
-                // SAFETY: The new identifier is alive and, during its first event, only ours.
-                id: unsafe { &mut *id },
-                private: private(),
-                taken: &mut taken,
-            });
+            let (retries, not_ready) = patience();
+            if retries <= RETRIES && not_ready == 0 {
+                handler.request(Request {
+                    id: pointer,
+                    private: private(),
+                    taken: &mut taken,
+                });
+            }
             return if taken { 0 } else { ECONNREFUSED.to_errno() };
         }
         raw::rdma_cm_event_type_RDMA_CM_EVENT_ADDR_RESOLVED => Event::AddressResolved,
         raw::rdma_cm_event_type_RDMA_CM_EVENT_ROUTE_RESOLVED => Event::RouteResolved,
-        raw::rdma_cm_event_type_RDMA_CM_EVENT_ESTABLISHED => Event::Established(private()),
+        raw::rdma_cm_event_type_RDMA_CM_EVENT_ESTABLISHED => {
+            // A greeting that is not there is one that makes no sense.
+            let honest = patience().1 == 0;
+            Event::Established(if honest { private() } else { &[] })
+        }
         raw::rdma_cm_event_type_RDMA_CM_EVENT_REJECTED => Event::Rejected,
         raw::rdma_cm_event_type_RDMA_CM_EVENT_DISCONNECTED => Event::Disconnected,
         raw::rdma_cm_event_type_RDMA_CM_EVENT_DEVICE_REMOVAL => Event::DeviceRemoval,
@@ -292,8 +318,7 @@ unsafe extern "C" fn on_event<H: Handler>(
         // The others (multicast, the end of the time-wait state, ...) ask nothing of a connection.
         _ => return 0,
     };
-    // SAFETY: The identifier is alive during the event; the manager's lock keeps others from its events.
-    handler.event(Active(unsafe { &mut *id }), told);
+    handler.event(Active(pointer, PhantomData), told);
     0
 }
 

@@ -213,10 +213,10 @@ impl RegionSet {
         &self.keys
     }
 
-    /// Ends all access and waits until the provider is done with the pages. Later calls find nothing to do.
+    /// Ends all access and waits until the provider is done with the pages. Whoever calls it second returns when the
+    /// first is done: the lock is held meanwhile.
     pub(crate) fn revoke(&self) {
-        let segments = core::mem::take(&mut *self.segments.lock());
-        drop(segments);
+        self.segments.lock().clear();
     }
 
     /// The work request that registers segment `index`; `ESHUTDOWN` after a revocation.

@@ -51,6 +51,9 @@ impl Shared {
     }
 }
 
+/// Shortest time that a peer gets to finish the handshake, in milliseconds.
+const HANDSHAKE_MS: u32 = 5000;
+
 /// What a failure to start or finish resolving an address says to the user.
 fn unresolved(error: Error) -> Error {
     if error == ENODEV || error == ENETUNREACH {
@@ -75,7 +78,7 @@ pub(crate) fn connect(
         uapi::FAMILY_NONE => None,
         _ => Some(Address::from_uapi(&request.local)?),
     };
-    let shared = Shared::new()?;
+    let shared = Shared::new(false)?;
     let id = CmId::new(shared.clone())?;
     let limit = || {
         deadline
@@ -111,12 +114,23 @@ pub(crate) fn accept(
     deadline: Deadline,
 ) -> Result<Arc<Endpoint>> {
     shared.greet(depth, hello);
-    let endpoint = open(domains, id, shared, depth)?;
+    // The user's limit is for the wait; a peer that is here already gets the time that a handshake takes.
+    let deadline = deadline.at_least_ms(HANDSHAKE_MS);
+    // Whatever goes wrong with this one connection says nothing about the listener.
+    let endpoint = open(domains, id, shared, depth).map_err(|error| {
+        if error == ENOMEM {
+            error
+        } else {
+            ECONNABORTED
+        }
+    })?;
     let result = (|| {
         endpoint
             .connection
-            .with_id(|id| id.accept(&Hello { depth }.encode()))?;
-        endpoint.shared.wait_step(deadline)?
+            .with_id(|id| id.accept(&Hello { depth }.encode()))
+            .map_err(|_| ECONNABORTED)?;
+        let step = endpoint.shared.wait_step(deadline)?;
+        step.map_err(|_| ECONNABORTED)
     })();
     up_or_down(endpoint, result)
 }
@@ -143,7 +157,11 @@ fn open(
 
 fn up_or_down(endpoint: Arc<Endpoint>, result: Result) -> Result<Arc<Endpoint>> {
     match result {
-        Ok(()) => Ok(endpoint),
+        Ok(()) => {
+            // What came while it was being connected may have to be answered.
+            endpoint.shared.pump(&endpoint.connection);
+            Ok(endpoint)
+        }
         Err(error) => {
             endpoint.shutdown(Down::Local);
             Err(error)

@@ -39,13 +39,14 @@ impl cm::Handler for Shared {
                 return;
             }
         };
-        let connecting = {
+        let over = {
             let mut state = self.state.lock();
+            let failed = matches!(step, Step::Failed(_));
             state.step = Some(step);
-            matches!(state.phase, Phase::Connecting)
+            !matches!(state.phase, Phase::Connecting) || (failed && state.unclaimed)
         };
-        if !connecting {
-            // A failure after the connection was up: it is over.
+        if over {
+            // A failure after the connection was up, or one that nobody waits for.
             self.go_down(Down::Peer);
             id.disconnect();
         }
@@ -67,15 +68,21 @@ impl Shared {
                 }
             }
         }
-        {
+        let flushed = {
             let mut state = self.state.lock();
             if let Phase::Connecting = state.phase {
                 state.phase = Phase::Up;
                 state.step = Some(Step::Done);
             }
-        }
+            state.flushed
+        };
         self.changed.notify_all();
-        true
+        if flushed {
+            // Its receives are gone already, and with them what would have told of its end.
+            self.go_down(Down::Peer);
+            self.end_receives();
+        }
+        !flushed
     }
 
     /// Waits until the peer's greeting is known: data may overtake the connection manager's event. False when the
@@ -83,11 +90,12 @@ impl Shared {
     pub(super) fn wait_greeted(&self) -> bool {
         let mut state = self.state.lock();
         loop {
-            if let Phase::Down(_) = state.phase {
-                return false;
-            }
+            // What arrived before the end is delivered after it too.
             if state.greeted {
                 return true;
+            }
+            if let Phase::Down(_) = state.phase {
+                return false;
             }
             self.changed.wait(&mut state);
         }
@@ -153,6 +161,10 @@ impl Queue for Shared {
         self.pump(view.connection());
     }
 
+    fn unexpected(&self, view: &InCallback<'_, Self>) {
+        self.violation(view);
+    }
+
     fn message_done(&self, view: &InCallback<'_, Self>, status: Status) {
         self.failed(view, status);
         self.pump(view.connection());
@@ -162,7 +174,11 @@ impl Queue for Shared {
         self.failed(view, status);
         // While connecting, the connection manager moves the queue pair to the error state before it tells why:
         // then that event says it, and the thread that connects cleans up.
-        let connecting = matches!(self.state.lock().phase, Phase::Connecting);
+        let connecting = {
+            let mut state = self.state.lock();
+            state.flushed = true;
+            matches!(state.phase, Phase::Connecting)
+        };
         if !connecting {
             // The queue pair went into error by itself, or somebody moved it there and has said why.
             self.go_down(Down::Peer);

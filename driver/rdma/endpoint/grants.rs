@@ -4,7 +4,7 @@
 
 use super::{Endpoint, Phase, Shared};
 use crate::{
-    kx::fifo::Fifo,
+    kx::{fifo::Fifo, signal::Signal},
     logic::{
         flow::Violation,
         wire::{GrantPart, KEYS},
@@ -20,6 +20,8 @@ struct Given {
     number: u32,
     region: Arc<Region>,
     revocation: Revocation,
+    /// Set when the peer has answered, or never will.
+    answered: Arc<Signal>,
 }
 
 /// How far the taking back of a grant is.
@@ -33,15 +35,17 @@ enum Revocation {
     Answered,
 }
 
-/// How long the peer may take to answer a revocation. Afterwards its access ends all the same, and if it still writes,
+/// How long the peer may take to answer a revocation, in milliseconds. Afterwards its access ends all the same, and if it still writes,
 /// so does the connection.
-const ANSWER_NS: u64 = 1_000_000_000;
+const ANSWER_MS: u32 = 1000;
 
 /// Both lists, with all their memory allocated at the start.
 pub(super) struct Grants {
     given: KVec<Given>,
     /// Number of the next one; numbers never repeat on an endpoint.
     next: u32,
+    /// Whether somebody is telling the peer of a grant.
+    telling: bool,
     /// The peer's that are not revoked.
     known: KVec<Arc<PeerGrant>>,
     /// Those of them that the user has not taken yet.
@@ -54,6 +58,7 @@ impl Grants {
         Self {
             given: KVec::new(),
             next: 1,
+            telling: false,
             known: KVec::new(),
             inbox: Fifo::none(),
         }
@@ -64,6 +69,7 @@ impl Grants {
         Ok(Self {
             given: KVec::with_capacity(Grant::MAX_PER_ENDPOINT, GFP_KERNEL)?,
             next: 1,
+            telling: false,
             known: KVec::with_capacity(Grant::MAX_PER_ENDPOINT, GFP_KERNEL)?,
             inbox: Fifo::new(Grant::MAX_PER_ENDPOINT)?,
         })
@@ -80,6 +86,11 @@ impl Grants {
         self.inbox.push(grant.clone()).map_err(|_| Violation)
     }
 
+    /// Wakes whoever waits for an answer: none will come any more.
+    pub(super) fn wake(&self) {
+        self.given.iter().for_each(|given| given.answered.set());
+    }
+
     /// The peer answered a revocation. One that was not asked for is a violation.
     pub(super) fn answered(&mut self, number: u32) -> Result<(), Violation> {
         // One that was answered too late is gone, which is no news.
@@ -88,6 +99,7 @@ impl Grants {
             Some(given) if given.revocation == Revocation::None => Err(Violation),
             Some(given) => {
                 given.revocation = Revocation::Answered;
+                given.answered.set();
                 Ok(())
             }
             None if number >= self.next => Err(Violation),
@@ -123,7 +135,15 @@ impl Endpoint {
             return Err(ENOTCONN);
         }
         let (offset, length) = range;
-        let region = Region::remote(memory, offset, length, self)?;
+        let region = Region::remote(memory, offset, length, self).map_err(|error| {
+            // The ways in which an endpoint that goes down fails.
+            if error == ESHUTDOWN || error == ENODEV {
+                ENOTCONN
+            } else {
+                error
+            }
+        })?;
+        let answered = Signal::new()?;
         let number = {
             let mut state = self.shared.state.lock();
             if let Phase::Down(_) = state.phase {
@@ -139,6 +159,7 @@ impl Endpoint {
                 number,
                 region: region.clone(),
                 revocation: Revocation::None,
+                answered,
             };
             // There is room, see above.
             grants
@@ -147,11 +168,38 @@ impl Endpoint {
                 .map_err(|_| ENOMEM)?;
             number
         };
-        let told = self.tell(number, length, rights, label, &region, deadline);
+        let told = self.tell_alone(number, length, rights, label, &region, deadline);
         // From here on the grant's drop takes it back.
         let grant = Grant::new(self.clone(), number)?;
         told?;
         Ok(grant)
+    }
+
+    /// Tells the peer of a grant. One at a time: the peer puts one grant together after the other.
+    fn tell_alone(
+        &self,
+        number: u32,
+        length: u64,
+        rights: u32,
+        label: u64,
+        region: &Region,
+        deadline: Deadline,
+    ) -> Result {
+        {
+            let mut state = self.shared.state.lock();
+            deadline.wait(&mut state, &self.shared.changed, |state| {
+                if let Phase::Down(_) = state.phase {
+                    return Some(Err(ENOTCONN));
+                }
+                let alone = !state.grants.telling;
+                state.grants.telling = true;
+                alone.then_some(Ok(()))
+            })??;
+        }
+        let told = self.tell(number, length, rights, label, region, deadline);
+        self.shared.state.lock().grants.telling = false;
+        self.shared.changed.notify_all();
+        told
     }
 
     /// Queues the messages that tell the peer of a grant.
@@ -202,7 +250,7 @@ impl Endpoint {
     /// Takes a grant back: tells the peer, waits until it has nothing under way, and ends the access. When this
     /// returns, nothing of the peer's lands in the range, whatever the peer did.
     pub(crate) fn take_back(&self, number: u32) {
-        let asked = {
+        let answer = {
             let mut state = self.shared.state.lock();
             let state = &mut *state;
             let up = matches!(state.phase, Phase::Up);
@@ -214,26 +262,15 @@ impl Endpoint {
             match given {
                 Some(given) if up && state.outbox.push_revoke(number) => {
                     given.revocation = Revocation::Asked;
-                    true
+                    Some(given.answered.clone())
                 }
-                _ => false,
+                _ => None,
             }
         };
-        if asked {
+        if let Some(answer) = answer {
             self.shared.pump(&self.connection);
-            let mut state = self.shared.state.lock();
-            let limit = Deadline::after(ANSWER_NS);
-            // A passed limit or a signal only means that nobody waits for the peer any longer.
-            let _ = limit.wait(&mut state, &self.shared.changed, |state| {
-                let down = matches!(state.phase, Phase::Down(_));
-                let given = state
-                    .grants
-                    .given
-                    .iter()
-                    .find(|given| given.number == number);
-                let answered = given.is_none_or(|given| given.revocation == Revocation::Answered);
-                (down || answered).then_some(())
-            });
+            // Without an answer the access ends all the same, just below.
+            let _answered = answer.wait_killable_for(ANSWER_MS);
         }
         let given = {
             let mut state = self.shared.state.lock();
@@ -256,6 +293,14 @@ impl Endpoint {
                 (None, _) => None,
             }
         })?
+    }
+
+    /// Gives a grant back that could not be handed to the user: it is the next one's turn, then.
+    pub(crate) fn return_grant(&self, grant: Arc<PeerGrant>) {
+        // The place it had is free; without one the endpoint is over.
+        let refused = self.shared.state.lock().grants.inbox.push(grant);
+        drop(refused);
+        self.shared.changed.notify_all();
     }
 
     /// Whether this endpoint's peer gave a grant.

@@ -127,7 +127,8 @@ impl State {
                 let _spent = self.flow.take_control();
                 drained = true;
                 if self.send(connection, number, body).is_err() {
-                    // Only in teardown: whether there is a slot was asked above.
+                    // Whether there is a slot was asked above: the message is lost, and with it the endpoint.
+                    self.broken = true;
                     break;
                 }
             } else {

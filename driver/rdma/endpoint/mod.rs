@@ -73,6 +73,12 @@ struct State {
     receives: Fifo<Ticket>,
     /// Whether receives can still be consumed.
     receiving: bool,
+    /// Whether the queue pair went into error while it was being connected.
+    flushed: bool,
+    /// Whether it waits in a backlog, where nobody would hear of its end.
+    unclaimed: bool,
+    /// Whether something that should have been sent was not: the endpoint must end.
+    broken: bool,
     outbox: Outbox,
     grants: Grants,
 }
@@ -96,8 +102,8 @@ pub(crate) struct Shared {
 static SERIALS: Atomic<u64> = Atomic::new(1);
 
 impl Shared {
-    /// The part of an endpoint that exists before its queue pair.
-    pub(super) fn new() -> Result<Arc<Self>> {
+    /// The part of an endpoint that exists before its queue pair. One that waits in a backlog is unclaimed.
+    pub(super) fn new(unclaimed: bool) -> Result<Arc<Self>> {
         let state = State {
             phase: Phase::Connecting,
             step: None,
@@ -107,6 +113,9 @@ impl Shared {
             in_flight: 0,
             receives: Fifo::none(),
             receiving: true,
+            flushed: false,
+            unclaimed,
+            broken: false,
             outbox: Outbox::none(),
             grants: Grants::none(),
         };
@@ -141,6 +150,13 @@ impl Shared {
         }
     }
 
+    /// Takes it out of the backlog; false when it is over.
+    pub(super) fn claim(&self) -> bool {
+        let mut state = self.state.lock();
+        state.unclaimed = false;
+        !matches!(state.phase, Phase::Down(_))
+    }
+
     /// Whether it is over.
     pub(super) fn is_down(&self) -> bool {
         self.down().is_some()
@@ -153,6 +169,7 @@ impl Shared {
             if !matches!(state.phase, Phase::Down(_)) {
                 state.phase = Phase::Down(cause);
             }
+            state.grants.wake();
         }
         self.changed.notify_all();
         self.fail_pending();
@@ -160,7 +177,11 @@ impl Shared {
 }
 
 /// An endpoint. Field order is drop order; the connection is shut down before any of it is dropped.
+#[pin_data]
 pub(crate) struct Endpoint {
+    /// Held during the whole of [`Self::shutdown`].
+    #[pin]
+    ending: Mutex<()>,
     shared: Arc<Shared>,
     connection: Arc<Connection<Shared>>,
     domain: Arc<Domain>,
@@ -181,8 +202,9 @@ impl Endpoint {
         device: [u8; 64],
     ) -> Result<Arc<Self>> {
         let connection = Connection::new(shared.clone())?;
-        Ok(Arc::new(
-            Self {
+        Arc::pin_init(
+            pin_init!(Self {
+                ending <- new_mutex!((), "Endpoint::ending"),
                 shared,
                 connection,
                 domain,
@@ -191,9 +213,9 @@ impl Endpoint {
                 peer,
                 device,
                 _count: GAUGES.endpoints.hold(1),
-            },
+            }),
             GFP_KERNEL,
-        )?)
+        )
     }
 
     /// Its protection domain.
@@ -218,7 +240,9 @@ impl Endpoint {
 
     /// Tears the endpoint down. When it returns, every operation has its completion, nothing of the peer's can
     /// arrive, and the domain has forgotten it. May be called any number of times, by anybody but a callback.
+    /// Whoever calls it second returns when the first is done.
     pub(crate) fn shutdown(&self, cause: Down) {
+        let _ending = self.ending.lock();
         self.shared.go_down(cause);
         self.connection.shutdown();
         self.shared.fail_pending();

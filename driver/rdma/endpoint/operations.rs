@@ -5,7 +5,11 @@
 use super::{Endpoint, Phase, Shared, State};
 use crate::{
     channel::Ticket,
-    kx::rdma::{connection::Connection, transfer::Transfer, Status},
+    kx::rdma::{
+        connection::{self, Connection},
+        transfer::Transfer,
+        Status,
+    },
     logic::{
         outcome::{errno, Down, Outcome, State as Terminal},
         range::Pieces,
@@ -146,7 +150,7 @@ impl Shared {
     /// Sends what may be sent: messages, then operations in order. Called after whatever may have made room.
     pub(super) fn pump(&self, connection: &Connection<Self>) {
         loop {
-            let refused = {
+            let (refused, broken) = {
                 let mut state = self.state.lock();
                 if !matches!(state.phase, Phase::Up) {
                     return;
@@ -154,8 +158,11 @@ impl Shared {
                 if state.send_messages(connection) {
                     self.changed.notify_all();
                 }
-                state.send_operations(connection)
+                (state.send_operations(connection), state.broken)
             };
+            if broken {
+                self.go_down(Down::Transfer);
+            }
             // Completed outside the lock: dropping memory may sleep.
             let Some((transfer, error)) = refused else {
                 return;
@@ -249,8 +256,9 @@ impl State {
             let grant = op.grant.clone();
             let transfer = self.pending.pop()?;
             match connection.post(transfer) {
-                Ok(()) => {
+                Ok(posted) => {
                     grant.begin();
+                    self.broken |= matches!(posted, connection::Posted::InPart);
                     if needs_credit {
                         // There was one, under this same lock.
                         let _spent = self.flow.take_data();

@@ -6,7 +6,11 @@
 //! callbacks. A completion's `wr_cqe` is the entry that was posted.
 
 use super::{post::RegistrationRequest, Connection, InCallback, MessageSlot, Queue, ReceiveSlot};
-use crate::kx::rdma::{raw, transfer::Transfer, Status};
+use crate::{
+    kx::rdma::{raw, transfer::Transfer, Status},
+    logic::wire::MESSAGE_BYTES,
+};
+use core::sync::atomic::Ordering;
 use kernel::{container_of, prelude::*};
 
 /// Runs `tell` with the connection's view for callbacks, after giving `requests` places in the send queue
@@ -48,6 +52,17 @@ unsafe fn parts(completion: *mut raw::ib_wc) -> (*mut raw::ib_cqe, Status) {
     }
 }
 
+/// What a receive brought.
+#[allow(clippy::large_enum_variant)] // Reason: it lives on the stack for a moment.
+enum Arrival {
+    /// The peer's WRITE_IMM, with its immediate.
+    Data(u32),
+    /// A control message, unless teardown has begun.
+    Message(Option<[u8; MESSAGE_BYTES]>),
+    /// Something that this protocol does not have.
+    Unexpected,
+}
+
 /// A receive completed.
 ///
 /// # Safety
@@ -68,24 +83,28 @@ pub(super) unsafe extern "C" fn received<Q: Queue>(
                 owner.receive_ended(view, status);
                 return;
             }
-            let with_imm = (*completion).wc_flags & raw::ib_wc_flags_IB_WC_WITH_IMM as i32 != 0;
-            let imm = u32::from_be(*(*completion).ex.imm_data);
+            let opcode = (*completion).opcode;
             let length = (*completion).byte_len;
-            let message = if with_imm {
-                None
-            } else {
-                view.connection.message(index)
+            let arrival = match opcode {
+                raw::ib_wc_opcode_IB_WC_RECV_RDMA_WITH_IMM => {
+                    Arrival::Data(u32::from_be(*(*completion).ex.imm_data))
+                }
+                raw::ib_wc_opcode_IB_WC_RECV if length as usize == MESSAGE_BYTES => {
+                    Arrival::Message(view.connection.message(index))
+                }
+                _ => Arrival::Unexpected,
             };
             // The receive goes back first: the peer may learn of the room for it only afterwards.
             if view.connection.post_receive(index).is_err() {
                 view.disconnect();
                 return;
             }
-            match message {
-                _ if with_imm => owner.data(view, imm, length),
-                Some(message) => owner.message(view, &message),
+            match arrival {
+                Arrival::Data(imm) => owner.data(view, imm, length),
+                Arrival::Message(Some(message)) => owner.message(view, &message),
                 // Teardown has begun, and nobody wants messages any more.
-                None => {}
+                Arrival::Message(None) => {}
+                Arrival::Unexpected => owner.unexpected(view),
             }
         });
     }
@@ -174,13 +193,13 @@ pub(super) unsafe extern "C" fn registered<Q: Queue>(
     let (entry, status) = unsafe { parts(completion) };
     // SAFETY: Posting turned the box into this pointer, and the provider is done with it.
     let request = unsafe { KBox::from_raw(container_of!(entry, RegistrationRequest, cqe)) };
-    *request.wait.result.lock() = Some(if status.is_success() {
-        Ok(())
-    } else {
-        Err(ENOTCONN)
-    });
-    request.wait.changed.notify_all();
+    request.wait.status.store(status.0, Ordering::Relaxed);
+    request.wait.done.set();
     drop(request);
     // SAFETY: This callback's own queue.
-    unsafe { in_callback::<Q>(queue, 1, |_, _| {}) };
+    unsafe {
+        in_callback::<Q>(queue, 0, |_, view| {
+            view.connection.gate.lock().registrations_free += 1;
+        });
+    };
 }

@@ -15,6 +15,8 @@
 mod callbacks;
 mod post;
 
+pub(crate) use post::Posted;
+
 use super::{
     buffers::Buffers,
     cm::{CmId, Handler},
@@ -35,10 +37,12 @@ use kernel::{
     sync::{Arc, Mutex, SpinLock},
 };
 
-/// Work requests of operations and registrations that may be under way.
+/// Work requests of operations that may be under way.
 const SEND_DEPTH: u32 = 256;
 /// Messages whose completion may be outstanding.
 const MESSAGE_SLOTS: u32 = flow::CONTROL + flow::CREDIT;
+/// Registrations that may be under way.
+const REGISTRATIONS: u32 = 16;
 /// The markers that drain the two queues.
 const DRAIN: u32 = 2;
 
@@ -55,6 +59,8 @@ pub(crate) trait Queue: Handler {
     fn message(&self, connection: &InCallback<'_, Self>, message: &[u8; MESSAGE_BYTES]);
     /// The peer's WRITE_IMM arrived. Its receive has been posted again already.
     fn data(&self, connection: &InCallback<'_, Self>, imm: u32, length: u32);
+    /// Something arrived that the protocol does not have.
+    fn unexpected(&self, connection: &InCallback<'_, Self>);
     /// A sent message's slot is free again.
     fn message_done(&self, connection: &InCallback<'_, Self>, status: Status);
     /// The receive queue is in error: nothing will arrive any more.
@@ -106,6 +112,7 @@ struct Gate<Op> {
     queue_pair: Option<NonNull<raw::ib_qp>>,
     parts: Option<NonNull<Parts>>,
     send_free: u32,
+    registrations_free: u32,
     free_messages: KVec<u16>,
     /// Operations that the provider took a part of only; see posting.
     stranded: Chain<Transfer<Op>>,
@@ -161,6 +168,7 @@ impl<Q: Queue> Connection<Q> {
                     queue_pair: None,
                     parts: None,
                     send_free: 0,
+                    registrations_free: 0,
                     free_messages: KVec::new(),
                     stranded: Chain::new(),
                 }, "Connection::gate"),
@@ -178,7 +186,7 @@ impl<Q: Queue> Connection<Q> {
             return Err(EINVAL);
         }
         let receives = flow::receive_queue_entries(depth);
-        let sends = SEND_DEPTH + MESSAGE_SLOTS;
+        let sends = SEND_DEPTH + MESSAGE_SLOTS + REGISTRATIONS;
         if receives.max(sends) + DRAIN > pd.device().queue_entries() {
             return Err(EOPNOTSUPP);
         }
@@ -216,6 +224,7 @@ impl<Q: Queue> Connection<Q> {
             gate.queue_pair = Some(queue_pair);
             gate.parts = Some(parts_pointer);
             gate.send_free = SEND_DEPTH;
+            gate.registrations_free = REGISTRATIONS;
             gate.free_messages = free_messages;
         }
         drop(verbs);

@@ -7,24 +7,23 @@ use super::{
     Connection, Queue,
 };
 use crate::{
-    kx::rdma::{mr::RegionSet, raw, transfer::Transfer},
+    kx::{
+        rdma::{mr::RegionSet, raw, transfer::Transfer, Status},
+        signal::Signal,
+    },
     logic::wire::MESSAGE_BYTES,
 };
-use core::{mem::ManuallyDrop, ptr};
-use kernel::{
-    error::to_result,
-    new_condvar, new_spinlock,
-    prelude::*,
-    sync::{Arc, CondVar, SpinLock},
+use core::{
+    mem::ManuallyDrop,
+    ptr,
+    sync::atomic::{AtomicU32, Ordering},
 };
+use kernel::{error::to_result, prelude::*, sync::Arc};
 
 /// The wait for a registration.
-#[pin_data]
 pub(super) struct Registration {
-    #[pin]
-    pub(super) result: SpinLock<Option<Result>>,
-    #[pin]
-    pub(super) changed: CondVar,
+    pub(super) status: AtomicU32,
+    pub(super) done: Arc<Signal>,
 }
 
 /// A registration under way. It keeps the regions until the provider has answered.
@@ -36,6 +35,14 @@ pub(super) struct RegistrationRequest {
     _regions: Arc<RegionSet>,
 }
 
+/// How much of an operation the provider took.
+pub(crate) enum Posted {
+    /// All of it.
+    Whole,
+    /// Not all: the connection is of no use any more, and must be ended.
+    InPart,
+}
+
 /// Why an operation was not posted, and the operation.
 pub(crate) type Refused<Op> = (Error, KBox<Transfer<Op>>);
 
@@ -45,7 +52,7 @@ impl<Q: Queue> Connection<Q> {
     pub(crate) fn post(
         &self,
         transfer: KBox<Transfer<Q::Op>>,
-    ) -> core::result::Result<(), Refused<Q::Op>> {
+    ) -> core::result::Result<Posted, Refused<Q::Op>> {
         let mut gate = self.gate.lock();
         let Some(queue_pair) = gate.queue_pair else {
             return Err((ESHUTDOWN, transfer));
@@ -81,10 +88,10 @@ impl<Q: Queue> Connection<Q> {
             // The provider has some of the requests and will never see the last one: the box stays until the
             // drain, which ends the operation as canceled.
             gate.stranded.push_back(transfer);
-            return Ok(());
+            return Ok(Posted::InPart);
         }
         gate.send_free -= count;
-        Ok(())
+        Ok(Posted::Whole)
     }
 
     /// Whether a message could be sent now, as far as slots go.
@@ -156,16 +163,16 @@ impl<Q: Queue> Connection<Q> {
         to_result(unsafe { raw::dmaplane_ib_post_recv(queue_pair.as_ptr(), &request) })
     }
 
-    /// Registers every segment of `regions`, one after the other, and waits for the provider's answers. The wait
-    /// cannot be interrupted, because a region must not go while its request is queued; it is bounded
-    /// by the queue pair's retries, or by its teardown.
+    /// Registers every segment of `regions`, one after the other, and waits for the provider's answers. A region must
+    /// not go while its request is queued: so a thread that is killed ends the connection, which flushes
+    /// the request, and waits for that. `EBUSY` when too many threads register at once.
     pub(crate) fn register(&self, regions: &Arc<RegionSet>) -> Result {
         for index in 0..regions.keys().len() {
-            let wait = Arc::pin_init(
-                pin_init!(Registration {
-                    result <- new_spinlock!(None, "Registration::result"),
-                    changed <- new_condvar!("Registration::changed"),
-                }),
+            let wait = Arc::new(
+                Registration {
+                    status: AtomicU32::new(0),
+                    done: Signal::new()?,
+                },
                 GFP_KERNEL,
             )?;
             let boxed = KBox::new(
@@ -180,13 +187,17 @@ impl<Q: Queue> Connection<Q> {
                 GFP_KERNEL,
             )?;
             self.post_registration(boxed)?;
-            let mut result = wait.result.lock();
-            loop {
-                if let Some(result) = *result {
-                    result?;
-                    break;
-                }
-                wait.changed.wait(&mut result);
+            if !wait.done.wait_killable() {
+                // Failing means that somebody else is tearing it down, which flushes as well.
+                let _ = self.with_id(|id| {
+                    id.disconnect();
+                    Ok(())
+                });
+                wait.done.wait();
+                return Err(EINTR);
+            }
+            if !Status(wait.status.load(Ordering::Relaxed)).is_success() {
+                return Err(ENOTCONN);
             }
         }
         Ok(())
@@ -195,7 +206,7 @@ impl<Q: Queue> Connection<Q> {
     fn post_registration(&self, boxed: KBox<RegistrationRequest>) -> Result {
         let mut gate = self.gate.lock();
         let queue_pair = gate.queue_pair.ok_or(ESHUTDOWN)?;
-        gate.send_free = gate.send_free.checked_sub(1).ok_or(EAGAIN)?;
+        gate.registrations_free = gate.registrations_free.checked_sub(1).ok_or(EBUSY)?;
         let pointer = KBox::into_raw(boxed);
         // SAFETY: Ours from the box just above, at a stable address. By the gate's invariant the queue pair is
         // alive. The callback takes the box back.
@@ -209,7 +220,7 @@ impl<Q: Queue> Connection<Q> {
             ))
         };
         if result.is_err() {
-            gate.send_free += 1;
+            gate.registrations_free += 1;
             drop(gate);
             // SAFETY: The provider has not kept it.
             drop(unsafe { KBox::from_raw(pointer) });
