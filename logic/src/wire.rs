@@ -11,6 +11,8 @@
 //!         8  u32 generation          32  body of GRANT
 //!        12  u32 0
 //! ```
+//! The body of SPLIT: u64 length.
+//!
 //! The body of GRANT: u64 length, u64 label, u32 rights, u8 log2 of the segment's bytes, u8 number of
 //! keys, u16 0, u32 index of the first key, u32 0, then up to [`KEYS`] keys of u32. A grant with more
 //! segments takes several messages in ascending order. Addresses are not sent: segment `i` of a grant
@@ -126,6 +128,9 @@ pub enum Body {
     Grant(GrantPart),
     /// Takes a grant back.
     Revoke,
+    /// The next WRITE_IMM was cut into several work requests, of which the receiver's provider sees the last one's
+    /// length only: this is the length of all.
+    Split(u64),
     /// Answers a REVOKE: nothing of the sender's is under way on the grant any more.
     Revoked,
 }
@@ -147,6 +152,7 @@ const KIND_CREDIT: u8 = 1;
 const KIND_GRANT: u8 = 2;
 const KIND_REVOKE: u8 = 3;
 const KIND_REVOKED: u8 = 4;
+const KIND_SPLIT: u8 = 5;
 
 impl Message {
     /// The bytes to send.
@@ -157,6 +163,7 @@ impl Message {
             Body::Grant(_) => KIND_GRANT,
             Body::Revoke => KIND_REVOKE,
             Body::Revoked => KIND_REVOKED,
+            Body::Split(_) => KIND_SPLIT,
         };
         put(&mut out, 0, &MAGIC.to_le_bytes());
         put(&mut out, 2, &[VERSION, kind]);
@@ -165,6 +172,9 @@ impl Message {
         put(&mut out, 16, &self.totals.data_limit.to_le_bytes());
         put(&mut out, 20, &self.totals.control_limit.to_le_bytes());
         put(&mut out, 24, &self.totals.credit_seen.to_le_bytes());
+        if let Body::Split(length) = self.body {
+            put(&mut out, BODY, &length.to_le_bytes());
+        }
         if let Body::Grant(part) = &self.body {
             put(&mut out, BODY, &part.length.to_le_bytes());
             put(&mut out, BODY + 8, &part.label.to_le_bytes());
@@ -192,16 +202,21 @@ impl Message {
         let grant = u32_at(bytes, 4);
         let generation = u32_at(bytes, 8);
         let named = grant != 0 && generation != 0;
+        let unnamed = grant == 0 && generation == 0;
         let body = match byte_at(bytes, 3) {
-            KIND_CREDIT if grant == 0 && generation == 0 => Body::Credit,
+            KIND_CREDIT if unnamed => Body::Credit,
+            KIND_SPLIT if unnamed => Body::Split(u64_at(bytes, BODY)),
             KIND_GRANT if named => Body::Grant(grant_part(bytes)?),
             KIND_REVOKE if named => Body::Revoke,
             KIND_REVOKED if named => Body::Revoked,
-            KIND_CREDIT | KIND_GRANT | KIND_REVOKE | KIND_REVOKED => return Err(Malformed::Field),
+            KIND_CREDIT | KIND_GRANT | KIND_REVOKE | KIND_REVOKED | KIND_SPLIT => {
+                return Err(Malformed::Field)
+            }
             _ => return Err(Malformed::Kind),
         };
         let used = match &body {
             Body::Grant(part) => FIRST_KEY + 4 * part.keys().len(),
+            Body::Split(_) => BODY + 8,
             _ => BODY,
         };
         let rest_is_zero = bytes.iter().skip(used).all(|byte| *byte == 0);

@@ -65,6 +65,12 @@ proptest! {
     }
 
     #[test]
+    fn lengths_survive_the_wire(length: u64, totals in totals()) {
+        let message = Message { grant: 0, generation: 0, totals, body: Body::Split(length) };
+        prop_assert_eq!(Message::decode(&message.encode()), Ok(message));
+    }
+
+    #[test]
     fn revocations_survive_the_wire(number in 1u32.., totals in totals(), answer: bool) {
         let body = if answer { Body::Revoked } else { Body::Revoke };
         let message = Message { grant: number, generation: number, totals, body };

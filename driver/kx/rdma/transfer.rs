@@ -73,6 +73,11 @@ impl<T> Transfer<T> {
         self.body.as_ref()
     }
 
+    /// Its owner's part, to be changed.
+    pub(crate) fn body_mut(&mut self) -> Option<&mut T> {
+        self.body.as_mut()
+    }
+
     /// Gives the owner's part back.
     pub(crate) fn into_body(mut this: KBox<Self>) -> Option<T> {
         this.body.take()

@@ -144,12 +144,13 @@ impl Queue for Shared {
         }
         let ticket = {
             let mut state = self.state.lock();
+            let length = state.announced.take().unwrap_or(length);
             match state.flow.receive_data() {
-                Ok(()) => state.receives.pop(),
+                Ok(()) => state.receives.pop().zip(Some(length)),
                 Err(_) => None,
             }
         };
-        let Some(mut ticket) = ticket else {
+        let Some((mut ticket, length)) = ticket else {
             // Nobody told the peer of a receive for this.
             return self.violation(view);
         };

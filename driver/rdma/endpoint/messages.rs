@@ -4,6 +4,7 @@
 
 use super::{Shared, State};
 use crate::{
+    channel::MAX_OP_BYTES,
     kx::{fifo::Fifo, rdma::connection::Connection},
     logic::{
         flow::Violation,
@@ -138,6 +139,23 @@ impl State {
         drained
     }
 
+    /// Announces the length of an operation in several pieces, which is posted next. False when that has to wait for a
+    /// control credit or a slot.
+    pub(super) fn announce(&mut self, connection: &Connection<Shared>, length: u32) -> bool {
+        if !self.flow.has_control() || !connection.can_send_message() {
+            return false;
+        }
+        let _spent = self.flow.take_control();
+        if self
+            .send(connection, 0, Body::Split(length.into()))
+            .is_err()
+        {
+            // As above.
+            self.broken = true;
+        }
+        true
+    }
+
     fn send(&mut self, connection: &Connection<Shared>, number: u32, body: Body) -> Result {
         let message = Message {
             grant: number,
@@ -223,10 +241,20 @@ impl Shared {
         }
         match message.body {
             Body::Credit => Ok(()),
+            Body::Split(length) => self.take_length(length),
             Body::Grant(part) => self.take_grant(message.grant, &part),
             Body::Revoke => self.take_revocation(message.grant),
             Body::Revoked => self.state.lock().grants.answered(message.grant),
         }
+    }
+
+    fn take_length(&self, length: u64) -> Result<(), Violation> {
+        let length = u32::try_from(length).map_err(|_| Violation)?;
+        let before = self.state.lock().announced.replace(length);
+        if length == 0 || length > MAX_OP_BYTES || before.is_some() {
+            return Err(Violation);
+        }
+        Ok(())
     }
 
     fn take_grant(&self, number: u32, part: &GrantPart) -> Result<(), Violation> {

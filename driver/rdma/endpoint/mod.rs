@@ -69,6 +69,8 @@ struct State {
     pending: Chain<Transfer<operations::Posted>>,
     /// Operations that were accepted and not completed yet, receives not counted.
     in_flight: u32,
+    /// Length of the peer's next WRITE_IMM, where the provider will not know it.
+    announced: Option<u32>,
     /// Receives that the user posted, in order.
     receives: Fifo<Ticket>,
     /// Whether receives can still be consumed.
@@ -111,6 +113,7 @@ impl Shared {
             flow: Flow::new(0, 0),
             pending: Chain::new(),
             in_flight: 0,
+            announced: None,
             receives: Fifo::none(),
             receiving: true,
             flushed: false,

@@ -47,6 +47,8 @@ pub(crate) struct Op {
 pub(crate) struct Posted {
     ticket: Ticket,
     op: Op,
+    /// Whether the peer has to be told the length first; see [`State::announce`].
+    unannounced: bool,
 }
 
 impl Endpoint {
@@ -107,7 +109,7 @@ impl Endpoint {
 
 /// Completes an operation that was never posted.
 fn cut_off(transfer: KBox<Transfer<Posted>>, cause: Down) {
-    if let Some(Posted { ticket, op }) = Transfer::into_body(transfer) {
+    if let Some(Posted { ticket, op, .. }) = Transfer::into_body(transfer) {
         ticket.complete(cause.outcome());
         // The memory goes after the completion is posted, and without locks.
         drop(op);
@@ -143,7 +145,12 @@ fn build(ticket: Ticket, op: Op) -> Built {
     if let Some(imm) = imm {
         transfer.set_immediate(imm);
     }
-    Ok(Transfer::fill(transfer, Posted { ticket, op }))
+    let posted = Posted {
+        unannounced: imm.is_some() && transfer.count() > 1,
+        ticket,
+        op,
+    };
+    Ok(Transfer::fill(transfer, posted))
 }
 
 impl Shared {
@@ -167,7 +174,7 @@ impl Shared {
             let Some((transfer, error)) = refused else {
                 return;
             };
-            let Some(Posted { ticket, op }) = Transfer::into_body(transfer) else {
+            let Some(Posted { ticket, op, .. }) = Transfer::into_body(transfer) else {
                 continue;
             };
             self.retire();
@@ -191,7 +198,7 @@ impl Shared {
     /// Completes an operation that the provider has given back.
     pub(super) fn finish(&self, posted: Posted, status: Status) {
         self.retire();
-        let Posted { mut ticket, op } = posted;
+        let Posted { mut ticket, op, .. } = posted;
         let down = {
             let mut state = self.state.lock();
             if op.grant.finish() {
@@ -254,7 +261,20 @@ impl State {
                 return None;
             }
             let grant = op.grant.clone();
-            let transfer = self.pending.pop()?;
+            let length = op.length;
+            let mut transfer = self.pending.pop()?;
+            let unannounced = transfer.body().is_some_and(|posted| posted.unannounced);
+            if unannounced {
+                // Announced only when it can be posted in the same breath: nothing may come between.
+                let ready = connection.room_for(transfer.count());
+                if !ready || !self.announce(connection, length) {
+                    self.pending.push_front(transfer);
+                    return None;
+                }
+                if let Some(posted) = transfer.body_mut() {
+                    posted.unannounced = false;
+                }
+            }
             match connection.post(transfer) {
                 Ok(posted) => {
                     grant.begin();

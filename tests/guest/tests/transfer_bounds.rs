@@ -259,3 +259,66 @@ fn transfer_nothing_lands_after_a_revocation() {
         connection.peer.verify(remote, length, 61)
     });
 }
+
+#[test]
+fn transfer_tells_the_whole_length_across_segments() {
+    test(|guest| {
+        let mut connection = Connection::from_peer(guest)?;
+        // Larger than what one memory region of any device at hand holds.
+        let length = 8 << 20;
+        let (buffer, _grant, remote) = connection.local_buffer(guest, length)?;
+        let source = connection
+            .peer
+            .create(Request::CreateBuffer { bytes: length })?;
+        connection.peer.ask(Request::Fill {
+            buffer: source,
+            offset: 0,
+            length,
+            seed: 62,
+        })?;
+        // Chunks of 12 KiB cross every 2 MiB, and the last is short.
+        let chunk: u32 = 12 << 10;
+        let count = u32::try_from(length.div_ceil(u64::from(chunk)))?;
+        let mut channel = Channel::builder()
+            .entries(1024)
+            .build(&connection.context)?;
+        for _ in 0..256 {
+            channel.push(Entry::recv(&connection.endpoint))?;
+        }
+        channel.submit()?;
+        let limit_ms = connection.peer.limit_ms();
+        let sending = connection.peer.begin(Request::Send {
+            buffer: source,
+            grant: remote,
+            length,
+            chunk,
+            order_seed: 9,
+            immediates: true,
+            rounds: 1,
+            depth: 32,
+            limit_ms,
+        })?;
+        let mut arrived = 0;
+        while arrived < count {
+            let done = channel.submit_and_wait(1, guest.limit(20))?;
+            ensure!(done.available > 0, "{arrived} of {count} arrived");
+            let batch: Vec<_> = channel.completions().collect();
+            for done in batch {
+                let (imm, bytes) = (done.imm(), done.result()?);
+                let left = length - u64::from(imm) * u64::from(chunk);
+                ensure!(
+                    bytes == left.min(chunk.into()),
+                    "chunk {imm} came with {bytes} bytes"
+                );
+                arrived += 1;
+                if arrived + 256 <= count {
+                    channel.push(Entry::recv(&connection.endpoint))?;
+                }
+            }
+        }
+        connection.peer.sent(sending)?.all_ok()?;
+        let wrong = pattern::mismatch_in_memory(&buffer, 0, length, 62, 0);
+        ensure!(wrong.is_none(), "byte {wrong:?} is wrong");
+        Ok(())
+    });
+}

@@ -94,6 +94,12 @@ impl<Q: Queue> Connection<Q> {
         Ok(Posted::Whole)
     }
 
+    /// Whether an operation of so many work requests could be posted now. Only other operations take that room.
+    pub(crate) fn room_for(&self, requests: usize) -> bool {
+        let gate = self.gate.lock();
+        gate.queue_pair.is_some() && gate.send_free as usize >= requests
+    }
+
     /// Whether a message could be sent now, as far as slots go.
     pub(crate) fn can_send_message(&self) -> bool {
         let gate = self.gate.lock();
