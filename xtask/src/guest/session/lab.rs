@@ -174,16 +174,8 @@ impl Lab {
         for index in 0..self.topology.guests.len() {
             running.push(self.start(&dir, request, index)?);
         }
-        let interactive = request.jobs.iter().any(|(_, job)| job.interactive);
-        let end = if interactive {
-            for guest in &mut running {
-                guest.wait()?;
-            }
-            End::Off
-        } else {
-            let jobs = self.job_limit(request) + self.limits.end;
-            watch_over(&mut running, boot_limit, jobs, self.limits.end, watch)?
-        };
+        let jobs = self.job_limit(request) + self.limits.end;
+        let end = watch_over(&mut running, boot_limit, jobs, self.limits.end, watch)?;
         let guests = running
             .into_iter()
             .map(|guest| guest.outcome())

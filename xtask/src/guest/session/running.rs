@@ -115,11 +115,6 @@ impl Running {
         })
     }
 
-    /// Waits until it is off.
-    pub(super) fn wait(&mut self) -> Result<()> {
-        self.qemu.wait().map(drop)
-    }
-
     fn follow(&mut self, watch: &mut dyn FnMut(Event<'_>)) -> Result<()> {
         // Asked first, so that what a guest wrote before its end is read after it.
         self.over = self.qemu.ended()?.is_some();
