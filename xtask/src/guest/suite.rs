@@ -19,6 +19,7 @@ use crate::guest::scanner::Rules;
 use crate::guest::session::{Event, Lab, Outcome, Request, job};
 use crate::guest::topology::Network;
 use crate::guest::verdict::{self, Tests, Verdict};
+use crate::hash;
 
 /// Cargo's profile, nextest's profile, and the folder of both.
 const PROFILE: &str = "guest";
@@ -92,7 +93,10 @@ struct FilterMatch {
 impl Built {
     /// Builds the test binaries.
     pub(crate) fn build(ctx: &Ctx, lab: &Lab) -> Result<Self> {
-        let dir = ctx.cache_sub("suite")?;
+        // Of this checkout's own: another's run at the same time would change under nextest's eyes what it runs and
+        // where it reports.
+        let checkout = hash::texts([ctx.root.to_string_lossy().as_ref()]);
+        let dir = ctx.cache_sub(format!("suite/{}", &checkout[..6]))?;
         let binaries_metadata = dir.join("binaries.json");
         let cargo_metadata = dir.join("cargo.json");
 
