@@ -17,7 +17,7 @@ use crate::{
     },
     memory::{Buffer, Memory, Placement},
     module_parameters,
-    rdma::{connect, Listener},
+    rdma::{connect, Listener, Terms},
     uapi,
     wait::Deadline,
 };
@@ -200,13 +200,14 @@ impl Context {
         if !range::within(want.offset, want.length, buffer.memory().bytes()) {
             return Err(ERANGE);
         }
-        let grant = endpoint.grant(
-            buffer.memory(),
-            (want.offset, want.length),
-            want.rights,
-            want.label,
-            Deadline::after(want.timeout_ns),
-        )?;
+        let terms = Terms {
+            offset: want.offset,
+            length: want.length,
+            rights: want.rights,
+            label: want.label,
+        };
+        let deadline = Deadline::after(want.timeout_ns);
+        let grant = endpoint.grant(buffer.memory(), &terms, deadline)?;
         want.generation = grant.generation();
         want.handle = self.insert(Object::Grant(grant))?;
         let handle = want.handle;

@@ -8,7 +8,7 @@ mod grant;
 mod listener;
 
 pub(crate) use domain::{Domain, Domains};
-pub(crate) use endpoint::{connect, Endpoint, Op};
+pub(crate) use endpoint::{connect, Endpoint, Op, Terms};
 pub(crate) use grant::{Grant, PeerGrant};
 pub(crate) use listener::Listener;
 

@@ -39,6 +39,18 @@ enum Revocation {
 /// so does the connection.
 const ANSWER_MS: u32 = 1000;
 
+/// What a grant gives, as its user asked for it. The caller has checked all of it against the memory.
+pub(crate) struct Terms {
+    /// Start of the range in the memory, a multiple of the page size, in bytes.
+    pub(crate) offset: u64,
+    /// Bytes of the range.
+    pub(crate) length: u64,
+    /// `RIGHT_*` bits.
+    pub(crate) rights: u32,
+    /// For the peer's user.
+    pub(crate) label: u64,
+}
+
 /// Both lists, with all their memory allocated at the start.
 pub(super) struct Grants {
     given: KVec<Given>,
@@ -126,16 +138,13 @@ impl Endpoint {
     pub(crate) fn grant(
         self: &Arc<Self>,
         memory: &Arc<Memory>,
-        range: (u64, u64),
-        rights: u32,
-        label: u64,
+        terms: &Terms,
         deadline: Deadline,
     ) -> Result<Arc<Grant>> {
         if self.is_down() {
             return Err(ENOTCONN);
         }
-        let (offset, length) = range;
-        let region = Region::remote(memory, offset, length, self).map_err(|error| {
+        let region = Region::remote(memory, terms.offset, terms.length, self).map_err(|error| {
             // The ways in which an endpoint that goes down fails.
             if error == ESHUTDOWN || error == ENODEV {
                 ENOTCONN
@@ -168,7 +177,7 @@ impl Endpoint {
                 .map_err(|_| ENOMEM)?;
             number
         };
-        let told = self.tell_alone(number, length, rights, label, &region, deadline);
+        let told = self.tell_alone(number, terms, &region, deadline);
         // From here on the grant's drop takes it back.
         let grant = Grant::new(self.clone(), number)?;
         told?;
@@ -179,9 +188,7 @@ impl Endpoint {
     fn tell_alone(
         &self,
         number: u32,
-        length: u64,
-        rights: u32,
-        label: u64,
+        terms: &Terms,
         region: &Region,
         deadline: Deadline,
     ) -> Result {
@@ -196,7 +203,7 @@ impl Endpoint {
                 alone.then_some(Ok(()))
             })??;
         }
-        let told = self.tell(number, length, rights, label, region, deadline);
+        let told = self.tell(number, terms, region, deadline);
         self.shared.state.lock().grants.telling = false;
         self.shared.changed.notify_all();
         told
@@ -206,17 +213,15 @@ impl Endpoint {
     fn tell(
         &self,
         number: u32,
-        length: u64,
-        rights: u32,
-        label: u64,
+        terms: &Terms,
         region: &Region,
         deadline: Deadline,
     ) -> Result {
         for (index, keys) in region.keys().chunks(KEYS).enumerate() {
             let mut part = GrantPart {
-                length,
-                label,
-                rights,
+                length: terms.length,
+                label: terms.label,
+                rights: terms.rights,
                 segment_shift: region.segment_bytes().trailing_zeros() as u8,
                 first: (index * KEYS) as u32,
                 count: keys.len() as u8,

@@ -13,6 +13,7 @@ mod messages;
 mod operations;
 
 pub(crate) use connect::{accept, connect};
+pub(crate) use grants::Terms;
 pub(crate) use operations::Op;
 
 use super::Domain;
