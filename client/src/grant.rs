@@ -15,6 +15,8 @@ pub struct Rights(u32);
 impl Rights {
     /// The peer may write.
     pub const WRITE: Self = Self(abi::RIGHT_WRITE);
+    /// The peer may read.
+    pub const READ: Self = Self(abi::RIGHT_READ);
 
     /// Rights from `RIGHT_*` bits, unknown ones included.
     pub const fn from_bits(bits: u32) -> Self {

@@ -70,7 +70,7 @@ fn check_common(entry: &Sqe) -> Result<(), Refusal> {
     if entry.flags != 0 {
         return Err((uapi::FIELD_FLAGS, EINVAL));
     }
-    if entry.reserved != 0 || entry.reserved2 != 0 {
+    if entry.reserved != 0 || entry.timeout_ns != 0 {
         return Err((uapi::FIELD_RESERVED, EINVAL));
     }
     let unused = match entry.op {

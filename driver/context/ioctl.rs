@@ -114,7 +114,14 @@ impl Context {
     fn channel_create(&self, arg: usize) -> Result {
         let mut arg = Arg::<uapi::ChannelCreate>::read(arg)?;
         let want = &mut arg.value;
-        zero(&[want.flags])?;
+        // Not there yet.
+        zero(&[
+            want.flags,
+            want.event_batch,
+            want.event_delay_us,
+            want.poll_idle_us,
+        ])?;
+        zero(&[want.poll_node as u32])?;
         let channel = Channel::new(want.sq_entries, want.cq_entries, want.eventfd)?;
         want.mmap_bytes = channel.memory().bytes() as u64;
         (want.sq_offset, want.cq_offset) = channel.offsets();
@@ -236,7 +243,7 @@ impl Context {
 
 fn query(arg: usize) -> Result {
     let mut arg = Arg::<uapi::Query>::read(arg)?;
-    zero(&[arg.value.flags, arg.value.reserved])?;
+    zero(&[arg.value.flags])?;
     arg.value = uapi::Query {
         size: arg.value.size,
         flags: 0,
@@ -250,7 +257,10 @@ fn query(arg: usize) -> Result {
         max_handles: MAX_HANDLES as u32,
         page_bytes: PAGE_BYTES as u32,
         rdma_devices: REGISTRY.lock().devices() as u32,
-        reserved: 0,
+        max_send_bytes: 0,
+        max_context_bytes: u64::MAX,
+        max_endpoints: MAX_HANDLES as u32,
+        max_channels: MAX_HANDLES as u32,
     };
     arg.write()
 }

@@ -7,7 +7,8 @@
 #include <linux/types.h>
 
 /**
- * Version of this interface, as [`Query::abi_version`] reports it.
+ * Version of this interface, as [`Query::abi_version`] reports it. Version 1 is frozen: everything in this file
+ * is there since version 1, keeps its number, offset and meaning, and structures only grow at their end.
  */
 #define DMAPLANE_ABI_VERSION 1
 
@@ -30,8 +31,8 @@
 /**
  * Creates a buffer ([`BufferCreate`]). Errors: `EINVAL` (size 0, unknown policy, a node that does
  * not exist or has no memory), `E2BIG` (beyond [`Query::max_buffer_bytes`]), `ENOMEM` (no memory
- * where the policy allows it, or the memory cgroup's limit), `EINTR` (a signal came while memory was
- * being allocated), `EMFILE` (too many handles).
+ * where the policy allows it, or the memory cgroup's limit), `EDQUOT` (beyond [`Query::max_context_bytes`]),
+ * `EINTR` (a signal came while memory was being allocated), `EMFILE` (too many handles).
  */
 #define DMAPLANE_IOC_BUFFER_CREATE ((DMAPLANE_IOC_TYPE << 8) | 16)
 
@@ -42,14 +43,15 @@
 
 /**
  * Creates a channel ([`ChannelCreate`]). Errors: `EINVAL` (entries not a power of two, or out of
- * range), `EBADF` (no eventfd), `ENOMEM`, `EMFILE`.
+ * range, coalescing without an eventfd, a poll node that does not exist), `EBADF` (no eventfd), `ENOMEM`,
+ * `EMFILE`, `EDQUOT` (beyond [`Query::max_channels`]).
  */
 #define DMAPLANE_IOC_CHANNEL_CREATE ((DMAPLANE_IOC_TYPE << 8) | 32)
 
 /**
  * Submits entries and waits for completions ([`Enter`]). Errors: `EINVAL` (the ring's indices make
  * no sense), `EINTR` (nothing was submitted), `ENOENT` (also when the channel is destroyed during the
- * wait).
+ * wait), `EFAULT` (the ring is broken beyond use).
  */
 #define DMAPLANE_IOC_ENTER ((DMAPLANE_IOC_TYPE << 8) | 33)
 
@@ -62,14 +64,14 @@
 /**
  * Takes the next connection of a listener ([`Accept`]). Errors: `ETIMEDOUT`, `EINTR`, `ENODEV` (the
  * listener's device went away), `ECONNABORTED` (the peer gave up), `EPROTO` (the peer speaks
- * another version), `EINVAL`.
+ * another version), `EDQUOT` (beyond [`Query::max_endpoints`]), `EINVAL`.
  */
 #define DMAPLANE_IOC_ACCEPT ((DMAPLANE_IOC_TYPE << 8) | 49)
 
 /**
  * Connects to a listener ([`Connect`]). Errors: `EADDRNOTAVAIL` (no RDMA device reaches this
  * address), `EHOSTUNREACH` (the address does not answer), `ECONNREFUSED` (nobody listens there, or
- * its backlog is full), `EPROTO`, `ETIMEDOUT`, `EINTR`, `ENODEV`, `EINVAL`.
+ * its backlog is full), `EPROTO`, `ETIMEDOUT`, `EINTR`, `ENODEV`, `EDQUOT`, `EINVAL`.
  */
 #define DMAPLANE_IOC_CONNECT ((DMAPLANE_IOC_TYPE << 8) | 50)
 
@@ -97,9 +99,19 @@
 #define DMAPLANE_CAP_HOST_BUFFERS (1 << 0)
 
 /**
- * Capability: RDMA endpoints, grants and WRITE operations.
+ * Capability: RDMA endpoints, grants and the operations on them.
  */
 #define DMAPLANE_CAP_RDMA (1 << 1)
+
+/**
+ * Capability: poll(2) on the file: readable while a channel of the file has completions waiting.
+ */
+#define DMAPLANE_CAP_POLL (1 << 2)
+
+/**
+ * Capability: channels with a polling submission thread ([`CHANNEL_SQPOLL`]).
+ */
+#define DMAPLANE_CAP_SQPOLL (1 << 3)
 
 /**
  * Placement: wherever the kernel finds memory.
@@ -122,9 +134,26 @@
 #define DMAPLANE_RIGHT_WRITE (1 << 0)
 
 /**
+ * Right of a grant: the peer may read.
+ */
+#define DMAPLANE_RIGHT_READ (1 << 1)
+
+/**
  * Time limit that never passes.
  */
 #define DMAPLANE_TIMEOUT_NONE UINT64_MAX
+
+/**
+ * Flag of a channel: a kernel thread takes entries from the submission ring as they come. It runs on the processors of
+ * `poll_node`, sleeps after `poll_idle_us` without an entry ([`SQ_NEED_WAKEUP`]) and ends with the channel.
+ */
+#define DMAPLANE_CHANNEL_SQPOLL (1 << 0)
+
+/**
+ * Flag of [`Enter`]: wakes the polling thread of the channel, which takes the entries; `to_submit` must be 0. `EINVAL`
+ * when the channel has none.
+ */
+#define DMAPLANE_ENTER_WAKE (1 << 0)
 
 /**
  * Address family of an absent address.
@@ -142,6 +171,11 @@
 #define DMAPLANE_FAMILY_IPV6 10
 
 /**
+ * Most work requests of one endpoint that are under way.
+ */
+#define DMAPLANE_WINDOW_MAX 256
+
+/**
  * State of an endpoint: connected.
  */
 #define DMAPLANE_ENDPOINT_UP 1
@@ -152,13 +186,76 @@
 #define DMAPLANE_ENDPOINT_DOWN 2
 
 /**
+ * How the peer ended: it has not, or nothing is known.
+ */
+#define DMAPLANE_PEER_END_NONE 0
+
+/**
+ * How the peer ended: its owner closed the endpoint or the file.
+ */
+#define DMAPLANE_PEER_END_CLOSED 1
+
+/**
+ * How the peer ended: its process died or left, and its kernel said so.
+ */
+#define DMAPLANE_PEER_END_DIED 2
+
+/**
+ * How the peer ended: its RDMA device went away.
+ */
+#define DMAPLANE_PEER_END_DEVICE 3
+
+/**
+ * How the peer ended: a cancel or a time limit of its own ended the connection.
+ */
+#define DMAPLANE_PEER_END_CANCELED 4
+
+/**
+ * How the peer ended: this side broke the protocol, as it sees it.
+ */
+#define DMAPLANE_PEER_END_PROTOCOL 5
+
+/**
+ * How the peer ended: it has fallen silent.
+ */
+#define DMAPLANE_PEER_END_SILENT 6
+
+/**
+ * Why a grant ended, in `imm` of an [`OP_WATCH`]'s completion: destroyed by its owner.
+ */
+#define DMAPLANE_GRANT_END_REVOKED 1
+
+/**
+ * Why a grant ended: its time to live was over.
+ */
+#define DMAPLANE_GRANT_END_EXPIRED 2
+
+/**
+ * Why a grant ended: its uses were used up.
+ */
+#define DMAPLANE_GRANT_END_USED 3
+
+/**
+ * Why a grant ended: its endpoint ended.
+ */
+#define DMAPLANE_GRANT_END_ENDPOINT 4
+
+/**
+ * Bit of [`RingHeader::sq_flags`]: the polling thread sleeps. After filling entries, user space issues a full memory
+ * barrier, looks at this bit, and wakes the thread by [`ENTER_WAKE`] when it is set.
+ */
+#define DMAPLANE_SQ_NEED_WAKEUP (1 << 0)
+
+/**
  * Operation: does nothing, completes with OK.
  */
 #define DMAPLANE_OP_NOP 0
 
 /**
- * Operation: consumes the peer's next WRITE_IMM and completes with its immediate and length. Uses
- * `endpoint` only.
+ * Operation: consumes the peer's next WRITE_IMM or SEND and completes with its immediate and length. Uses
+ * `endpoint` and, where SENDs are to be taken, `buffer`, `offset` and `length`: a SEND without room for it gives
+ * `EMSGSIZE`, and is lost. Each one that waits is a credit of the peer's. One that is canceled or runs out of time
+ * leaves its credit behind, which the next one takes over, and with it what came meanwhile.
  */
 #define DMAPLANE_OP_RECV 1
 
@@ -171,6 +268,58 @@
  * Operation: as `OP_WRITE`, then consumes one of the peer's receives with the immediate.
  */
 #define DMAPLANE_OP_WRITE_IMM 3
+
+/**
+ * Operation: RDMA READ of a grant's range, which must have `RIGHT_READ`, into a buffer's range.
+ */
+#define DMAPLANE_OP_READ 4
+
+/**
+ * Operation: sends at most [`Query::max_send_bytes`] of a buffer's range with the immediate, and consumes one of the
+ * peer's receives. The bytes are copied when the entry is accepted. Uses no `grant`.
+ */
+#define DMAPLANE_OP_SEND 5
+
+/**
+ * Operation: copies a buffer's range to the buffer that `grant` names, from `remote_offset` on. The ranges may
+ * overlap. Uses no `endpoint`.
+ */
+#define DMAPLANE_OP_COPY 6
+
+/**
+ * Operation: completes when all operations but receives that `endpoint` accepted before it have completed.
+ */
+#define DMAPLANE_OP_FENCE 7
+
+/**
+ * Operation: ends operations before their time with `STATE_CANCELED`. Without flags: the first one of the
+ * `endpoint` whose `user_data` is `offset` and that came by the same channel. What the provider has already is ended by
+ * ending the endpoint, unless [`SQE_CANCEL_QUEUED`] forbids it. Completes with the number of operations that it ended as
+ * `length`; `ENOENT` when there was none, `EBUSY` when the provider has it and the flag forbids.
+ */
+#define DMAPLANE_OP_CANCEL 8
+
+/**
+ * Operation: without `grant`, completes when `length` WRITE_IMMs or SENDs have come to `endpoint` whose immediate, masked
+ * with the lower half of `offset`, is `imm`; those count that come after the entry was accepted. With `grant`,
+ * a handle of an own one, completes when nothing lands in its range any more, with one of `GRANT_END_*` as `imm`.
+ */
+#define DMAPLANE_OP_WATCH 9
+
+/**
+ * Flag of `OP_CANCEL`: all operations of `endpoint`; `offset` must be 0.
+ */
+#define DMAPLANE_SQE_CANCEL_ENDPOINT (1 << 0)
+
+/**
+ * Flag of `OP_CANCEL`: all operations of the file; `endpoint` and `offset` must be 0.
+ */
+#define DMAPLANE_SQE_CANCEL_ALL (1 << 1)
+
+/**
+ * Flag of `OP_CANCEL`: only what the provider does not have yet, so that the endpoint lives on.
+ */
+#define DMAPLANE_SQE_CANCEL_QUEUED (1 << 2)
 
 /**
  * Terminal state: done.
@@ -253,6 +402,16 @@
 #define DMAPLANE_FIELD_LENGTH 9
 
 /**
+ * Refused member: `imm`.
+ */
+#define DMAPLANE_FIELD_IMM 10
+
+/**
+ * Refused member: `timeout_ns`.
+ */
+#define DMAPLANE_FIELD_TIMEOUT 11
+
+/**
  * Argument of [`IOC_QUERY`].
  */
 struct dmaplane_query {
@@ -305,9 +464,21 @@ struct dmaplane_query {
          */
         __u32 rdma_devices;
         /**
-         * Must be 0.
+         * Out: most bytes of an `OP_SEND`.
          */
-        __u32 reserved;
+        __u32 max_send_bytes;
+        /**
+         * Out: quota of buffers' bytes in one open file, as the administrator set it.
+         */
+        __u64 max_context_bytes;
+        /**
+         * Out: quota of endpoints in one open file.
+         */
+        __u32 max_endpoints;
+        /**
+         * Out: quota of channels in one open file.
+         */
+        __u32 max_channels;
 };
 
 /**
@@ -429,7 +600,7 @@ struct dmaplane_channel_create {
          */
         __u32 size;
         /**
-         * Must be 0.
+         * `CHANNEL_*` bits.
          */
         __u32 flags;
         /**
@@ -441,7 +612,7 @@ struct dmaplane_channel_create {
          */
         __u32 cq_entries;
         /**
-         * An eventfd that is signalled with each completion, or -1.
+         * An eventfd that is signalled with completions, or -1.
          */
         __s32 eventfd;
         /**
@@ -464,6 +635,24 @@ struct dmaplane_channel_create {
          * Out: offset of the array of [`Cqe`] in the mapping.
          */
         __u32 cq_offset;
+        /**
+         * Signal the eventfd once so many completions came since the last signal; 0 and 1 for each.
+         */
+        __u32 event_batch;
+        /**
+         * Signal it at the latest so many microseconds after the first unsignalled completion, in steps of the kernel's
+         * timer tick. At most 10 s; 0 waits for the batch without limit, which needs an `event_batch` of at most 1.
+         */
+        __u32 event_delay_us;
+        /**
+         * NUMA node of the polling thread, or -1 for any; 0 without [`CHANNEL_SQPOLL`].
+         */
+        __s32 poll_node;
+        /**
+         * Microseconds without an entry after which the polling thread sleeps, at most 1 s; 0 without
+         * [`CHANNEL_SQPOLL`].
+         */
+        __u32 poll_idle_us;
 };
 
 /**
@@ -479,7 +668,7 @@ struct dmaplane_enter {
          */
         __u32 size;
         /**
-         * Must be 0.
+         * `ENTER_*` bits.
          */
         __u32 flags;
         /**
@@ -487,7 +676,7 @@ struct dmaplane_enter {
          */
         __u32 channel;
         /**
-         * Most entries to take from the submission ring.
+         * Most entries to take from the submission ring; 0 on a channel with a polling thread.
          */
         __u32 to_submit;
         /**
@@ -596,6 +785,14 @@ struct dmaplane_accept {
          * Out: the peer's address.
          */
         struct dmaplane_sockaddr peer;
+        /**
+         * Work requests under way at which posting pauses, at most [`WINDOW_MAX`]; 0 for that.
+         */
+        __u32 window_high;
+        /**
+         * Work requests under way at which posting goes on, at most `window_high`; 0 for three quarters of it.
+         */
+        __u32 window_low;
 };
 
 /**
@@ -630,6 +827,14 @@ struct dmaplane_connect {
          * Time limit in nanoseconds.
          */
         __u64 timeout_ns;
+        /**
+         * As in [`Accept`].
+         */
+        __u32 window_high;
+        /**
+         * As in [`Accept`].
+         */
+        __u32 window_low;
 };
 
 /**
@@ -682,12 +887,35 @@ struct dmaplane_endpoint_query {
          * Out: name of the RDMA device, ending in zeroes.
          */
         __u8 device[64];
+        /**
+         * Out: one of `PEER_END_*`.
+         */
+        __u32 peer_end;
+        /**
+         * Out: work requests under way.
+         */
+        __u32 posted;
+        /**
+         * Out: times that an operation had to wait for the peer's receives.
+         */
+        __u64 stalls;
+        /**
+         * Out: nanoseconds that operations waited for them, a stall that lasts included.
+         */
+        __u64 stalled_ns;
+        /**
+         * Out: operations that failed because the peer had no receive: never anything but 0.
+         */
+        __u64 not_ready;
 };
 
 /**
  * Argument of [`IOC_GRANT_CREATE`].
  *
- * The call returns when the range is registered and the message is on its way to the peer.
+ * The call returns when the range is registered and the message is on its way to the peer. A grant ends by
+ * destroying its handle, when its time to live is over, when its uses are used up, or with the endpoint; an [`OP_WATCH`] of
+ * it tells when nothing lands in the range any more.
+ *
  * Destroying the handle ends the peer's access: when that call returns, nothing of the peer's lands in
  * the range any more. The peer's kernel is asked first and its operations on the grant end in
  * `STATE_REVOKED`; a peer that does not answer within a second loses the connection if it goes on.
@@ -741,6 +969,18 @@ struct dmaplane_grant_create {
          * Out: generation, which never repeats on this endpoint.
          */
         __u32 generation;
+        /**
+         * Nanoseconds until the grant ends by itself, at most a day; 0 for no limit.
+         */
+        __u64 ttl_ns;
+        /**
+         * Operations of the peer after which the grant ends by itself, counted by the peer's kernel; 0 for no limit.
+         */
+        __u32 max_uses;
+        /**
+         * Must be 0.
+         */
+        __u32 reserved2;
 };
 
 /**
@@ -783,6 +1023,14 @@ struct dmaplane_grant_wait {
          * Out: generation.
          */
         __u32 generation;
+        /**
+         * Out: operations that the grant allows, 0 for no limit.
+         */
+        __u32 max_uses;
+        /**
+         * Must be 0.
+         */
+        __u32 reserved;
 };
 
 /**
@@ -794,7 +1042,11 @@ struct dmaplane_ring_header {
          * Next entry that the kernel takes; written by the kernel (release).
          */
         __u32 sq_head;
-        __u32 pad0[15];
+        /**
+         * `SQ_*` bits; written by the kernel.
+         */
+        __u32 sq_flags;
+        __u32 pad0[14];
         /**
          * One past the last entry that user space filled; written by user space (release).
          */
@@ -821,7 +1073,7 @@ struct dmaplane_sqe {
          */
         __u8 op;
         /**
-         * Must be 0.
+         * `SQE_*` bits.
          */
         __u8 flags;
         /**
@@ -845,11 +1097,11 @@ struct dmaplane_sqe {
          */
         __u32 buffer;
         /**
-         * Handle of the peer's grant.
+         * Handle of the peer's grant; other uses are told at the operation.
          */
         __u32 grant;
         /**
-         * Start in the local buffer, bytes.
+         * Start in the local buffer, bytes; other uses are told at the operation.
          */
         __u64 offset;
         /**
@@ -861,13 +1113,15 @@ struct dmaplane_sqe {
          */
         __u32 length;
         /**
-         * Immediate of `OP_WRITE_IMM`.
+         * Immediate of `OP_WRITE_IMM` and `OP_SEND`.
          */
         __u32 imm;
         /**
-         * Must be 0.
+         * Time limit of the operation in nanoseconds from its acceptance, at most a day; 0 for none. It ends in
+         * `STATE_TIMEOUT` not before, and within two ticks of the kernel's timer after. What the provider has already is
+         * ended by ending the endpoint. Not for operations that end at once: NOP, COPY, CANCEL.
          */
-        __u64 reserved2;
+        __u64 timeout_ns;
 };
 
 /**

@@ -12,7 +12,8 @@
 //!   early on a signal (`EINTR`) and when its object goes away.
 //! - All memory and address sizes are bytes. Integers have the machine's byte order.
 
-/// Version of this interface, as [`Query::abi_version`] reports it.
+/// Version of this interface, as [`Query::abi_version`] reports it. Version 1 is frozen: everything in this file
+/// is there since version 1, keeps its number, offset and meaning, and structures only grow at their end.
 pub const ABI_VERSION: u32 = 1;
 
 /// The ioctl type byte. Numbers are `_IO(IOC_TYPE, nr)`: the size travels in the structure.
@@ -25,28 +26,29 @@ pub const IOC_QUERY: u32 = IOC_TYPE << 8;
 pub const IOC_DESTROY: u32 = (IOC_TYPE << 8) | 0x01;
 /// Creates a buffer ([`BufferCreate`]). Errors: `EINVAL` (size 0, unknown policy, a node that does
 /// not exist or has no memory), `E2BIG` (beyond [`Query::max_buffer_bytes`]), `ENOMEM` (no memory
-/// where the policy allows it, or the memory cgroup's limit), `EINTR` (a signal came while memory was
-/// being allocated), `EMFILE` (too many handles).
+/// where the policy allows it, or the memory cgroup's limit), `EDQUOT` (beyond [`Query::max_context_bytes`]),
+/// `EINTR` (a signal came while memory was being allocated), `EMFILE` (too many handles).
 pub const IOC_BUFFER_CREATE: u32 = (IOC_TYPE << 8) | 0x10;
 /// Reports where a buffer's pages are ([`BufferQuery`]). Errors: `ENOENT`, `EFAULT`.
 pub const IOC_BUFFER_QUERY: u32 = (IOC_TYPE << 8) | 0x11;
 /// Creates a channel ([`ChannelCreate`]). Errors: `EINVAL` (entries not a power of two, or out of
-/// range), `EBADF` (no eventfd), `ENOMEM`, `EMFILE`.
+/// range, coalescing without an eventfd, a poll node that does not exist), `EBADF` (no eventfd), `ENOMEM`,
+/// `EMFILE`, `EDQUOT` (beyond [`Query::max_channels`]).
 pub const IOC_CHANNEL_CREATE: u32 = (IOC_TYPE << 8) | 0x20;
 /// Submits entries and waits for completions ([`Enter`]). Errors: `EINVAL` (the ring's indices make
 /// no sense), `EINTR` (nothing was submitted), `ENOENT` (also when the channel is destroyed during the
-/// wait).
+/// wait), `EFAULT` (the ring is broken beyond use).
 pub const IOC_ENTER: u32 = (IOC_TYPE << 8) | 0x21;
 /// Listens for connections ([`Listen`]). Errors: `EAFNOSUPPORT`, `EADDRINUSE`, `EADDRNOTAVAIL` (no
 /// RDMA device has this address), `ENODEV` (no RDMA device at all), `EMFILE`.
 pub const IOC_LISTEN: u32 = (IOC_TYPE << 8) | 0x30;
 /// Takes the next connection of a listener ([`Accept`]). Errors: `ETIMEDOUT`, `EINTR`, `ENODEV` (the
 /// listener's device went away), `ECONNABORTED` (the peer gave up), `EPROTO` (the peer speaks
-/// another version), `EINVAL`.
+/// another version), `EDQUOT` (beyond [`Query::max_endpoints`]), `EINVAL`.
 pub const IOC_ACCEPT: u32 = (IOC_TYPE << 8) | 0x31;
 /// Connects to a listener ([`Connect`]). Errors: `EADDRNOTAVAIL` (no RDMA device reaches this
 /// address), `EHOSTUNREACH` (the address does not answer), `ECONNREFUSED` (nobody listens there, or
-/// its backlog is full), `EPROTO`, `ETIMEDOUT`, `EINTR`, `ENODEV`, `EINVAL`.
+/// its backlog is full), `EPROTO`, `ETIMEDOUT`, `EINTR`, `ENODEV`, `EDQUOT`, `EINVAL`.
 pub const IOC_CONNECT: u32 = (IOC_TYPE << 8) | 0x32;
 /// Reports an endpoint's state ([`EndpointQuery`]). Errors: `ENOENT`.
 pub const IOC_ENDPOINT_QUERY: u32 = (IOC_TYPE << 8) | 0x33;
@@ -60,8 +62,12 @@ pub const IOC_GRANT_WAIT: u32 = (IOC_TYPE << 8) | 0x41;
 
 /// Capability: buffers of host pages with NUMA placement.
 pub const CAP_HOST_BUFFERS: u64 = 1 << 0;
-/// Capability: RDMA endpoints, grants and WRITE operations.
+/// Capability: RDMA endpoints, grants and the operations on them.
 pub const CAP_RDMA: u64 = 1 << 1;
+/// Capability: poll(2) on the file: readable while a channel of the file has completions waiting.
+pub const CAP_POLL: u64 = 1 << 2;
+/// Capability: channels with a polling submission thread ([`CHANNEL_SQPOLL`]).
+pub const CAP_SQPOLL: u64 = 1 << 3;
 
 /// Placement: wherever the kernel finds memory.
 pub const PLACE_ANY: u32 = 0;
@@ -72,6 +78,8 @@ pub const PLACE_STRICT: u32 = 2;
 
 /// Right of a grant: the peer may write.
 pub const RIGHT_WRITE: u32 = 1 << 0;
+/// Right of a grant: the peer may read.
+pub const RIGHT_READ: u32 = 1 << 1;
 
 /// Time limit that never passes.
 pub const TIMEOUT_NONE: u64 = u64::MAX;
@@ -104,8 +112,14 @@ pub struct Query {
     pub page_bytes: u32,
     /// Out: RDMA devices that the driver can use now.
     pub rdma_devices: u32,
-    /// Must be 0.
-    pub reserved: u32,
+    /// Out: most bytes of an `OP_SEND`.
+    pub max_send_bytes: u32,
+    /// Out: quota of buffers' bytes in one open file, as the administrator set it.
+    pub max_context_bytes: u64,
+    /// Out: quota of endpoints in one open file.
+    pub max_endpoints: u32,
+    /// Out: quota of channels in one open file.
+    pub max_channels: u32,
 }
 
 /// Argument of [`IOC_DESTROY`].
@@ -172,19 +186,23 @@ pub struct BufferQuery {
     pub regions: u32,
 }
 
+/// Flag of a channel: a kernel thread takes entries from the submission ring as they come. It runs on the processors of
+/// `poll_node`, sleeps after `poll_idle_us` without an entry ([`SQ_NEED_WAKEUP`]) and ends with the channel.
+pub const CHANNEL_SQPOLL: u32 = 1 << 0;
+
 /// Argument of [`IOC_CHANNEL_CREATE`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ChannelCreate {
     /// Size of this structure in bytes.
     pub size: u32,
-    /// Must be 0.
+    /// `CHANNEL_*` bits.
     pub flags: u32,
     /// Entries of the submission ring, a power of two.
     pub sq_entries: u32,
     /// Entries of the completion ring, a power of two, at least `sq_entries`.
     pub cq_entries: u32,
-    /// An eventfd that is signalled with each completion, or -1.
+    /// An eventfd that is signalled with completions, or -1.
     pub eventfd: i32,
     /// Out: handle of the channel.
     pub handle: u32,
@@ -196,7 +214,21 @@ pub struct ChannelCreate {
     pub sq_offset: u32,
     /// Out: offset of the array of [`Cqe`] in the mapping.
     pub cq_offset: u32,
+    /// Signal the eventfd once so many completions came since the last signal; 0 and 1 for each.
+    pub event_batch: u32,
+    /// Signal it at the latest so many microseconds after the first unsignalled completion, in steps of the kernel's
+    /// timer tick. At most 10 s; 0 waits for the batch without limit, which needs an `event_batch` of at most 1.
+    pub event_delay_us: u32,
+    /// NUMA node of the polling thread, or -1 for any; 0 without [`CHANNEL_SQPOLL`].
+    pub poll_node: i32,
+    /// Microseconds without an entry after which the polling thread sleeps, at most 1 s; 0 without
+    /// [`CHANNEL_SQPOLL`].
+    pub poll_idle_us: u32,
 }
+
+/// Flag of [`Enter`]: wakes the polling thread of the channel, which takes the entries; `to_submit` must be 0. `EINVAL`
+/// when the channel has none.
+pub const ENTER_WAKE: u32 = 1 << 0;
 
 /// Argument of [`IOC_ENTER`].
 ///
@@ -208,11 +240,11 @@ pub struct ChannelCreate {
 pub struct Enter {
     /// Size of this structure in bytes.
     pub size: u32,
-    /// Must be 0.
+    /// `ENTER_*` bits.
     pub flags: u32,
     /// Handle of the channel.
     pub channel: u32,
-    /// Most entries to take from the submission ring.
+    /// Most entries to take from the submission ring; 0 on a channel with a polling thread.
     pub to_submit: u32,
     /// Return as soon as so many completions wait in the ring.
     pub min_complete: u32,
@@ -283,7 +315,14 @@ pub struct Accept {
     pub reserved: u32,
     /// Out: the peer's address.
     pub peer: SockAddr,
+    /// Work requests under way at which posting pauses, at most [`WINDOW_MAX`]; 0 for that.
+    pub window_high: u32,
+    /// Work requests under way at which posting goes on, at most `window_high`; 0 for three quarters of it.
+    pub window_low: u32,
 }
+
+/// Most work requests of one endpoint that are under way.
+pub const WINDOW_MAX: u32 = 256;
 
 /// Argument of [`IOC_CONNECT`].
 #[repr(C)]
@@ -303,12 +342,31 @@ pub struct Connect {
     pub endpoint: u32,
     /// Time limit in nanoseconds.
     pub timeout_ns: u64,
+    /// As in [`Accept`].
+    pub window_high: u32,
+    /// As in [`Accept`].
+    pub window_low: u32,
 }
 
 /// State of an endpoint: connected.
 pub const ENDPOINT_UP: u32 = 1;
 /// State of an endpoint: the connection ended; `error` says why. All its operations complete.
 pub const ENDPOINT_DOWN: u32 = 2;
+
+/// How the peer ended: it has not, or nothing is known.
+pub const PEER_END_NONE: u32 = 0;
+/// How the peer ended: its owner closed the endpoint or the file.
+pub const PEER_END_CLOSED: u32 = 1;
+/// How the peer ended: its process died or left, and its kernel said so.
+pub const PEER_END_DIED: u32 = 2;
+/// How the peer ended: its RDMA device went away.
+pub const PEER_END_DEVICE: u32 = 3;
+/// How the peer ended: a cancel or a time limit of its own ended the connection.
+pub const PEER_END_CANCELED: u32 = 4;
+/// How the peer ended: this side broke the protocol, as it sees it.
+pub const PEER_END_PROTOCOL: u32 = 5;
+/// How the peer ended: it has fallen silent.
+pub const PEER_END_SILENT: u32 = 6;
 
 /// Argument of [`IOC_ENDPOINT_QUERY`].
 #[repr(C)]
@@ -338,6 +396,16 @@ pub struct EndpointQuery {
     pub peer: SockAddr,
     /// Out: name of the RDMA device, ending in zeroes.
     pub device: [u8; 64],
+    /// Out: one of `PEER_END_*`.
+    pub peer_end: u32,
+    /// Out: work requests under way.
+    pub posted: u32,
+    /// Out: times that an operation had to wait for the peer's receives.
+    pub stalls: u64,
+    /// Out: nanoseconds that operations waited for them, a stall that lasts included.
+    pub stalled_ns: u64,
+    /// Out: operations that failed because the peer had no receive: never anything but 0.
+    pub not_ready: u64,
 }
 
 impl Default for EndpointQuery {
@@ -354,13 +422,21 @@ impl Default for EndpointQuery {
             local: SockAddr::default(),
             peer: SockAddr::default(),
             device: [0; 64],
+            peer_end: 0,
+            posted: 0,
+            stalls: 0,
+            stalled_ns: 0,
+            not_ready: 0,
         }
     }
 }
 
 /// Argument of [`IOC_GRANT_CREATE`].
 ///
-/// The call returns when the range is registered and the message is on its way to the peer.
+/// The call returns when the range is registered and the message is on its way to the peer. A grant ends by
+/// destroying its handle, when its time to live is over, when its uses are used up, or with the endpoint; an [`OP_WATCH`] of
+/// it tells when nothing lands in the range any more.
+///
 /// Destroying the handle ends the peer's access: when that call returns, nothing of the peer's lands in
 /// the range any more. The peer's kernel is asked first and its operations on the grant end in
 /// `STATE_REVOKED`; a peer that does not answer within a second loses the connection if it goes on.
@@ -391,7 +467,22 @@ pub struct GrantCreate {
     pub handle: u32,
     /// Out: generation, which never repeats on this endpoint.
     pub generation: u32,
+    /// Nanoseconds until the grant ends by itself, at most a day; 0 for no limit.
+    pub ttl_ns: u64,
+    /// Operations of the peer after which the grant ends by itself, counted by the peer's kernel; 0 for no limit.
+    pub max_uses: u32,
+    /// Must be 0.
+    pub reserved2: u32,
 }
+
+/// Why a grant ended, in `imm` of an [`OP_WATCH`]'s completion: destroyed by its owner.
+pub const GRANT_END_REVOKED: u32 = 1;
+/// Why a grant ended: its time to live was over.
+pub const GRANT_END_EXPIRED: u32 = 2;
+/// Why a grant ended: its uses were used up.
+pub const GRANT_END_USED: u32 = 3;
+/// Why a grant ended: its endpoint ended.
+pub const GRANT_END_ENDPOINT: u32 = 4;
 
 /// Argument of [`IOC_GRANT_WAIT`].
 #[repr(C)]
@@ -415,7 +506,15 @@ pub struct GrantWait {
     pub rights: u32,
     /// Out: generation.
     pub generation: u32,
+    /// Out: operations that the grant allows, 0 for no limit.
+    pub max_uses: u32,
+    /// Must be 0.
+    pub reserved: u32,
 }
+
+/// Bit of [`RingHeader::sq_flags`]: the polling thread sleeps. After filling entries, user space issues a full memory
+/// barrier, looks at this bit, and wakes the thread by [`ENTER_WAKE`] when it is set.
+pub const SQ_NEED_WAKEUP: u32 = 1 << 0;
 
 /// First page of a channel's mapping. Indices run freely and wrap at 2^32; an entry's place is its
 /// index modulo the ring's size. Each index has a cache line of its own.
@@ -424,8 +523,10 @@ pub struct GrantWait {
 pub struct RingHeader {
     /// Next entry that the kernel takes; written by the kernel (release).
     pub sq_head: u32,
+    /// `SQ_*` bits; written by the kernel.
+    pub sq_flags: u32,
     #[doc(hidden)]
-    pub pad0: [u32; 15],
+    pub pad0: [u32; 14],
     /// One past the last entry that user space filled; written by user space (release).
     pub sq_tail: u32,
     #[doc(hidden)]
@@ -442,13 +543,41 @@ pub struct RingHeader {
 
 /// Operation: does nothing, completes with OK.
 pub const OP_NOP: u8 = 0;
-/// Operation: consumes the peer's next WRITE_IMM and completes with its immediate and length. Uses
-/// `endpoint` only.
+/// Operation: consumes the peer's next WRITE_IMM or SEND and completes with its immediate and length. Uses
+/// `endpoint` and, where SENDs are to be taken, `buffer`, `offset` and `length`: a SEND without room for it gives
+/// `EMSGSIZE`, and is lost. Each one that waits is a credit of the peer's. One that is canceled or runs out of time
+/// leaves its credit behind, which the next one takes over, and with it what came meanwhile.
 pub const OP_RECV: u8 = 1;
 /// Operation: RDMA WRITE of a buffer's range into a grant's range.
 pub const OP_WRITE: u8 = 2;
 /// Operation: as `OP_WRITE`, then consumes one of the peer's receives with the immediate.
 pub const OP_WRITE_IMM: u8 = 3;
+/// Operation: RDMA READ of a grant's range, which must have `RIGHT_READ`, into a buffer's range.
+pub const OP_READ: u8 = 4;
+/// Operation: sends at most [`Query::max_send_bytes`] of a buffer's range with the immediate, and consumes one of the
+/// peer's receives. The bytes are copied when the entry is accepted. Uses no `grant`.
+pub const OP_SEND: u8 = 5;
+/// Operation: copies a buffer's range to the buffer that `grant` names, from `remote_offset` on. The ranges may
+/// overlap. Uses no `endpoint`.
+pub const OP_COPY: u8 = 6;
+/// Operation: completes when all operations but receives that `endpoint` accepted before it have completed.
+pub const OP_FENCE: u8 = 7;
+/// Operation: ends operations before their time with `STATE_CANCELED`. Without flags: the first one of the
+/// `endpoint` whose `user_data` is `offset` and that came by the same channel. What the provider has already is ended by
+/// ending the endpoint, unless [`SQE_CANCEL_QUEUED`] forbids it. Completes with the number of operations that it ended as
+/// `length`; `ENOENT` when there was none, `EBUSY` when the provider has it and the flag forbids.
+pub const OP_CANCEL: u8 = 8;
+/// Operation: without `grant`, completes when `length` WRITE_IMMs or SENDs have come to `endpoint` whose immediate, masked
+/// with the lower half of `offset`, is `imm`; those count that come after the entry was accepted. With `grant`,
+/// a handle of an own one, completes when nothing lands in its range any more, with one of `GRANT_END_*` as `imm`.
+pub const OP_WATCH: u8 = 9;
+
+/// Flag of `OP_CANCEL`: all operations of `endpoint`; `offset` must be 0.
+pub const SQE_CANCEL_ENDPOINT: u8 = 1 << 0;
+/// Flag of `OP_CANCEL`: all operations of the file; `endpoint` and `offset` must be 0.
+pub const SQE_CANCEL_ALL: u8 = 1 << 1;
+/// Flag of `OP_CANCEL`: only what the provider does not have yet, so that the endpoint lives on.
+pub const SQE_CANCEL_QUEUED: u8 = 1 << 2;
 
 /// A submission entry. Members that an operation does not use must be 0.
 #[repr(C)]
@@ -456,7 +585,7 @@ pub const OP_WRITE_IMM: u8 = 3;
 pub struct Sqe {
     /// One of `OP_*`.
     pub op: u8,
-    /// Must be 0.
+    /// `SQE_*` bits.
     pub flags: u8,
     /// Must be 0.
     pub reserved: u16,
@@ -468,18 +597,20 @@ pub struct Sqe {
     pub trace_id: u64,
     /// Handle of the local buffer.
     pub buffer: u32,
-    /// Handle of the peer's grant.
+    /// Handle of the peer's grant; other uses are told at the operation.
     pub grant: u32,
-    /// Start in the local buffer, bytes.
+    /// Start in the local buffer, bytes; other uses are told at the operation.
     pub offset: u64,
     /// Start in the grant's range, bytes.
     pub remote_offset: u64,
     /// Bytes to transfer.
     pub length: u32,
-    /// Immediate of `OP_WRITE_IMM`.
+    /// Immediate of `OP_WRITE_IMM` and `OP_SEND`.
     pub imm: u32,
-    /// Must be 0.
-    pub reserved2: u64,
+    /// Time limit of the operation in nanoseconds from its acceptance, at most a day; 0 for none. It ends in
+    /// `STATE_TIMEOUT` not before, and within two ticks of the kernel's timer after. What the provider has already is
+    /// ended by ending the endpoint. Not for operations that end at once: NOP, COPY, CANCEL.
+    pub timeout_ns: u64,
 }
 
 /// Terminal state: done.
@@ -515,6 +646,10 @@ pub const FIELD_OFFSET: u16 = 7;
 pub const FIELD_REMOTE_OFFSET: u16 = 8;
 /// Refused member: `length`.
 pub const FIELD_LENGTH: u16 = 9;
+/// Refused member: `imm`.
+pub const FIELD_IMM: u16 = 10;
+/// Refused member: `timeout_ns`.
+pub const FIELD_TIMEOUT: u16 = 11;
 
 /// A completion entry.
 #[repr(C)]
@@ -549,19 +684,19 @@ pub struct Cqe {
 }
 
 const _: () = {
-    assert!(size_of::<Query>() == 64);
+    assert!(size_of::<Query>() == 80);
     assert!(size_of::<Destroy>() == 16);
     assert!(size_of::<BufferCreate>() == 40);
     assert!(size_of::<BufferQuery>() == 56);
-    assert!(size_of::<ChannelCreate>() == 48);
+    assert!(size_of::<ChannelCreate>() == 64);
     assert!(size_of::<Enter>() == 40);
     assert!(size_of::<SockAddr>() == 24);
     assert!(size_of::<Listen>() == 40);
-    assert!(size_of::<Accept>() == 56);
-    assert!(size_of::<Connect>() == 72);
-    assert!(size_of::<EndpointQuery>() == 144);
-    assert!(size_of::<GrantCreate>() == 64);
-    assert!(size_of::<GrantWait>() == 48);
+    assert!(size_of::<Accept>() == 64);
+    assert!(size_of::<Connect>() == 80);
+    assert!(size_of::<EndpointQuery>() == 176);
+    assert!(size_of::<GrantCreate>() == 80);
+    assert!(size_of::<GrantWait>() == 56);
     assert!(size_of::<RingHeader>() == 256);
     assert!(size_of::<Sqe>() == 64);
     assert!(size_of::<Cqe>() == 64);

@@ -68,6 +68,10 @@ pub enum Field {
     RemoteOffset,
     /// The length.
     Length,
+    /// The immediate.
+    Imm,
+    /// The time limit.
+    Timeout,
     /// A member that this library does not know.
     Unknown(u16),
 }
@@ -85,6 +89,8 @@ impl From<u16> for Field {
             abi::FIELD_OFFSET => Self::Offset,
             abi::FIELD_REMOTE_OFFSET => Self::RemoteOffset,
             abi::FIELD_LENGTH => Self::Length,
+            abi::FIELD_IMM => Self::Imm,
+            abi::FIELD_TIMEOUT => Self::Timeout,
             other => Self::Unknown(other),
         }
     }

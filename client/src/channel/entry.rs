@@ -2,11 +2,14 @@
 
 //! Operations to submit.
 
+use std::time::Duration;
+
 use dmaplane_uapi as abi;
 
-use crate::buffer::Source;
+use crate::buffer::{Buffer, Source};
+use crate::context::nanoseconds;
 use crate::endpoint::Endpoint;
-use crate::grant::Target;
+use crate::grant::{LocalGrant, Target};
 
 /// One operation for a [`Channel`](crate::Channel).
 ///
@@ -49,6 +52,119 @@ impl Entry {
             imm,
             ..transfer(abi::OP_WRITE_IMM, source, target)
         })
+    }
+
+    /// As [`Entry::recv`], with room for a SEND's bytes.
+    pub fn recv_into(endpoint: &Endpoint, target: Source<'_>) -> Self {
+        Self(abi::Sqe {
+            buffer: target.handle.raw(),
+            offset: target.offset,
+            length: target.length,
+            ..Self::recv(endpoint).0
+        })
+    }
+
+    /// Reads the peer's memory into the range; the grant must have [`Rights::READ`](crate::Rights::READ).
+    pub fn read(target: Source<'_>, source: Target<'_>) -> Self {
+        Self(transfer(abi::OP_READ, target, source))
+    }
+
+    /// Sends a few bytes and an immediate to one of the peer's receives.
+    pub fn send(endpoint: &Endpoint, source: Source<'_>, imm: u32) -> Self {
+        Self(abi::Sqe {
+            op: abi::OP_SEND,
+            endpoint: endpoint.raw_handle(),
+            buffer: source.handle.raw(),
+            offset: source.offset,
+            length: source.length,
+            imm,
+            ..Default::default()
+        })
+    }
+
+    /// Copies the range to `target`, from `target_offset` on, in the kernel.
+    pub fn copy(source: Source<'_>, target: &Buffer, target_offset: u64) -> Self {
+        Self(abi::Sqe {
+            op: abi::OP_COPY,
+            buffer: source.handle.raw(),
+            grant: target.raw_handle(),
+            offset: source.offset,
+            remote_offset: target_offset,
+            length: source.length,
+            ..Default::default()
+        })
+    }
+
+    /// Completes when all that the endpoint accepted before, receives apart, has completed.
+    pub fn fence(endpoint: &Endpoint) -> Self {
+        Self(abi::Sqe {
+            op: abi::OP_FENCE,
+            endpoint: endpoint.raw_handle(),
+            ..Default::default()
+        })
+    }
+
+    /// Cancels the first operation of the endpoint, pushed to the same channel, that carries `user_data`.
+    pub fn cancel(endpoint: &Endpoint, user_data: u64) -> Self {
+        Self(abi::Sqe {
+            op: abi::OP_CANCEL,
+            endpoint: endpoint.raw_handle(),
+            offset: user_data,
+            ..Default::default()
+        })
+    }
+
+    /// Cancels all operations of the endpoint.
+    pub fn cancel_endpoint(endpoint: &Endpoint) -> Self {
+        Self(abi::Sqe {
+            op: abi::OP_CANCEL,
+            flags: abi::SQE_CANCEL_ENDPOINT,
+            endpoint: endpoint.raw_handle(),
+            ..Default::default()
+        })
+    }
+
+    /// Cancels all operations of the context.
+    pub fn cancel_all() -> Self {
+        Self(abi::Sqe {
+            op: abi::OP_CANCEL,
+            flags: abi::SQE_CANCEL_ALL,
+            ..Default::default()
+        })
+    }
+
+    /// Makes a cancel spare what the provider has already, and with it the endpoint.
+    pub fn queued_only(mut self) -> Self {
+        self.0.flags |= abi::SQE_CANCEL_QUEUED;
+        self
+    }
+
+    /// Completes when `count` arrivals have come whose immediate, masked, is `imm`.
+    pub fn watch(endpoint: &Endpoint, imm: u32, mask: u32, count: u32) -> Self {
+        Self(abi::Sqe {
+            op: abi::OP_WATCH,
+            endpoint: endpoint.raw_handle(),
+            offset: mask.into(),
+            length: count,
+            imm,
+            ..Default::default()
+        })
+    }
+
+    /// Completes when nothing lands in the grant's range any more; the completion's immediate says why.
+    pub fn watch_grant(endpoint: &Endpoint, grant: &LocalGrant) -> Self {
+        Self(abi::Sqe {
+            op: abi::OP_WATCH,
+            endpoint: endpoint.raw_handle(),
+            grant: grant.raw_handle(),
+            ..Default::default()
+        })
+    }
+
+    /// Ends the operation after `limit`, rounded up to what the kernel's timer can tell apart.
+    pub fn time_limit(mut self, limit: Duration) -> Self {
+        self.0.timeout_ns = nanoseconds(limit).max(1);
+        self
     }
 
     /// An entry as the interface has it, unchecked: the driver validates it.

@@ -210,13 +210,7 @@ impl Endpoint {
     }
 
     /// Queues the messages that tell the peer of a grant.
-    fn tell(
-        &self,
-        number: u32,
-        terms: &Terms,
-        region: &Region,
-        deadline: Deadline,
-    ) -> Result {
+    fn tell(&self, number: u32, terms: &Terms, region: &Region, deadline: Deadline) -> Result {
         for (index, keys) in region.keys().chunks(KEYS).enumerate() {
             let mut part = GrantPart {
                 length: terms.length,

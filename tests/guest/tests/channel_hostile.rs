@@ -95,7 +95,7 @@ fn channel_refuses_entries_by_member() {
             (abi::Sqe { reserved: 1, ..nop }, Field::Reserved),
             (
                 abi::Sqe {
-                    reserved2: 1,
+                    timeout_ns: 1,
                     ..nop
                 },
                 Field::Reserved,
@@ -220,7 +220,7 @@ fn channel_survives_random_entries() {
                 remote_offset: random(),
                 length: random() as u32,
                 imm: random() as u32,
-                reserved2: 0,
+                timeout_ns: 0,
             };
             channel.push(Entry::from_raw(sqe))?;
             let done = complete(&mut channel, 1, guest.limit(5))?[0];

@@ -11,11 +11,7 @@ use dmaplane_uapi as abi;
 
 /// Each ioctl with the size of its structure and where its reserved members are.
 const IOCTLS: &[(u32, usize, &[usize])] = &[
-    (
-        abi::IOC_QUERY,
-        size_of::<abi::Query>(),
-        &[offset_of!(abi::Query, reserved)],
-    ),
+    (abi::IOC_QUERY, size_of::<abi::Query>(), &[]),
     (
         abi::IOC_DESTROY,
         size_of::<abi::Destroy>(),
@@ -52,9 +48,16 @@ const IOCTLS: &[(u32, usize, &[usize])] = &[
     (
         abi::IOC_GRANT_CREATE,
         size_of::<abi::GrantCreate>(),
-        &[offset_of!(abi::GrantCreate, reserved)],
+        &[
+            offset_of!(abi::GrantCreate, reserved),
+            offset_of!(abi::GrantCreate, reserved2),
+        ],
     ),
-    (abi::IOC_GRANT_WAIT, size_of::<abi::GrantWait>(), &[]),
+    (
+        abi::IOC_GRANT_WAIT,
+        size_of::<abi::GrantWait>(),
+        &[offset_of!(abi::GrantWait, reserved)],
+    ),
 ];
 
 /// An argument of `bytes` bytes whose size member says `size`.

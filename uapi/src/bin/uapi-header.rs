@@ -125,22 +125,29 @@ fn compile(header: &Path) -> Result<()> {
     }
     layout! {
         (Query, "dmaplane_query"): flags, abi_version, capabilities, max_buffer_bytes, max_op_bytes,
-            max_ring_entries, page_bytes, rdma_devices, reserved;
+            max_ring_entries, page_bytes, rdma_devices, max_send_bytes,
+            max_context_bytes, max_endpoints, max_channels;
         (Destroy, "dmaplane_destroy"): flags, handle, reserved;
         (BufferCreate, "dmaplane_buffer_create"): bytes, placement, node, handle, mmap_offset;
         (BufferQuery, "dmaplane_buffer_query"): handle, pages_by_node, bytes, misplaced_pages, regions;
-        (ChannelCreate, "dmaplane_channel_create"): sq_entries, eventfd, mmap_offset, cq_offset;
+        (ChannelCreate, "dmaplane_channel_create"): sq_entries, eventfd, mmap_offset, cq_offset, event_batch,
+            event_delay_us, poll_node, poll_idle_us;
         (Enter, "dmaplane_enter"): channel, to_submit, submitted, available, timeout_ns;
         (SockAddr, "dmaplane_sockaddr"): family, port, scope_id, addr;
         (Listen, "dmaplane_listen"): local, backlog, handle;
-        (Accept, "dmaplane_accept"): listener, recv_depth, timeout_ns, endpoint, peer;
-        (Connect, "dmaplane_connect"): remote, local, recv_depth, endpoint, timeout_ns;
-        (EndpointQuery, "dmaplane_endpoint_query"): state, error, send_credits, local, peer, device;
-        (GrantCreate, "dmaplane_grant_create"): endpoint, buffer, offset, label, handle, generation;
-        (GrantWait, "dmaplane_grant_wait"): endpoint, timeout_ns, length, label, rights, generation;
-        (RingHeader, "dmaplane_ring_header"): sq_head, sq_tail, cq_head, cq_tail;
+        (Accept, "dmaplane_accept"): listener, recv_depth, timeout_ns, endpoint, peer, window_high,
+            window_low;
+        (Connect, "dmaplane_connect"): remote, local, recv_depth, endpoint, timeout_ns, window_high,
+            window_low;
+        (EndpointQuery, "dmaplane_endpoint_query"): state, error, send_credits, local, peer, device,
+            peer_end, posted, stalls, stalled_ns, not_ready;
+        (GrantCreate, "dmaplane_grant_create"): endpoint, buffer, offset, label, handle, generation, ttl_ns,
+            max_uses, reserved2;
+        (GrantWait, "dmaplane_grant_wait"): endpoint, timeout_ns, length, label, rights, generation,
+            max_uses, reserved;
+        (RingHeader, "dmaplane_ring_header"): sq_head, sq_flags, sq_tail, cq_head, cq_tail;
         (Sqe, "dmaplane_sqe"): op, endpoint, user_data, trace_id, buffer, grant, offset,
-            remote_offset, length, imm, reserved2;
+            remote_offset, length, imm, timeout_ns;
         (Cqe, "dmaplane_cqe"): user_data, trace_id, state, op, field, error, provider_status, imm,
             length, endpoint, latency_ns, reserved2;
     }
