@@ -34,6 +34,22 @@ module! {
             default: 65536,
             description: "Largest buffer that one call may create, in MiB",
         },
+        max_context_mib: u64 {
+            default: 1048576,
+            description: "Quota of buffers in one open file, in MiB",
+        },
+        max_endpoints: u32 {
+            default: 4096,
+            description: "Quota of endpoints in one open file",
+        },
+        max_channels: u32 {
+            default: 4096,
+            description: "Quota of channels in one open file",
+        },
+        heartbeat_ms: u32 {
+            default: 1000,
+            description: "Time between heartbeats to a peer in milliseconds, 10 to 60000",
+        },
     },
 }
 

@@ -6,11 +6,15 @@
 pub(crate) mod flow;
 #[path = "../logic/src/handle.rs"]
 pub(crate) mod handle;
+#[path = "../logic/src/operation.rs"]
+pub(crate) mod operation;
 #[path = "../logic/src/outcome.rs"]
 pub(crate) mod outcome;
 #[path = "../logic/src/range.rs"]
 pub(crate) mod range;
 #[path = "../logic/src/ring.rs"]
 pub(crate) mod ring;
+#[path = "../logic/src/window.rs"]
+pub(crate) mod window;
 #[path = "../logic/src/wire.rs"]
 pub(crate) mod wire;

@@ -13,7 +13,7 @@ use crate::address;
 use crate::buffer::Buffer;
 use crate::context::{Context, Handle, nanoseconds};
 use crate::error::{Call, Error, Result};
-use crate::grant::{LocalGrant, RemoteGrant, Rights};
+use crate::grant::{GrantTerms, LocalGrant, RemoteGrant, Rights};
 use crate::listener::DEFAULT_RECV_DEPTH;
 
 /// Stands for an address that the driver did not tell.
@@ -28,6 +28,8 @@ pub struct ConnectOptions {
     pub recv_depth: u32,
     /// Time limit of the whole call.
     pub timeout: Duration,
+    /// Work requests under way at which posting pauses, and at which it goes on; 0 for the defaults.
+    pub window: (u32, u32),
 }
 
 impl Default for ConnectOptions {
@@ -36,6 +38,7 @@ impl Default for ConnectOptions {
             local: None,
             recv_depth: DEFAULT_RECV_DEPTH,
             timeout: Duration::from_secs(10),
+            window: (0, 0),
         }
     }
 }
@@ -45,7 +48,8 @@ impl Default for ConnectOptions {
 pub enum EndpointState {
     /// Connected.
     Up,
-    /// The connection ended: `ECONNRESET` (the peer closed or died), `ENODEV` (the RDMA device went
+    /// The connection ended: `ECONNRESET` (the peer closed), `EOWNERDEAD` (its
+    /// process died), `ETIMEDOUT` (it fell silent), `ENODEV` (the RDMA device went
     /// away), `EPROTO` (the peer broke the protocol), `EIO` (a transfer failed).
     Down(Errno),
 }
@@ -68,6 +72,16 @@ pub struct EndpointInfo {
     pub peer: Option<SocketAddr>,
     /// Name of the RDMA device.
     pub device: String,
+    /// How the peer ended, `PEER_END_*` of the interface.
+    pub peer_end: u32,
+    /// Work requests that the provider has.
+    pub posted: u32,
+    /// Times that an operation had to wait for the peer's receives.
+    pub stalls: u64,
+    /// How long operations waited for them.
+    pub stalled: Duration,
+    /// Operations that failed because the peer had no receive: never anything but 0.
+    pub not_ready: u64,
 }
 
 /// A connection to a peer. Dropping it disconnects; its operations then complete.
@@ -119,6 +133,8 @@ impl Endpoint {
             local: options.local.map(address::to_abi).unwrap_or_default(),
             recv_depth: options.recv_depth,
             timeout_ns: nanoseconds(options.timeout),
+            window_high: options.window.0,
+            window_low: options.window.1,
             ..Default::default()
         };
         context
@@ -166,6 +182,11 @@ impl Endpoint {
             local: address::from_abi(&query.local),
             peer: address::from_abi(&query.peer),
             device: String::from_utf8_lossy(name).into_owned(),
+            peer_end: query.peer_end,
+            posted: query.posted,
+            stalls: query.stalls,
+            stalled: Duration::from_nanos(query.stalled_ns),
+            not_ready: query.not_ready,
         })
     }
 
@@ -185,13 +206,36 @@ impl Endpoint {
         label: u64,
         timeout: Duration,
     ) -> Result<LocalGrant> {
+        let terms = GrantTerms {
+            rights,
+            label,
+            ..GrantTerms::default()
+        };
+        self.grant_on(buffer, range, &terms, timeout)
+    }
+
+    /// As [`Endpoint::grant`], on terms that may end the grant by itself.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn grant_on(
+        &self,
+        buffer: &Buffer,
+        range: Range<u64>,
+        terms: &GrantTerms,
+        timeout: Duration,
+    ) -> Result<LocalGrant> {
         let mut create = abi::GrantCreate {
             endpoint: self.handle.raw(),
             buffer: buffer.raw_handle(),
             offset: range.start,
             length: range.end.saturating_sub(range.start),
-            rights: rights.bits(),
-            label,
+            rights: terms.rights.bits(),
+            label: terms.label,
+            ttl_ns: terms
+                .time_to_live
+                .map_or(0, |limit| nanoseconds(limit).max(1)),
+            max_uses: terms.max_uses,
             timeout_ns: nanoseconds(timeout),
             ..Default::default()
         };

@@ -3,6 +3,7 @@
 //! Grants: a peer's access to a range of a buffer, from both sides.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use dmaplane_uapi as abi;
 
@@ -31,6 +32,30 @@ impl Rights {
     /// Whether all of `other` is in it.
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
+    }
+}
+
+/// What a grant allows, and when it ends by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GrantTerms {
+    /// What the peer may do.
+    pub rights: Rights,
+    /// A number for the peer's user.
+    pub label: u64,
+    /// Ends the grant after this time.
+    pub time_to_live: Option<Duration>,
+    /// Operations of the peer after which the grant ends, 0 for no limit.
+    pub max_uses: u32,
+}
+
+impl Default for GrantTerms {
+    fn default() -> Self {
+        Self {
+            rights: Rights::WRITE,
+            label: 0,
+            time_to_live: None,
+            max_uses: 0,
+        }
     }
 }
 

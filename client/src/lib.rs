@@ -63,6 +63,6 @@ pub use channel::{
 pub use context::{Context, DEVICE_PATH, Info};
 pub use endpoint::{ConnectOptions, Endpoint, EndpointInfo, EndpointState};
 pub use error::{Call, CallError, Error, Result};
-pub use grant::{LocalGrant, RemoteGrant, Rights, Target};
+pub use grant::{GrantTerms, LocalGrant, RemoteGrant, Rights, Target};
 pub use listener::{DEFAULT_RECV_DEPTH, Listener};
 pub use rustix::io::Errno;

@@ -2,11 +2,12 @@
 
 //! Channels: the rings that a process shares with the kernel.
 
+mod entries;
 mod submit;
 mod ticket;
 
-pub(crate) use submit::MAX_OP_BYTES;
-pub(crate) use ticket::Ticket;
+pub(crate) use entries::MAX_OP_BYTES;
+pub(crate) use ticket::{Ticket, TicketKey};
 
 use crate::{
     gauges::{Held, GAUGES},

@@ -5,23 +5,23 @@
 //! The ring is in hostile hands: each entry is copied once and only the copy is looked at; the tail is
 //! loaded once; the work of a call is bounded by the ring's size.
 
-use super::{Channel, Ticket, SQ_HEAD, SQ_OFFSET, SQ_TAIL};
+use super::{entries, Channel, Ticket, SQ_HEAD, SQ_OFFSET, SQ_TAIL};
 use crate::{
     context::Context,
     logic::{
         outcome::{Outcome, State},
-        range, ring,
+        ring,
     },
-    rdma::{Endpoint, Op},
+    rdma::{Endpoint, Op, Selector},
     uapi::{self, Sqe},
 };
 use kernel::{prelude::*, sync::Arc};
 
-/// Largest transfer of one operation, in bytes.
-pub(crate) const MAX_OP_BYTES: u32 = 4 << 20;
-
-/// Which member is wrong, and how.
-type Refusal = (u16, Error);
+/// Done, with nothing to fail at.
+const DONE: Outcome = Outcome {
+    state: State::Ok,
+    errno: 0,
+};
 
 impl Channel {
     /// Takes up to `wanted` entries. Stops early when no completion slot is free. `EINVAL` when the ring's
@@ -55,64 +55,39 @@ impl Channel {
 }
 
 fn dispatch(context: &Context, ticket: Ticket, entry: &Sqe) {
-    if let Err((field, error)) = check_common(entry) {
+    if let Err((field, error)) = entries::check(entry) {
         return ticket.refuse(field, error);
     }
     match entry.op {
-        uapi::OP_NOP => nop(ticket, entry),
-        uapi::OP_RECV => receive(context, ticket, entry),
-        uapi::OP_WRITE | uapi::OP_WRITE_IMM => write(context, ticket, entry),
-        _ => ticket.refuse(uapi::FIELD_OP, EINVAL),
+        uapi::OP_NOP => ticket.complete(DONE),
+        uapi::OP_CANCEL => cancel(context, ticket, entry),
+        _ => match context.endpoint(entry.endpoint) {
+            Ok(endpoint) => on_endpoint(context, &endpoint, ticket, entry),
+            Err(error) => ticket.refuse(uapi::FIELD_ENDPOINT, error),
+        },
     }
 }
 
-fn check_common(entry: &Sqe) -> Result<(), Refusal> {
-    if entry.flags != 0 {
-        return Err((uapi::FIELD_FLAGS, EINVAL));
-    }
-    if entry.reserved != 0 || entry.timeout_ns != 0 {
-        return Err((uapi::FIELD_RESERVED, EINVAL));
-    }
-    let unused = match entry.op {
-        uapi::OP_NOP | uapi::OP_RECV => {
-            let endpoint = if entry.op == uapi::OP_NOP {
-                entry.endpoint
-            } else {
-                0
-            };
-            u64::from(endpoint | entry.buffer | entry.grant | entry.length | entry.imm)
-                | entry.offset
-                | entry.remote_offset
-        }
-        uapi::OP_WRITE => entry.imm.into(),
-        _ => 0,
+fn on_endpoint(context: &Context, endpoint: &Arc<Endpoint>, ticket: Ticket, entry: &Sqe) {
+    let prepared = match entry.op {
+        uapi::OP_RECV => match entries::target(context, entry) {
+            Ok(target) => return endpoint.post_receive(ticket, target),
+            Err(refusal) => Err(refusal),
+        },
+        uapi::OP_WATCH if entry.grant != 0 => match context.grant(entry.grant) {
+            Ok(grant) if grant.is_of(endpoint) => return endpoint.watch_grant(ticket, &grant),
+            Ok(_) => Err((uapi::FIELD_GRANT, EINVAL)),
+            Err(error) => Err((uapi::FIELD_GRANT, error)),
+        },
+        uapi::OP_WATCH => match entries::watched(entry) {
+            Ok(watched) => return endpoint.watch(ticket, watched),
+            Err(refusal) => Err(refusal),
+        },
+        uapi::OP_FENCE => Ok(Op::Fence),
+        uapi::OP_SEND => entries::payload(context, entry).map(Op::Send),
+        _ => entries::between(context, endpoint, entry).map(Op::Transfer),
     };
-    if unused != 0 {
-        return Err((uapi::FIELD_RESERVED, EINVAL));
-    }
-    Ok(())
-}
-
-fn nop(ticket: Ticket, _entry: &Sqe) {
-    ticket.complete(Outcome {
-        state: State::Ok,
-        errno: 0,
-    });
-}
-
-fn receive(context: &Context, ticket: Ticket, entry: &Sqe) {
-    match context.endpoint(entry.endpoint) {
-        Ok(endpoint) => endpoint.post_receive(ticket),
-        Err(error) => ticket.refuse(uapi::FIELD_ENDPOINT, error),
-    }
-}
-
-fn write(context: &Context, ticket: Ticket, entry: &Sqe) {
-    let endpoint = match context.endpoint(entry.endpoint) {
-        Ok(endpoint) => endpoint,
-        Err(error) => return ticket.refuse(uapi::FIELD_ENDPOINT, error),
-    };
-    match prepare_write(context, &endpoint, entry) {
+    match prepared {
         Ok(op) => endpoint.submit(ticket, op),
         // Registration fails on an endpoint that went down meanwhile.
         Err((uapi::FIELD_NONE, _)) if endpoint.is_down() => {
@@ -122,38 +97,31 @@ fn write(context: &Context, ticket: Ticket, entry: &Sqe) {
     }
 }
 
-/// Checks an entry and finds what it names.
-fn prepare_write(context: &Context, endpoint: &Endpoint, entry: &Sqe) -> Result<Op, Refusal> {
-    let at = |field: u16| move |error: Error| (field, error);
-    let buffer = context
-        .buffer(entry.buffer)
-        .map_err(at(uapi::FIELD_BUFFER))?;
-    let grant = context
-        .peer_grant(entry.grant)
-        .map_err(at(uapi::FIELD_GRANT))?;
-    if !endpoint.gave(&grant) {
-        return Err((uapi::FIELD_GRANT, EINVAL));
+fn cancel(context: &Context, mut ticket: Ticket, entry: &Sqe) {
+    let spare = entry.flags & uapi::SQE_CANCEL_QUEUED != 0;
+    let (mut ended, mut spared) = (0, 0);
+    if entry.flags & uapi::SQE_CANCEL_ALL != 0 {
+        context.each_endpoint(|endpoint| {
+            let tally = endpoint.cancel(&Selector::All, spare);
+            ended += tally.ended;
+            spared += tally.spared;
+        });
+    } else {
+        let endpoint = match context.endpoint(entry.endpoint) {
+            Ok(endpoint) => endpoint,
+            Err(error) => return ticket.refuse(uapi::FIELD_ENDPOINT, error),
+        };
+        let selector = if entry.flags & uapi::SQE_CANCEL_ENDPOINT != 0 {
+            Selector::All
+        } else {
+            Selector::One(ticket.key_of(entry.offset))
+        };
+        let tally = endpoint.cancel(&selector, spare);
+        (ended, spared) = (tally.ended, tally.spared);
     }
-    if entry.length == 0 {
-        return Err((uapi::FIELD_LENGTH, EINVAL));
+    if ended == 0 {
+        return ticket.fail(if spared > 0 { EBUSY } else { ENOENT });
     }
-    if entry.length > MAX_OP_BYTES {
-        return Err((uapi::FIELD_LENGTH, EMSGSIZE));
-    }
-    let length = u64::from(entry.length);
-    if !range::within(entry.offset, length, buffer.memory().bytes()) {
-        return Err((uapi::FIELD_OFFSET, EINVAL));
-    }
-    if !range::within(entry.remote_offset, length, grant.length()) {
-        return Err((uapi::FIELD_REMOTE_OFFSET, EINVAL));
-    }
-    let region = buffer.region(endpoint).map_err(at(uapi::FIELD_NONE))?;
-    Ok(Op {
-        region,
-        grant,
-        offset: entry.offset,
-        remote_offset: entry.remote_offset,
-        length: entry.length,
-        imm: (entry.op == uapi::OP_WRITE_IMM).then_some(entry.imm),
-    })
+    ticket.set_length(ended);
+    ticket.complete(DONE);
 }

@@ -11,14 +11,36 @@ use crate::{
 use kernel::{
     prelude::*,
     sync::Arc,
-    time::{Instant, Monotonic},
+    time::{Delta, Instant, Monotonic},
 };
+
+/// Longest time limit of an operation, in nanoseconds: a day.
+pub(super) const MAX_TIMEOUT_NS: u64 = 86_400_000_000_000;
+
+/// A channel and a user's number: how a cancel names an operation. Only compared.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TicketKey {
+    channel: usize,
+    user_data: u64,
+}
+
+impl TicketKey {
+    /// Of an operation that came by `channel`. The address stands for the channel as long as the operation keeps it.
+    pub(super) fn new(channel: &Arc<Channel>, user_data: u64) -> Self {
+        Self {
+            channel: core::ptr::from_ref(&**channel).addr(),
+            user_data,
+        }
+    }
+}
 
 /// An accepted entry. Exactly one completion comes of it: by [`Self::complete`], or by drop when its holder goes
 /// without a word, which counts as canceled.
 pub(crate) struct Ticket {
     channel: Arc<Channel>,
     accepted: Instant<Monotonic>,
+    /// Time limit in nanoseconds, 0 for none.
+    limit_ns: u64,
     completion: uapi::Cqe,
     posted: bool,
     _count: Held,
@@ -30,6 +52,7 @@ impl Ticket {
         Self {
             channel: channel.clone(),
             accepted: Instant::now(),
+            limit_ns: entry.timeout_ns.min(MAX_TIMEOUT_NS),
             completion: uapi::Cqe {
                 user_data: entry.user_data,
                 trace_id: entry.trace_id,
@@ -40,6 +63,22 @@ impl Ticket {
             posted: false,
             _count: GAUGES.operations.hold(1),
         }
+    }
+
+    /// By what a cancel finds it.
+    pub(crate) fn key(&self) -> TicketKey {
+        TicketKey::new(&self.channel, self.completion.user_data)
+    }
+
+    /// By what an operation of the same channel is found that carries this number.
+    pub(super) fn key_of(&self, user_data: u64) -> TicketKey {
+        TicketKey::new(&self.channel, user_data)
+    }
+
+    /// When its time limit passes, if it has one.
+    pub(crate) fn deadline(&self) -> Option<Instant<Monotonic>> {
+        let limit = Delta::from_nanos(self.limit_ns as i64);
+        (self.limit_ns != 0).then(|| self.accepted + limit)
     }
 
     /// Notes what arrived with a receive.

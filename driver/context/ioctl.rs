@@ -14,10 +14,11 @@ use crate::{
         flow::MAX_DEPTH,
         handle::{Handle, MMAP_SHIFT},
         range, ring,
+        wire::SEND_BYTES,
     },
     memory::{Buffer, Memory, Placement},
     module_parameters,
-    rdma::{connect, Listener, Terms},
+    rdma::{connect, window_of, Listener, Terms, MAX_TTL_NS},
     uapi,
     wait::Deadline,
 };
@@ -164,7 +165,11 @@ impl Context {
         check_depth(want.recv_depth)?;
         let listener = self.listener(want.listener)?;
         let deadline = Deadline::after(want.timeout_ns);
-        let endpoint = listener.accept(&self.domains, want.recv_depth, deadline)?;
+        let terms = (
+            want.recv_depth,
+            window_of(want.window_high, want.window_low)?,
+        );
+        let endpoint = listener.accept(&self.domains, terms, deadline)?;
         want.peer = endpoint.peer();
         want.endpoint = self.insert(Object::Endpoint(endpoint))?;
         let handle = want.endpoint;
@@ -194,9 +199,10 @@ impl Context {
     fn grant_create(&self, arg: usize) -> Result {
         let mut arg = Arg::<uapi::GrantCreate>::read(arg)?;
         let want = &mut arg.value;
-        zero(&[want.flags, want.reserved])?;
+        zero(&[want.flags, want.reserved, want.reserved2])?;
         let aligned = want.offset % PAGE_BYTES as u64 == 0;
-        if want.rights == 0 || want.rights & !uapi::RIGHT_WRITE != 0 || !aligned {
+        let known = uapi::RIGHT_WRITE | uapi::RIGHT_READ;
+        if want.rights == 0 || want.rights & !known != 0 || !aligned || want.ttl_ns > MAX_TTL_NS {
             return Err(EINVAL);
         }
         if !range::within(want.offset, want.length, u64::MAX) {
@@ -212,6 +218,8 @@ impl Context {
             length: want.length,
             rights: want.rights,
             label: want.label,
+            ttl_ns: want.ttl_ns,
+            max_uses: want.max_uses,
         };
         let deadline = Deadline::after(want.timeout_ns);
         let grant = endpoint.grant(buffer.memory(), &terms, deadline)?;
@@ -224,13 +232,14 @@ impl Context {
     fn grant_wait(&self, arg: usize) -> Result {
         let mut arg = Arg::<uapi::GrantWait>::read(arg)?;
         let want = &mut arg.value;
-        zero(&[want.flags])?;
+        zero(&[want.flags, want.reserved])?;
         let endpoint = self.endpoint(want.endpoint)?;
         let grant = endpoint.wait_grant(Deadline::after(want.timeout_ns))?;
         want.length = grant.length();
         want.label = grant.label();
         want.rights = grant.rights();
         want.generation = grant.number();
+        want.max_uses = grant.max_uses();
         let handed = self
             .insert(Object::PeerGrant(grant.clone()))
             .and_then(|handle| {
@@ -257,7 +266,7 @@ fn query(arg: usize) -> Result {
         max_handles: MAX_HANDLES as u32,
         page_bytes: PAGE_BYTES as u32,
         rdma_devices: REGISTRY.lock().devices() as u32,
-        max_send_bytes: 0,
+        max_send_bytes: SEND_BYTES as u32,
         max_context_bytes: u64::MAX,
         max_endpoints: MAX_HANDLES as u32,
         max_channels: MAX_HANDLES as u32,

@@ -11,9 +11,11 @@ pub(crate) use device::Node;
 use crate::{
     channel::Channel,
     gauges::{Held, GAUGES},
+    kx::task::is_exiting,
     logic::{handle::MmapTarget, outcome::Down},
     memory::Buffer,
     rdma::{Domains, Endpoint, Grant, Listener, PeerGrant},
+    uapi,
 };
 use kernel::{
     new_mutex,
@@ -29,8 +31,7 @@ enum Object {
     Channel(Arc<Channel>),
     Listener(Arc<Listener>),
     Endpoint(Arc<Endpoint>),
-    /// Never read: its drop is what counts.
-    Grant(#[allow(dead_code)] Arc<Grant>),
+    Grant(Arc<Grant>),
     PeerGrant(Arc<PeerGrant>),
 }
 
@@ -118,6 +119,30 @@ impl Context {
         }
     }
 
+    /// The own grant that a handle names.
+    pub(crate) fn grant(&self, handle: u32) -> Result<Arc<Grant>> {
+        match self.table.lock().get(handle)? {
+            Object::Grant(grant) => Ok(grant.clone()),
+            _ => Err(ENOENT),
+        }
+    }
+
+    /// Shows every endpoint to `look`, without a lock. One that is made meanwhile may be left out.
+    pub(crate) fn each_endpoint(&self, mut look: impl FnMut(&Endpoint)) {
+        let mut from = 0;
+        loop {
+            let next = self.table.lock().find_from(from, |object| match object {
+                Object::Endpoint(endpoint) => Some(endpoint.clone()),
+                _ => None,
+            });
+            let Some((index, endpoint)) = next else {
+                return;
+            };
+            look(&endpoint);
+            from = index + 1;
+        }
+    }
+
     /// What an mmap offset names.
     fn mappable(&self, target: &MmapTarget) -> Result<Object> {
         match self.table.lock().by_offset(target)? {
@@ -142,6 +167,17 @@ impl Context {
             .iter()
             .filter(|object| matches!(object, Object::Listener(_)));
         listeners.cloned().for_each(Object::end);
+        let reason = if is_exiting() {
+            uapi::PEER_END_DIED
+        } else {
+            uapi::PEER_END_CLOSED
+        };
+        // All peers are told before the first is waited for.
+        for object in objects.iter() {
+            if let Object::Endpoint(endpoint) = object {
+                endpoint.bequeath(reason);
+            }
+        }
         objects.iter().cloned().for_each(Object::end);
         drop(objects);
         self.domains.close();

@@ -79,6 +79,17 @@ impl Table {
             .ok_or(ENOENT)
     }
 
+    /// The first object from a place on of which `pick` makes something, and its place.
+    pub(super) fn find_from<T>(
+        &self,
+        from: usize,
+        pick: impl Fn(&Object) -> Option<T>,
+    ) -> Option<(usize, T)> {
+        let slots = self.slots.iter().enumerate().skip(from);
+        let mut objects = slots.filter_map(|(index, slot)| Some((index, slot.object.as_ref()?)));
+        objects.find_map(|(index, object)| Some((index, pick(object)?)))
+    }
+
     /// What an mmap offset names.
     pub(super) fn by_offset(&self, target: &MmapTarget) -> Result<&Object> {
         let slot = self.slots.get(target.index as usize).ok_or(ENOENT)?;

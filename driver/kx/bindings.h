@@ -4,17 +4,27 @@
  * Each wrapper keeps its callee's contract; see there.
  */
 #include <linux/mm.h>
+#include <linux/workqueue.h>
 #include <rdma/ib_verbs.h>
 #include <rdma/rdma_cm.h>
 
 /* Memory. */
 struct page *dmaplane_alloc_page(int nid, bool strict);
+void dmaplane_copy_to_page(struct page *page, size_t offset, const void *from, size_t bytes);
+void dmaplane_copy_from_page(void *to, struct page *page, size_t offset, size_t bytes);
 int dmaplane_page_to_nid(const struct page *page);
 bool dmaplane_node_has_memory(int nid);
 unsigned int dmaplane_node_ids(void);
 void *dmaplane_vmalloc_shared(unsigned long bytes);
 void dmaplane_vfree(void *memory);
 void dmaplane_vma_shared_only(struct vm_area_struct *vma);
+
+/* Work that runs later. */
+void dmaplane_init_delayed_work(struct delayed_work *work, work_func_t run);
+void dmaplane_run_within(struct delayed_work *work, unsigned long jiffies);
+
+/* Whether the calling thread is leaving, so that its files close by themselves. */
+bool dmaplane_is_exiting(void);
 
 /* Network namespace of the calling process. */
 struct net *dmaplane_current_net(void);

@@ -70,6 +70,21 @@ impl<T> Fifo<T> {
         }
     }
 
+    /// Shows every item to `look`, in order.
+    pub(crate) fn for_each(&mut self, mut look: impl FnMut(&mut T)) {
+        for offset in 0..self.len {
+            let place = self.wrap(self.head + offset);
+            if let Some(item) = self.slots.get_mut(place).and_then(Option::as_mut) {
+                look(item);
+            }
+        }
+    }
+
+    /// Items that are in it.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
     /// The item at the front.
     pub(crate) fn front(&self) -> Option<&T> {
         self.slots.get(self.head).and_then(Option::as_ref)
@@ -85,6 +100,9 @@ impl<T> Fifo<T> {
 
     /// Takes the first item that `wanted` chooses; the others keep their order.
     pub(crate) fn remove_first(&mut self, wanted: impl Fn(&T) -> bool) -> Option<T> {
+        if self.front().is_some_and(&wanted) {
+            return self.pop();
+        }
         let mut found = None;
         for _ in 0..self.len {
             match self.pop() {

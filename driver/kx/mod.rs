@@ -13,6 +13,8 @@ pub(crate) mod pages;
 pub(crate) mod rdma;
 pub(crate) mod shared;
 pub(crate) mod signal;
+pub(crate) mod task;
+pub(crate) mod tick;
 pub(crate) mod user;
 pub(crate) mod vec;
 pub(crate) mod vma;

@@ -76,6 +76,52 @@ impl Pages {
             .map(|page| unsafe { raw::dmaplane_page_to_nid(page.as_ptr()) })
     }
 
+    /// Copies bytes into the pages, from a byte offset on. What does not fit is left out, which the caller's check of
+    /// the range rules out.
+    pub(crate) fn write(&self, offset: u64, from: &[u8]) {
+        self.each_part(offset, from.len(), |page, start, done, count| {
+            if let Some(part) = from.get(done..done + count) {
+                // SAFETY: By the type invariant the page is alive, and the part lies inside it. User space may
+                // change the memory meanwhile, which tears the data and nothing else.
+                unsafe { raw::dmaplane_copy_to_page(page, start, part.as_ptr().cast(), count) };
+            }
+        });
+    }
+
+    /// Copies bytes out of the pages, from a byte offset on, as [`Self::write`] does it.
+    pub(crate) fn read(&self, offset: u64, to: &mut [u8]) {
+        let bytes = to.len();
+        self.each_part(offset, bytes, |page, start, done, count| {
+            if let Some(part) = to.get_mut(done..done + count) {
+                // SAFETY: As in `write()`.
+                unsafe {
+                    raw::dmaplane_copy_from_page(part.as_mut_ptr().cast(), page, start, count)
+                };
+            }
+        });
+    }
+
+    /// Cuts a range of bytes at the pages' ends: page, start in it, bytes before it, bytes.
+    fn each_part(
+        &self,
+        offset: u64,
+        bytes: usize,
+        mut part: impl FnMut(*mut bindings::page, usize, usize, usize),
+    ) {
+        let mut at = usize::try_from(offset).unwrap_or(usize::MAX);
+        let mut done = 0;
+        while done < bytes {
+            let start = at % PAGE_BYTES;
+            let count = (PAGE_BYTES - start).min(bytes - done);
+            let Some(page) = self.0.get(at / PAGE_BYTES) else {
+                return;
+            };
+            part(page.as_ptr(), start, done, count);
+            at += count;
+            done += count;
+        }
+    }
+
     /// Pointers to the pages, for the other files of this folder.
     pub(super) fn as_slice(&self) -> &[NonNull<bindings::page>] {
         &self.0

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Wrappers for what bindgen cannot bind: inline functions and macros. No policy lives here. */
 #include <linux/gfp.h>
+#include <linux/highmem.h>
 #include <linux/nodemask.h>
 #include <linux/nsproxy.h>
 #include <linux/sched.h>
 #include <linux/vmalloc.h>
+#include <linux/workqueue.h>
 #include "bindings.h"
 
 /*
@@ -18,6 +20,32 @@ struct page *dmaplane_alloc_page(int nid, bool strict)
 	if (strict)
 		gfp |= __GFP_THISNODE;
 	return alloc_pages_node(nid, gfp, 0);
+}
+
+void dmaplane_copy_to_page(struct page *page, size_t offset, const void *from, size_t bytes)
+{
+	memcpy_to_page(page, offset, from, bytes);
+}
+
+void dmaplane_copy_from_page(void *to, struct page *page, size_t offset, size_t bytes)
+{
+	memcpy_from_page(to, page, offset, bytes);
+}
+
+void dmaplane_init_delayed_work(struct delayed_work *work, work_func_t run)
+{
+	INIT_DELAYED_WORK(work, run);
+}
+
+/* Unbound: what runs there may wait. The last call decides when. */
+void dmaplane_run_within(struct delayed_work *work, unsigned long jiffies)
+{
+	mod_delayed_work(system_dfl_wq, work, jiffies);
+}
+
+bool dmaplane_is_exiting(void)
+{
+	return current->flags & PF_EXITING;
 }
 
 int dmaplane_page_to_nid(const struct page *page)

@@ -46,6 +46,13 @@ impl Signal {
         unsafe { bindings::wait_for_completion(self.completion.get()) };
     }
 
+    /// Waits until it is set, at most so long, whatever happens to the thread.
+    pub(crate) fn wait_for(&self, limit_ms: u32) {
+        let jiffies = msecs_to_jiffies(limit_ms);
+        // SAFETY: As above.
+        let _ = unsafe { bindings::wait_for_completion_timeout(self.completion.get(), jiffies) };
+    }
+
     /// Waits until it is set; false when the thread is being killed.
     pub(crate) fn wait_killable(&self) -> bool {
         // SAFETY: As above.

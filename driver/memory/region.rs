@@ -30,19 +30,20 @@ impl Region {
         Self::new(memory, 0, memory.pages().count(), Access::Local, endpoint)
     }
 
-    /// A range of it, for the peer to write to. `offset` is page-aligned and the range inside the memory, which
+    /// A range of it, for the peer to reach. `offset` is page-aligned and the range inside the memory, which
     /// the caller checked; the region ends on a page's end all the same.
     pub(crate) fn remote(
         memory: &Arc<Memory>,
         offset: u64,
         length: u64,
+        access: Access,
         endpoint: &Endpoint,
     ) -> Result<Arc<Self>> {
         let first = usize::try_from(offset).map_err(|_| ERANGE)? / PAGE_BYTES;
         let count = usize::try_from(length)
             .map_err(|_| ERANGE)?
             .div_ceil(PAGE_BYTES);
-        Self::new(memory, first, count, Access::RemoteWrite, endpoint)
+        Self::new(memory, first, count, access, endpoint)
     }
 
     fn new(

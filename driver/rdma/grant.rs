@@ -6,6 +6,7 @@ use super::Endpoint;
 use crate::{
     gauges::{Held, GAUGES},
     logic::wire::GrantPart,
+    memory::Region,
 };
 use kernel::{
     prelude::*,
@@ -15,10 +16,27 @@ use kernel::{
     },
 };
 
+/// How a grant ended. Read by whoever watches it, which may come after the end.
+pub(super) struct Fate(Atomic<u32>);
+
+impl Fate {
+    /// It has not.
+    pub(super) fn new() -> Result<Arc<Self>> {
+        Ok(Arc::new(Self(Atomic::new(0)), GFP_KERNEL)?)
+    }
+
+    /// Nothing lands in its range any more, for this reason of the user-space interface's.
+    pub(super) fn settle(&self, why: u32) {
+        self.0.store(why, ordering::Release);
+    }
+}
+
 /// A grant given to the peer. Its end, by whatever cause, takes it back.
 pub(crate) struct Grant {
     endpoint: Arc<Endpoint>,
     number: u32,
+    region: Arc<Region>,
+    fate: Arc<Fate>,
     _count: Held,
 }
 
@@ -26,14 +44,32 @@ impl Grant {
     /// Most grants that one endpoint may have given, those being revoked included.
     pub(crate) const MAX_PER_ENDPOINT: usize = 1024;
 
-    pub(super) fn new(endpoint: Arc<Endpoint>, number: u32) -> Result<Arc<Self>> {
+    pub(super) fn new(
+        endpoint: Arc<Endpoint>,
+        number: u32,
+        region: Arc<Region>,
+        fate: Arc<Fate>,
+    ) -> Result<Arc<Self>> {
         let grant = Self {
             endpoint,
             number,
+            region,
+            fate,
             _count: GAUGES.grants.hold(1),
         };
         // On a failure the value is dropped, which takes the grant back.
         Ok(Arc::new(grant, GFP_KERNEL)?)
+    }
+
+    /// Whether this endpoint gave it.
+    pub(crate) fn is_of(&self, endpoint: &Arc<Endpoint>) -> bool {
+        Arc::ptr_eq(&self.endpoint, endpoint)
+    }
+
+    /// How it ended, if it did.
+    pub(crate) fn ended(&self) -> Option<u32> {
+        let why = self.fate.0.load(ordering::Acquire);
+        (why != 0).then_some(why)
     }
 
     /// Never repeats on its endpoint.
@@ -45,6 +81,8 @@ impl Grant {
 impl Drop for Grant {
     fn drop(&mut self) {
         self.endpoint.take_back(self.number);
+        // Somebody else may be at it: whoever waits for this drop waits for the end of the access.
+        self.region.revoke();
     }
 }
 
@@ -57,11 +95,14 @@ pub(crate) struct PeerGrant {
     label: u64,
     rights: u32,
     segment_shift: u8,
+    max_uses: u32,
     keys: KVVec<u32>,
     /// Written under the endpoint's lock.
     revoked: Atomic<u32>,
     /// Operations that the provider has. Written under the endpoint's lock.
     under_way: Atomic<u32>,
+    /// Operations that the provider was given on it. Written under the endpoint's lock.
+    uses: Atomic<u32>,
 }
 
 impl PeerGrant {
@@ -74,9 +115,11 @@ impl PeerGrant {
             label: head.label,
             rights: head.rights,
             segment_shift: head.segment_shift,
+            max_uses: head.max_uses,
             keys,
             revoked: Atomic::new(0),
             under_way: Atomic::new(0),
+            uses: Atomic::new(0),
         }
     }
 
@@ -104,6 +147,16 @@ impl PeerGrant {
         self.rights
     }
 
+    /// Operations that it allows, 0 for no limit.
+    pub(crate) fn max_uses(&self) -> u32 {
+        self.max_uses
+    }
+
+    /// Whether all its uses were taken.
+    pub(super) fn is_used_up(&self) -> bool {
+        self.max_uses != 0 && self.uses.load(Relaxed) >= self.max_uses
+    }
+
     /// Bytes of every segment but the last.
     pub(crate) fn segment_bytes(&self) -> u64 {
         1 << self.segment_shift
@@ -122,12 +175,15 @@ impl PeerGrant {
     /// An operation on it was posted. The caller holds the endpoint's lock.
     pub(super) fn begin(&self) {
         let _ = self.under_way.fetch_add(1, Relaxed);
+        if self.max_uses != 0 {
+            let _ = self.uses.fetch_add(1, Relaxed);
+        }
     }
 
-    /// An operation on it is over; true when it was the last one of a grant that was taken back. The caller holds the
-    /// endpoint's lock.
+    /// An operation on it is over; true when it was the last one of a grant that was taken back or used up. The caller
+    /// holds the endpoint's lock.
     pub(super) fn finish(&self) -> bool {
-        self.under_way.fetch_sub(1, Relaxed) == 1 && self.is_revoked()
+        self.under_way.fetch_sub(1, Relaxed) == 1 && (self.is_revoked() || self.is_used_up())
     }
 
     /// Whether the provider has no operation on it. The caller holds the endpoint's lock.

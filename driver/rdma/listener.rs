@@ -17,7 +17,7 @@ use crate::{
             cm::{self, CmId},
         },
     },
-    logic::wire::Hello,
+    logic::{window::Window, wire::Hello},
     uapi,
     wait::Deadline,
 };
@@ -155,11 +155,11 @@ impl Listener {
         self.local
     }
 
-    /// Waits for a connection and brings it up.
+    /// Waits for a connection and brings it up with a depth of receives and a window.
     pub(crate) fn accept(
         &self,
         domains: &Domains,
-        depth: u32,
+        terms: (u32, Window),
         deadline: Deadline,
     ) -> Result<Arc<Endpoint>> {
         loop {
@@ -177,7 +177,7 @@ impl Listener {
                 continue;
             }
             let Pending { id, shared, hello } = pending;
-            return endpoint::accept(domains, id, shared, hello, depth, deadline);
+            return endpoint::accept(domains, id, shared, hello, terms, deadline);
         }
     }
 

@@ -8,7 +8,10 @@ mod grant;
 mod listener;
 
 pub(crate) use domain::{Domain, Domains};
-pub(crate) use endpoint::{connect, Endpoint, Op, Terms};
+pub(crate) use endpoint::{
+    connect, window_of, Between, Direction, Endpoint, Op, Selector, Target, Terms, Watched,
+    MAX_TTL_NS,
+};
 pub(crate) use grant::{Grant, PeerGrant};
 pub(crate) use listener::Listener;
 

@@ -3,14 +3,15 @@
 //! Credits of one endpoint: nothing is sent that the peer has no receive for.
 //!
 //! A queue pair has one receive queue, consumed in order by whatever arrives. It is filled with
-//! `depth + CONTROL + CREDIT` receives and each consumed one is posted again at once, so receivers are
-//! ready as long as three senders' budgets hold:
+//! `depth + CONTROL + CREDIT + WILL` receives and each consumed one is posted again at once, so receivers
+//! are ready as long as the sender's budgets hold:
 //!
-//! - **data**: a WRITE_IMM may be sent only against a receive that the peer's user posted. The peer
+//! - **data**: a WRITE_IMM or SEND may be sent only against a receive that the peer's user posted. The peer
 //!   tells the running total of posted receives (`data_limit`).
-//! - **control**: any message but CREDIT. The peer tells the running total that it will have room
+//! - **control**: any other message. The peer tells the running total that it will have room
 //!   for (`control_limit`).
-//! - **credit**: the message CREDIT, which exists to carry the totals when nothing else does. At most
+//! - **will**: LAST_WILL, at most once, has one receive of its own.
+//! - **credit**: the messages CREDIT and PING, which carry the totals when nothing else does. At most
 //!   [`CREDIT`] may be unconfirmed; every message confirms all CREDITs received so far.
 //!
 //! Every message carries all three totals, so a lost opportunity is made up for by the next message.
@@ -29,6 +30,8 @@
 pub const CONTROL: u32 = 32;
 /// CREDIT messages that may be unconfirmed in one direction.
 pub const CREDIT: u32 = 16;
+/// LAST_WILL messages in one direction.
+pub const WILL: u32 = 1;
 /// Part of the CREDIT budget that is kept for confirmations.
 pub const RESERVE: u32 = 5;
 /// Largest number of receives that an endpoint's user may post.
@@ -36,7 +39,20 @@ pub const MAX_DEPTH: u32 = 4096;
 
 /// Receives that the queue pair must hold for a user's depth.
 pub const fn receive_queue_entries(depth: u32) -> u32 {
-    depth + CONTROL + CREDIT
+    depth + CONTROL + CREDIT + WILL
+}
+
+/// From which budget a message is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Budget {
+    /// A receive of the user's: SEND.
+    Data,
+    /// Control messages.
+    Control,
+    /// CREDIT and PING.
+    Credit,
+    /// LAST_WILL, after which the endpoint ends.
+    Will,
 }
 
 /// The totals that every message carries. All of them run freely and wrap.
@@ -156,9 +172,9 @@ impl Flow {
     }
 
     /// A message arrived: counts it and takes its totals over.
-    pub fn receive_message(&mut self, is_credit: bool, totals: Totals) -> Result<(), Violation> {
+    pub fn receive_message(&mut self, budget: Budget, totals: Totals) -> Result<(), Violation> {
         let control_budget = self.told.control_limit.wrapping_sub(self.control_received);
-        if !is_credit && control_budget == 0 {
+        if budget == Budget::Control && control_budget == 0 {
             return Err(Violation);
         }
         let new_data = totals.data_limit.wrapping_sub(self.data_limit);
@@ -175,14 +191,17 @@ impl Flow {
         {
             return Err(Violation);
         }
-        if is_credit {
-            let pending = self.credit_received.wrapping_sub(self.told.credit_seen);
-            if pending >= CREDIT {
-                return Err(Violation);
+        match budget {
+            Budget::Data => self.receive_data()?,
+            Budget::Control => self.control_received = self.control_received.wrapping_add(1),
+            Budget::Credit => {
+                let pending = self.credit_received.wrapping_sub(self.told.credit_seen);
+                if pending >= CREDIT {
+                    return Err(Violation);
+                }
+                self.credit_received = self.credit_received.wrapping_add(1);
             }
-            self.credit_received = self.credit_received.wrapping_add(1);
-        } else {
-            self.control_received = self.control_received.wrapping_add(1);
+            Budget::Will => {}
         }
         self.data_limit = totals.data_limit;
         self.control_limit = totals.control_limit;
@@ -198,6 +217,11 @@ impl Flow {
             return unconfirmed < CREDIT;
         }
         self.advertisement_due() && unconfirmed < CREDIT - RESERVE
+    }
+
+    /// Whether a PING may be sent: it counts as a CREDIT that advertises.
+    pub fn may_ping(&self) -> bool {
+        self.credit_sent.wrapping_sub(self.credit_confirmed) < CREDIT - RESERVE
     }
 
     /// Receives that the peer does not know of: at once while it has few, else in batches of a quarter.

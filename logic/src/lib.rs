@@ -10,7 +10,9 @@
 
 pub mod flow;
 pub mod handle;
+pub mod operation;
 pub mod outcome;
 pub mod range;
 pub mod ring;
+pub mod window;
 pub mod wire;

@@ -17,6 +17,12 @@ pub enum Down {
     Unreachable,
     /// A transfer failed for another reason.
     Transfer,
+    /// Its owner canceled an operation that the provider had.
+    Canceled,
+    /// The time limit of an operation passed that the provider had.
+    Expired,
+    /// The peer's process died, as its kernel told.
+    Died,
 }
 
 /// A terminal state of the user-space interface and the errno that goes with it.
@@ -56,6 +62,7 @@ pub mod errno {
     pub const ECONNRESET: i32 = 104;
     pub const ETIMEDOUT: i32 = 110;
     pub const ECANCELED: i32 = 125;
+    pub const EOWNERDEAD: i32 = 130;
 }
 
 /// What a work completion says, as far as the outcome depends on it.
@@ -83,6 +90,8 @@ impl Down {
             Down::Protocol => (State::Error, errno::EPROTO),
             Down::Unreachable => (State::PeerDead, errno::ETIMEDOUT),
             Down::Transfer => (State::Error, errno::EIO),
+            Down::Canceled | Down::Expired => (State::Canceled, errno::ECANCELED),
+            Down::Died => (State::PeerDead, errno::EOWNERDEAD),
         };
         Outcome { state, errno }
     }

@@ -11,14 +11,18 @@
 //!         8  u32 generation          32  body of GRANT
 //!        12  u32 0
 //! ```
+//! The body of LAST_WILL: u32 reason, one of the user-space interface's ways in which a peer ends.
+//!
+//! The body of SEND: u32 length, u32 immediate, then the bytes, at most [`SEND_BYTES`].
+//!
 //! The body of SPLIT: u64 length.
 //!
 //! The body of GRANT: u64 length, u64 label, u32 rights, u8 log2 of the segment's bytes, u8 number of
-//! keys, u16 0, u32 index of the first key, u32 0, then up to [`KEYS`] keys of u32. A grant with more
+//! keys, u16 0, u32 index of the first key, u32 most uses (0 for no limit), then up to [`KEYS`] keys of u32. A grant with more
 //! segments takes several messages in ascending order. Addresses are not sent: segment `i` of a grant
 //! starts at address 0 under key `i`.
 
-use super::flow::{Totals, MAX_DEPTH};
+use super::flow::{Budget, Totals, MAX_DEPTH};
 
 /// Bytes of every control message.
 pub const MESSAGE_BYTES: usize = 256;
@@ -26,6 +30,8 @@ pub const MESSAGE_BYTES: usize = 256;
 pub const HELLO_BYTES: usize = 16;
 /// Keys in one GRANT message.
 pub const KEYS: usize = (MESSAGE_BYTES - 64) / 4;
+/// Most bytes of a SEND.
+pub const SEND_BYTES: usize = MESSAGE_BYTES - 40;
 /// Most segments of one grant.
 pub const MAX_SEGMENTS: u32 = 1 << 16;
 /// Version of this protocol; other versions are refused.
@@ -100,6 +106,8 @@ pub struct GrantPart {
     pub segment_shift: u8,
     /// Index of the first key in this message.
     pub first: u32,
+    /// Operations that the grant allows, 0 for no limit.
+    pub max_uses: u32,
     /// How many keys follow.
     pub count: u8,
     /// The keys.
@@ -118,6 +126,24 @@ impl GrantPart {
     }
 }
 
+/// What a SEND carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Payload {
+    /// The immediate.
+    pub imm: u32,
+    /// Bytes that follow, at most [`SEND_BYTES`].
+    pub length: u32,
+    /// The bytes; the rest is 0.
+    pub bytes: [u8; SEND_BYTES],
+}
+
+impl Payload {
+    /// The bytes that were sent.
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length as usize).unwrap_or(&[])
+    }
+}
+
 /// A control message's kind and body.
 #[allow(clippy::large_enum_variant)] // Reason: it lives on the stack, and nothing is allocated here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,6 +159,24 @@ pub enum Body {
     Split(u64),
     /// Answers a REVOKE: nothing of the sender's is under way on the grant any more.
     Revoked,
+    /// Says that the sender's kernel is alive, and carries the totals.
+    Ping,
+    /// The sender ends, for this reason: nothing comes after it.
+    LastWill(u32),
+    /// A user's few bytes, for one of the receives that the peer's user posted.
+    Send(Payload),
+}
+
+impl Body {
+    /// From which budget it is sent.
+    pub fn budget(&self) -> Budget {
+        match self {
+            Body::Credit | Body::Ping => Budget::Credit,
+            Body::Send(_) => Budget::Data,
+            Body::LastWill(_) => Budget::Will,
+            Body::Grant(_) | Body::Revoke | Body::Revoked | Body::Split(_) => Budget::Control,
+        }
+    }
 }
 
 /// A control message.
@@ -153,6 +197,9 @@ const KIND_GRANT: u8 = 2;
 const KIND_REVOKE: u8 = 3;
 const KIND_REVOKED: u8 = 4;
 const KIND_SPLIT: u8 = 5;
+const KIND_PING: u8 = 6;
+const KIND_LAST_WILL: u8 = 7;
+const KIND_SEND: u8 = 8;
 
 impl Message {
     /// The bytes to send.
@@ -164,6 +211,9 @@ impl Message {
             Body::Revoke => KIND_REVOKE,
             Body::Revoked => KIND_REVOKED,
             Body::Split(_) => KIND_SPLIT,
+            Body::Ping => KIND_PING,
+            Body::LastWill(_) => KIND_LAST_WILL,
+            Body::Send(_) => KIND_SEND,
         };
         put(&mut out, 0, &MAGIC.to_le_bytes());
         put(&mut out, 2, &[VERSION, kind]);
@@ -175,12 +225,21 @@ impl Message {
         if let Body::Split(length) = self.body {
             put(&mut out, BODY, &length.to_le_bytes());
         }
+        if let Body::LastWill(reason) = self.body {
+            put(&mut out, BODY, &reason.to_le_bytes());
+        }
+        if let Body::Send(payload) = &self.body {
+            put(&mut out, BODY, &payload.length.to_le_bytes());
+            put(&mut out, BODY + 4, &payload.imm.to_le_bytes());
+            put(&mut out, BODY + 8, payload.bytes());
+        }
         if let Body::Grant(part) = &self.body {
             put(&mut out, BODY, &part.length.to_le_bytes());
             put(&mut out, BODY + 8, &part.label.to_le_bytes());
             put(&mut out, BODY + 16, &part.rights.to_le_bytes());
             put(&mut out, BODY + 20, &[part.segment_shift, part.count]);
             put(&mut out, BODY + 24, &part.first.to_le_bytes());
+            put(&mut out, BODY + 28, &part.max_uses.to_le_bytes());
             for (index, key) in part.keys().iter().enumerate() {
                 put(&mut out, FIRST_KEY + 4 * index, &key.to_le_bytes());
             }
@@ -209,14 +268,17 @@ impl Message {
             KIND_GRANT if named => Body::Grant(grant_part(bytes)?),
             KIND_REVOKE if named => Body::Revoke,
             KIND_REVOKED if named => Body::Revoked,
-            KIND_CREDIT | KIND_GRANT | KIND_REVOKE | KIND_REVOKED | KIND_SPLIT => {
-                return Err(Malformed::Field)
-            }
+            KIND_PING if unnamed => Body::Ping,
+            KIND_LAST_WILL if unnamed => Body::LastWill(u32_at(bytes, BODY)),
+            KIND_SEND if unnamed => Body::Send(payload(bytes)?),
+            KIND_CREDIT..=KIND_SEND => return Err(Malformed::Field),
             _ => return Err(Malformed::Kind),
         };
         let used = match &body {
             Body::Grant(part) => FIRST_KEY + 4 * part.keys().len(),
             Body::Split(_) => BODY + 8,
+            Body::LastWill(_) => BODY + 4,
+            Body::Send(payload) => BODY + 8 + payload.bytes().len(),
             _ => BODY,
         };
         let rest_is_zero = bytes.iter().skip(used).all(|byte| *byte == 0);
@@ -244,13 +306,13 @@ fn grant_part(bytes: &[u8]) -> Result<GrantPart, Malformed> {
         segment_shift: byte_at(bytes, BODY + 20),
         count: byte_at(bytes, BODY + 21),
         first: u32_at(bytes, BODY + 24),
+        max_uses: u32_at(bytes, BODY + 28),
         keys: [0; KEYS],
     };
     let padding = u32::from(byte_at(bytes, BODY + 22)) | u32::from(byte_at(bytes, BODY + 23));
     if part.length == 0
         || part.rights == 0
         || padding != 0
-        || u32_at(bytes, BODY + 28) != 0
         || !SEGMENT_SHIFTS.contains(&part.segment_shift)
         || !(1..=KEYS).contains(&usize::from(part.count))
     {
@@ -267,6 +329,23 @@ fn grant_part(bytes: &[u8]) -> Result<GrantPart, Malformed> {
         }
     }
     Ok(part)
+}
+
+fn payload(bytes: &[u8]) -> Result<Payload, Malformed> {
+    let mut payload = Payload {
+        length: u32_at(bytes, BODY),
+        imm: u32_at(bytes, BODY + 4),
+        bytes: [0; SEND_BYTES],
+    };
+    let length = payload.length as usize;
+    let sent = bytes.iter().skip(BODY + 8).take(length);
+    if length > SEND_BYTES {
+        return Err(Malformed::Field);
+    }
+    for (to, from) in payload.bytes.iter_mut().zip(sent) {
+        *to = *from;
+    }
+    Ok(payload)
 }
 
 fn put(out: &mut [u8], at: usize, value: &[u8]) {

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use dmaplane_logic::flow::{Flow, Totals, Violation, CONTROL, CREDIT, MAX_DEPTH};
+use dmaplane_logic::flow::{Budget, Flow, Totals, Violation, CONTROL, CREDIT, MAX_DEPTH};
 use proptest::prelude::*;
 
 #[derive(Clone, Copy, Debug)]
@@ -77,10 +77,10 @@ impl Side {
                 self.post();
             }
             Packet::Control(totals) => {
-                self.flow.receive_message(false, totals)?;
+                self.flow.receive_message(Budget::Control, totals)?;
                 self.control_received += 1;
             }
-            Packet::Credit(totals) => self.flow.receive_message(true, totals)?,
+            Packet::Credit(totals) => self.flow.receive_message(Budget::Credit, totals)?,
         }
         self.pump();
         Ok(())
@@ -175,7 +175,7 @@ proptest! {
         let mut flow = Flow::new(depth, depth);
         for (is_credit, data_limit, control_limit, credit_seen) in lies {
             let totals = Totals { data_limit, control_limit, credit_seen };
-            if flow.receive_message(is_credit, totals).is_err() {
+            if flow.receive_message(if is_credit { Budget::Credit } else { Budget::Control }, totals).is_err() {
                 return Ok(());
             }
             prop_assert!(flow.send_credits() <= depth);

@@ -4,7 +4,10 @@
 
 use dmaplane_logic::{
     flow::Totals,
-    wire::{Body, GrantPart, Hello, Malformed, Message, HELLO_BYTES, KEYS, MESSAGE_BYTES},
+    wire::{
+        Body, GrantPart, Hello, Malformed, Message, Payload, HELLO_BYTES, KEYS, MESSAGE_BYTES,
+        SEND_BYTES,
+    },
 };
 use proptest::prelude::*;
 
@@ -39,6 +42,7 @@ fn grant_message() -> impl Strategy<Value = Message> {
                     rights,
                     segment_shift: shift,
                     first,
+                    max_uses: seed,
                     count,
                     keys,
                 });
@@ -62,6 +66,27 @@ proptest! {
     fn credits_survive_the_wire(totals in totals()) {
         let message = Message { grant: 0, generation: 0, totals, body: Body::Credit };
         prop_assert_eq!(Message::decode(&message.encode()), Ok(message));
+    }
+
+    #[test]
+    fn sends_and_wills_survive_the_wire(imm: u32, sent in proptest::collection::vec(any::<u8>(), 0..=SEND_BYTES),
+                                        reason: u32, totals in totals()) {
+        let mut bytes = [0; SEND_BYTES];
+        bytes[..sent.len()].copy_from_slice(&sent);
+        let payload = Payload { imm, length: sent.len() as u32, bytes };
+        for body in [Body::Send(payload), Body::LastWill(reason), Body::Ping] {
+            let message = Message { grant: 0, generation: 0, totals, body };
+            prop_assert_eq!(Message::decode(&message.encode()), Ok(message));
+        }
+    }
+
+    #[test]
+    fn a_send_that_is_too_long_is_refused(length in SEND_BYTES as u32 + 1.., totals in totals()) {
+        let payload = Payload { imm: 0, length: 0, bytes: [0; SEND_BYTES] };
+        let body = Body::Send(payload);
+        let mut bytes = Message { grant: 0, generation: 0, totals, body }.encode();
+        bytes[32..36].copy_from_slice(&length.to_le_bytes());
+        prop_assert_eq!(Message::decode(&bytes), Err(Malformed::Field));
     }
 
     #[test]

@@ -206,19 +206,9 @@
 #define DMAPLANE_PEER_END_DEVICE 3
 
 /**
- * How the peer ended: a cancel or a time limit of its own ended the connection.
- */
-#define DMAPLANE_PEER_END_CANCELED 4
-
-/**
- * How the peer ended: this side broke the protocol, as it sees it.
- */
-#define DMAPLANE_PEER_END_PROTOCOL 5
-
-/**
  * How the peer ended: it has fallen silent.
  */
-#define DMAPLANE_PEER_END_SILENT 6
+#define DMAPLANE_PEER_END_SILENT 4
 
 /**
  * Why a grant ended, in `imm` of an [`OP_WATCH`]'s completion: destroyed by its owner.
@@ -858,7 +848,8 @@ struct dmaplane_endpoint_query {
          */
         __u32 state;
         /**
-         * Out: why it is down, as a positive errno: `ECONNRESET` (the peer closed or died), `ENODEV` (the
+         * Out: why it is down, as a positive errno: `ECONNRESET` (the peer closed), `EOWNERDEAD`
+         * (its process died), `ETIMEDOUT` (it has fallen silent), `ECANCELED` (a cancel or a time limit of this side), `ENODEV` (the
          * RDMA device went away), `EPROTO` (the peer broke the protocol), `EIO` (a transfer failed; its
          * completion has the provider's status). 0 while it is up.
          */

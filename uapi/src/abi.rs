@@ -361,12 +361,8 @@ pub const PEER_END_CLOSED: u32 = 1;
 pub const PEER_END_DIED: u32 = 2;
 /// How the peer ended: its RDMA device went away.
 pub const PEER_END_DEVICE: u32 = 3;
-/// How the peer ended: a cancel or a time limit of its own ended the connection.
-pub const PEER_END_CANCELED: u32 = 4;
-/// How the peer ended: this side broke the protocol, as it sees it.
-pub const PEER_END_PROTOCOL: u32 = 5;
 /// How the peer ended: it has fallen silent.
-pub const PEER_END_SILENT: u32 = 6;
+pub const PEER_END_SILENT: u32 = 4;
 
 /// Argument of [`IOC_ENDPOINT_QUERY`].
 #[repr(C)]
@@ -380,7 +376,8 @@ pub struct EndpointQuery {
     pub handle: u32,
     /// Out: one of `ENDPOINT_*`.
     pub state: u32,
-    /// Out: why it is down, as a positive errno: `ECONNRESET` (the peer closed or died), `ENODEV` (the
+    /// Out: why it is down, as a positive errno: `ECONNRESET` (the peer closed), `EOWNERDEAD`
+    /// (its process died), `ETIMEDOUT` (it has fallen silent), `ECANCELED` (a cancel or a time limit of this side), `ENODEV` (the
     /// RDMA device went away), `EPROTO` (the peer broke the protocol), `EIO` (a transfer failed; its
     /// completion has the provider's status). 0 while it is up.
     pub error: i32,

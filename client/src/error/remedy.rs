@@ -237,6 +237,7 @@ pub(crate) fn name(errno: Errno) -> String {
         Errno::CONNABORTED => "ECONNABORTED",
         Errno::CONNREFUSED => "ECONNREFUSED",
         Errno::CONNRESET => "ECONNRESET",
+        Errno::OWNERDEAD => "EOWNERDEAD",
         Errno::FAULT => "EFAULT",
         Errno::HOSTUNREACH => "EHOSTUNREACH",
         Errno::INTR => "EINTR",

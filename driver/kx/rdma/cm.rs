@@ -22,6 +22,9 @@ const ACK_TIMEOUT: u8 = 17;
 /// to rxe, which takes the protocol's special value for receivers that are not ready for this one too.
 const RETRIES: u8 = 6;
 
+/// RDMA READs that may wait for their answers in one direction. Adapters of all makes can do so many.
+const READS: u8 = 16;
+
 /// What happened to an identifier.
 pub(crate) enum Event<'a> {
     /// The remote address is resolved and a device chosen.
@@ -238,6 +241,9 @@ fn parameters(private: &[u8]) -> Result<raw::rdma_conn_param> {
         private_data: private.as_ptr().cast(),
         private_data_len: u8::try_from(private.len()).map_err(|_| EINVAL)?,
         retry_count: RETRIES,
+        // Each side's reads wait for the other's answers, so that both are bounded alike.
+        responder_resources: READS,
+        initiator_depth: READS,
         // Receivers are always ready, by credits: a peer that is not is broken, and found out at once.
         rnr_retry_count: 0,
         ..Default::default()

@@ -43,6 +43,11 @@ impl Status {
         }
     }
 
+    /// Whether the peer had no receive.
+    pub(crate) fn is_not_ready(self) -> bool {
+        self.0 == raw::ib_wc_status_IB_WC_RNR_RETRY_EXC_ERR
+    }
+
     fn is_success(self) -> bool {
         self.0 == raw::ib_wc_status_IB_WC_SUCCESS
     }

@@ -23,8 +23,13 @@ use kernel::{
 pub(crate) enum Access {
     /// The local side sends from it.
     Local,
-    /// The peer may also write to it.
-    RemoteWrite,
+    /// The peer may reach it too.
+    Remote {
+        /// Whether it may read.
+        read: bool,
+        /// Whether it may write.
+        write: bool,
+    },
 }
 
 /// One region and the DMA mapping beneath it.
@@ -125,7 +130,7 @@ impl Segment {
         unsafe {
             match access {
                 Access::Local => (*self.mr.as_ptr()).lkey,
-                Access::RemoteWrite => (*self.mr.as_ptr()).rkey,
+                Access::Remote { .. } => (*self.mr.as_ptr()).rkey,
             }
         }
     }
@@ -227,9 +232,11 @@ impl RegionSet {
         let segment = segments.get(index).ok_or(ESHUTDOWN)?;
         let access = match self.access {
             Access::Local => raw::ib_access_flags_IB_ACCESS_LOCAL_WRITE,
-            Access::RemoteWrite => {
+            Access::Remote { read, write } => {
+                let allowed = |on: bool, flag| if on { flag } else { 0 };
                 raw::ib_access_flags_IB_ACCESS_LOCAL_WRITE
-                    | raw::ib_access_flags_IB_ACCESS_REMOTE_WRITE
+                    | allowed(read, raw::ib_access_flags_IB_ACCESS_REMOTE_READ)
+                    | allowed(write, raw::ib_access_flags_IB_ACCESS_REMOTE_WRITE)
             }
         };
         let mut request = raw::ib_reg_wr {

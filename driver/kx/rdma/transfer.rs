@@ -3,7 +3,10 @@
 //! One operation's work requests.
 
 use super::{raw, Status};
-use crate::{kx::chain::Link, logic::range::Piece};
+use crate::{
+    kx::chain::{Link, Next},
+    logic::range::Piece,
+};
 use core::{
     mem::ManuallyDrop,
     ptr,
@@ -14,7 +17,7 @@ use kernel::prelude::*;
 /// Most work requests of one operation.
 pub(crate) const MAX_PIECES: usize = 10;
 
-/// RDMA WRITEs that make up one operation, and what its owner needs when they are done.
+/// RDMA WRITEs or READs that make up one operation, and what its owner needs when they are done.
 ///
 /// Only the last request asks for a completion. The others complete only when they fail, and then before
 /// the last, which is flushed: so the last one's completion is the operation's end.
@@ -29,7 +32,7 @@ pub(crate) struct Transfer<T> {
     pub(super) part: raw::ib_cqe,
     first_error: AtomicU32,
     count: usize,
-    next: *mut Self,
+    next: Next<Self>,
     requests: [raw::ib_rdma_wr; MAX_PIECES],
     elements: [raw::ib_sge; MAX_PIECES],
     body: Option<T>,
@@ -39,7 +42,7 @@ pub(crate) struct Transfer<T> {
 unsafe impl<T: Send> Send for Transfer<T> {}
 
 impl<T> Link for Transfer<T> {
-    fn next(&mut self) -> &mut *mut Self {
+    fn next(&mut self) -> &mut Next<Self> {
         &mut self.next
     }
 }
@@ -53,7 +56,7 @@ impl<T> Transfer<T> {
                 part: raw::ib_cqe::default(),
                 first_error: AtomicU32::new(raw::ib_wc_status_IB_WC_SUCCESS),
                 count: 0,
-                next: ptr::null_mut(),
+                next: Next::none(),
                 requests: core::array::from_fn(|_| raw::ib_rdma_wr::default()),
                 elements: core::array::from_fn(|_| raw::ib_sge::default()),
                 body: None,
@@ -104,6 +107,13 @@ impl<T> Transfer<T> {
         request.rkey = rkey;
         self.count += 1;
         Ok(())
+    }
+
+    /// Makes all requests READs.
+    pub(crate) fn set_read(&mut self) {
+        for request in self.requests.iter_mut().take(self.count) {
+            request.wr.opcode = raw::ib_wr_opcode_IB_WR_RDMA_READ;
+        }
     }
 
     /// Makes the last request carry an immediate.

@@ -5,7 +5,7 @@
 use super::{Endpoint, Phase, Shared, Step};
 use crate::{
     kx::{net::Address, rdma::cm::CmId},
-    logic::{flow::Flow, outcome::Down, wire::Hello},
+    logic::{flow::Flow, outcome::Down, window::Window, wire::Hello},
     rdma::Domains,
     uapi,
     wait::Deadline,
@@ -46,7 +46,7 @@ impl Shared {
 
     /// What comes with the greeting on the active side, where this side's depth is that of `receives`.
     pub(super) fn greet_active(&self, hello: Hello) {
-        let depth = self.state.lock().receives.capacity() as u32;
+        let depth = self.state.lock().receives.waiting.capacity() as u32;
         self.greet(depth, hello);
     }
 }
@@ -78,6 +78,7 @@ pub(crate) fn connect(
         uapi::FAMILY_NONE => None,
         _ => Some(Address::from_uapi(&request.local)?),
     };
+    let window = super::window_of(request.window_high, request.window_low)?;
     let shared = Shared::new(false)?;
     let id = CmId::new(shared.clone())?;
     let limit = || {
@@ -91,7 +92,7 @@ pub(crate) fn connect(
     shared.wait_step(deadline)?.map_err(unresolved)?;
     id.resolve_route(limit()?)?;
     shared.wait_step(deadline)??;
-    let endpoint = open(domains, id, shared, request.recv_depth)?;
+    let endpoint = open(domains, id, shared, request.recv_depth, window)?;
     let result = (|| {
         let hello = Hello {
             depth: request.recv_depth,
@@ -104,20 +105,21 @@ pub(crate) fn connect(
     up_or_down(endpoint, result)
 }
 
-/// Accepts a request that waited in a listener's backlog.
+/// Accepts a request that waited in a listener's backlog. `terms` are the depth of receives and the window.
 pub(crate) fn accept(
     domains: &Domains,
     id: CmId<Shared>,
     shared: Arc<Shared>,
     hello: Hello,
-    depth: u32,
+    terms: (u32, Window),
     deadline: Deadline,
 ) -> Result<Arc<Endpoint>> {
+    let (depth, window) = terms;
     shared.greet(depth, hello);
     // The user's limit is for the wait; a peer that is here already gets the time that a handshake takes.
     let deadline = deadline.at_least_ms(HANDSHAKE_MS);
     // Whatever goes wrong with this one connection says nothing about the listener.
-    let endpoint = open(domains, id, shared, depth).map_err(|error| {
+    let endpoint = open(domains, id, shared, depth, window).map_err(|error| {
         if error == ENOMEM {
             error
         } else {
@@ -141,9 +143,10 @@ fn open(
     id: CmId<Shared>,
     shared: Arc<Shared>,
     depth: u32,
+    window: Window,
 ) -> Result<Arc<Endpoint>> {
     let device = id.device().ok_or(ENODEV)?;
-    shared.prepare(depth)?;
+    shared.prepare(depth, window)?;
     // From here on the domain keeps the device: the name is read afterwards.
     let domain = domains.on(device)?;
     let (local, peer) = (id.local().to_uapi(), id.peer().to_uapi());
@@ -160,6 +163,7 @@ fn up_or_down(endpoint: Arc<Endpoint>, result: Result) -> Result<Arc<Endpoint>> 
         Ok(()) => {
             // What came while it was being connected may have to be answered.
             endpoint.shared.pump(&endpoint.connection);
+            endpoint.arm(Some(endpoint.shared.first_tick()));
             Ok(endpoint)
         }
         Err(error) => {

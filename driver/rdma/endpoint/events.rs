@@ -7,10 +7,11 @@ use crate::{
     kx::rdma::{
         cm::{self, Active, Event},
         connection::{InCallback, Queue},
+        transfer::Transfer,
         Status,
     },
     logic::{
-        outcome::{Down, Outcome, State as Terminal},
+        outcome::Down,
         wire::{Hello, MESSAGE_BYTES},
     },
 };
@@ -101,6 +102,11 @@ impl Shared {
         }
     }
 
+    /// The peer is alive.
+    fn heard(&self) {
+        self.state.lock().pulse.heard = true;
+    }
+
     /// The peer broke the protocol.
     pub(super) fn violation(&self, view: &InCallback<'_, Self>) {
         self.go_down(Down::Protocol);
@@ -110,6 +116,7 @@ impl Shared {
     /// A work request failed: the queue pair is in error.
     pub(super) fn failed(&self, view: &InCallback<'_, Self>, status: Status) {
         if let Some(cause) = status.completion().cause() {
+            self.note_end(cause);
             self.go_down(cause);
             view.disconnect();
         }
@@ -129,9 +136,14 @@ impl Queue for Shared {
         if !self.wait_greeted() {
             return;
         }
+        self.heard();
         match self.take_message(message) {
             Ok(()) => {
                 self.changed.notify_all();
+                if self.is_down() {
+                    // It was the peer's last will: what is under way is flushed.
+                    view.disconnect();
+                }
                 self.pump(view.connection());
             }
             Err(_) => self.violation(view),
@@ -142,32 +154,34 @@ impl Queue for Shared {
         if !self.wait_greeted() {
             return;
         }
-        let ticket = {
-            let mut state = self.state.lock();
-            let length = state.announced.take().unwrap_or(length);
-            match state.flow.receive_data() {
-                Ok(()) => state.receives.pop().zip(Some(length)),
-                Err(_) => None,
-            }
-        };
-        let Some((mut ticket, length)) = ticket else {
+        self.heard();
+        match self.data_came(imm, length) {
+            Ok(()) => self.pump(view.connection()),
             // Nobody told the peer of a receive for this.
-            return self.violation(view);
-        };
-        ticket.set_arrival(imm, length);
-        ticket.complete(Outcome {
-            state: Terminal::Ok,
-            errno: 0,
-        });
-        self.pump(view.connection());
+            Err(_) => self.violation(view),
+        }
     }
 
     fn unexpected(&self, view: &InCallback<'_, Self>) {
         self.violation(view);
     }
 
-    fn message_done(&self, view: &InCallback<'_, Self>, status: Status) {
+    fn message_done(&self, view: &InCallback<'_, Self>, slot: u16, status: Status) {
         self.failed(view, status);
+        let sender = {
+            let mut state = self.state.lock();
+            if state.will == Some(slot) {
+                self.will_told.set();
+            }
+            let place = state.senders.get_mut(usize::from(slot));
+            place.and_then(Option::take)
+        };
+        if let Some(posted) = sender.and_then(Transfer::into_body) {
+            self.finish(posted, status);
+        }
+    }
+
+    fn slot_freed(&self, view: &InCallback<'_, Self>) {
         self.pump(view.connection());
     }
 

@@ -2,24 +2,43 @@
 
 //! Grants of one endpoint: those given to the peer and those that the peer gave.
 
-use super::{Endpoint, Phase, Shared};
+use super::{ending::earlier, Endpoint, Phase, Shared};
 use crate::{
-    kx::{fifo::Fifo, signal::Signal},
+    kx::{
+        fifo::Fifo,
+        rdma::{connection::Connection, mr::Access},
+        signal::Signal,
+    },
     logic::{
         flow::Violation,
         wire::{GrantPart, KEYS},
     },
     memory::{Memory, Region},
-    rdma::{Grant, PeerGrant},
+    rdma::{grant::Fate, Grant, PeerGrant},
+    uapi,
     wait::Deadline,
 };
-use kernel::{prelude::*, sync::Arc};
+use kernel::{
+    prelude::*,
+    sync::Arc,
+    time::{Delta, Instant, Monotonic},
+};
+
+/// Longest time to live, in nanoseconds: a day.
+pub(crate) const MAX_TTL_NS: u64 = 86_400_000_000_000;
 
 /// A grant that was given.
 struct Given {
     number: u32,
     region: Arc<Region>,
     revocation: Revocation,
+    fate: Arc<Fate>,
+    /// When it ends by itself.
+    expires: Option<Instant<Monotonic>>,
+    /// Whether the peer's kernel counts its uses, and may give it back by itself.
+    counted: bool,
+    /// When the peer was asked to give it back.
+    asked: Option<Instant<Monotonic>>,
     /// Set when the peer has answered, or never will.
     answered: Arc<Signal>,
 }
@@ -49,6 +68,10 @@ pub(crate) struct Terms {
     pub(crate) rights: u32,
     /// For the peer's user.
     pub(crate) label: u64,
+    /// Nanoseconds until it ends by itself, 0 for no limit.
+    pub(crate) ttl_ns: u64,
+    /// Operations that it allows, 0 for no limit.
+    pub(crate) max_uses: u32,
 }
 
 /// Both lists, with all their memory allocated at the start.
@@ -103,19 +126,27 @@ impl Grants {
         self.given.iter().for_each(|given| given.answered.set());
     }
 
-    /// The peer answered a revocation. One that was not asked for is a violation.
-    pub(super) fn answered(&mut self, number: u32) -> Result<(), Violation> {
+    /// When the next grant ends by itself.
+    pub(super) fn next_expiry(&self) -> Option<Instant<Monotonic>> {
+        self.given
+            .iter()
+            .fold(None, |next, given| earlier(next, given.expires))
+    }
+
+    /// The peer answered a revocation, or has used a grant up, which is told by its number. Anything else is a violation.
+    fn answered(&mut self, number: u32) -> Result<Option<u32>, Violation> {
         // One that was answered too late is gone, which is no news.
         let given = self.given.iter_mut().find(|given| given.number == number);
         match given {
-            Some(given) if given.revocation == Revocation::None => Err(Violation),
+            Some(given) if given.revocation == Revocation::None && !given.counted => Err(Violation),
             Some(given) => {
+                let unasked = given.revocation == Revocation::None;
                 given.revocation = Revocation::Answered;
                 given.answered.set();
-                Ok(())
+                Ok(unasked.then_some(number))
             }
             None if number >= self.next => Err(Violation),
-            None => Ok(()),
+            None => Ok(None),
         }
     }
 
@@ -144,15 +175,25 @@ impl Endpoint {
         if self.is_down() {
             return Err(ENOTCONN);
         }
-        let region = Region::remote(memory, terms.offset, terms.length, self).map_err(|error| {
-            // The ways in which an endpoint that goes down fails.
-            if error == ESHUTDOWN || error == ENODEV {
-                ENOTCONN
-            } else {
-                error
-            }
-        })?;
+        let access = Access::Remote {
+            read: terms.rights & uapi::RIGHT_READ != 0,
+            write: terms.rights & uapi::RIGHT_WRITE != 0,
+        };
+        let region =
+            Region::remote(memory, terms.offset, terms.length, access, self).map_err(|error| {
+                // The ways in which an endpoint that goes down fails.
+                if error == ESHUTDOWN || error == ENODEV {
+                    ENOTCONN
+                } else {
+                    error
+                }
+            })?;
         let answered = Signal::new()?;
+        let fate = Fate::new()?;
+        let expires = match terms.ttl_ns {
+            0 => None,
+            limit => Some(Instant::now() + Delta::from_nanos(limit.min(MAX_TTL_NS) as i64)),
+        };
         let number = {
             let mut state = self.shared.state.lock();
             if let Phase::Down(_) = state.phase {
@@ -168,6 +209,10 @@ impl Endpoint {
                 number,
                 region: region.clone(),
                 revocation: Revocation::None,
+                fate: fate.clone(),
+                expires,
+                counted: terms.max_uses != 0,
+                asked: None,
                 answered,
             };
             // There is room, see above.
@@ -179,8 +224,9 @@ impl Endpoint {
         };
         let told = self.tell_alone(number, terms, &region, deadline);
         // From here on the grant's drop takes it back.
-        let grant = Grant::new(self.clone(), number)?;
+        let grant = Grant::new(self.clone(), number, region, fate)?;
         told?;
+        self.arm(expires);
         Ok(grant)
     }
 
@@ -218,6 +264,7 @@ impl Endpoint {
                 rights: terms.rights,
                 segment_shift: region.segment_bytes().trailing_zeros() as u8,
                 first: (index * KEYS) as u32,
+                max_uses: terms.max_uses,
                 count: keys.len() as u8,
                 keys: [0; KEYS],
             };
@@ -246,40 +293,10 @@ impl Endpoint {
         Ok(())
     }
 
-    /// Takes a grant back: tells the peer, waits until it has nothing under way, and ends the access. When this
-    /// returns, nothing of the peer's lands in the range, whatever the peer did.
+    /// Takes a grant back for its owner, see [`Shared::take_back`].
     pub(crate) fn take_back(&self, number: u32) {
-        let answer = {
-            let mut state = self.shared.state.lock();
-            let state = &mut *state;
-            let up = matches!(state.phase, Phase::Up);
-            let given = state
-                .grants
-                .given
-                .iter_mut()
-                .find(|given| given.number == number);
-            match given {
-                Some(given) if up && state.outbox.push_revoke(number) => {
-                    given.revocation = Revocation::Asked;
-                    Some(given.answered.clone())
-                }
-                _ => None,
-            }
-        };
-        if let Some(answer) = answer {
-            self.shared.pump(&self.connection);
-            // Without an answer the access ends all the same, just below.
-            let _answered = answer.wait_killable_for(ANSWER_MS);
-        }
-        let given = {
-            let mut state = self.shared.state.lock();
-            let grants = &mut state.grants;
-            let at = grants.given.iter().position(|given| given.number == number);
-            at.and_then(|at| grants.given.remove(at).ok())
-        };
-        if let Some(given) = given {
-            given.region.revoke();
-        }
+        self.shared
+            .take_back(&self.connection, number, uapi::GRANT_END_REVOKED);
     }
 
     /// Waits for the peer's next grant.
@@ -309,12 +326,109 @@ impl Endpoint {
 }
 
 impl Shared {
+    /// Tells the peer that a grant is taken back; the signal of its answer, unless none can come.
+    fn ask_back(&self, number: u32) -> Option<(Arc<Signal>, Instant<Monotonic>)> {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let up = matches!(state.phase, Phase::Up);
+        let given = state
+            .grants
+            .given
+            .iter_mut()
+            .find(|given| given.number == number)?;
+        let ask = given.revocation == Revocation::None;
+        if !up || (ask && !state.outbox.push_revoke(number)) {
+            return None;
+        }
+        if ask {
+            given.revocation = Revocation::Asked;
+        }
+        let asked = *given.asked.get_or_insert_with(Instant::now);
+        Some((given.answered.clone(), asked))
+    }
+
+    /// Takes a grant back: tells the peer, waits until it has nothing under way, and ends the access. When this
+    /// returns, nothing of the peer's lands in the range, whatever the peer did.
+    pub(super) fn take_back(&self, connection: &Connection<Self>, number: u32, why: u32) {
+        if let Some((answer, asked)) = self.ask_back(number) {
+            self.pump(connection);
+            // Without an answer the access ends all the same, just below.
+            let waited = u32::try_from(asked.elapsed().as_millis()).unwrap_or(ANSWER_MS);
+            let _answered = answer.wait_killable_for(ANSWER_MS.saturating_sub(waited));
+        }
+        self.fence(number, why);
+    }
+
+    /// Ends a grant's access and tells whoever watches it.
+    fn fence(&self, number: u32, why: u32) {
+        let region = {
+            let state = self.state.lock();
+            let mut given = state.grants.given.iter();
+            let given = given.find(|given| given.number == number);
+            given.map(|given| given.region.clone())
+        };
+        // The lock of the region makes a second caller wait for the first.
+        if let Some(region) = region {
+            region.revoke();
+        }
+        let given = {
+            let mut state = self.state.lock();
+            let grants = &mut state.grants;
+            let at = grants.given.iter().position(|given| given.number == number);
+            at.and_then(|at| grants.given.remove(at).ok())
+        };
+        if let Some(given) = given {
+            given.fate.settle(why);
+            drop(given);
+            self.grant_ended(number, why);
+        }
+    }
+
+    /// Takes back all grants whose time to live `due` chooses: first all are asked for, then all are waited for.
+    pub(super) fn fence_grants(
+        &self,
+        connection: &Connection<Self>,
+        why: u32,
+        due: impl Fn(Option<Instant<Monotonic>>) -> bool,
+    ) {
+        let next = |after: u32| {
+            let state = self.state.lock();
+            let numbers = state.grants.given.iter();
+            let behind = numbers.filter(|given| given.number > after && due(given.expires));
+            behind.map(|given| given.number).min()
+        };
+        let mut last = 0;
+        while let Some(number) = next(last) {
+            let _asked = self.ask_back(number);
+            last = number;
+        }
+        let mut last = 0;
+        while let Some(number) = next(last) {
+            self.take_back(connection, number, why);
+            last = number;
+        }
+    }
+
+    /// The peer gives a grant back, as it was asked to or because its uses are used up.
+    pub(super) fn take_answer(&self, number: u32) -> Result<(), Violation> {
+        let used = self.state.lock().grants.answered(number)?;
+        if let Some(number) = used {
+            self.fence(number, uapi::GRANT_END_USED);
+        }
+        Ok(())
+    }
+
     /// Ends all grants. The queue pair is gone.
     pub(super) fn end_grants(&self) {
-        let grants = core::mem::replace(&mut self.state.lock().grants, Grants::none());
-        for given in grants.given.iter() {
-            given.region.revoke();
+        loop {
+            let first = {
+                let state = self.state.lock();
+                state.grants.given.first().map(|given| given.number)
+            };
+            let Some(number) = first else { break };
+            self.fence(number, uapi::GRANT_END_ENDPOINT);
         }
+        let grants = core::mem::replace(&mut self.state.lock().grants, Grants::none());
         drop(grants);
         self.changed.notify_all();
     }

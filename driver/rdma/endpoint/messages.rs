@@ -8,7 +8,7 @@ use crate::{
     kx::{fifo::Fifo, rdma::connection::Connection},
     logic::{
         flow::Violation,
-        wire::{Body, GrantPart, Message, MESSAGE_BYTES},
+        wire::{Body, GrantPart, Message, Payload, MESSAGE_BYTES},
     },
     rdma::{grant::PeerGrant, Grant},
     uapi,
@@ -115,12 +115,21 @@ impl State {
     /// Sends what waits and is allowed. True when the outbox has more room than before.
     pub(super) fn send_messages(&mut self, connection: &Connection<Shared>) -> bool {
         let mut drained = false;
-        while connection.can_send_message() {
+        // Nothing comes after a last will.
+        while self.will.is_none() && connection.can_send_message() {
             if self.flow.credit_due() {
                 if self.send(connection, 0, Body::Credit).is_err() {
                     break;
                 }
                 self.flow.sent_credit();
+            } else if core::mem::take(&mut self.pulse.ping) {
+                // Without room for one the peer has not answered the last ones, and hears enough.
+                if self.flow.may_ping() {
+                    if self.send(connection, 0, Body::Ping).is_err() {
+                        break;
+                    }
+                    self.flow.sent_credit();
+                }
             } else if self.flow.has_control() && !self.outbox.is_empty() {
                 let Some((number, body)) = self.outbox.pop() else {
                     break;
@@ -156,7 +165,21 @@ impl State {
         true
     }
 
-    fn send(&mut self, connection: &Connection<Shared>, number: u32, body: Body) -> Result {
+    /// Sends a user's few bytes and tells the message's slot. The caller has a credit.
+    pub(super) fn send_payload(
+        &mut self,
+        connection: &Connection<Shared>,
+        payload: Payload,
+    ) -> Result<u16> {
+        self.send(connection, 0, Body::Send(payload))
+    }
+
+    pub(super) fn send(
+        &mut self,
+        connection: &Connection<Shared>,
+        number: u32,
+        body: Body,
+    ) -> Result<u16> {
         let message = Message {
             grant: number,
             generation: number,
@@ -199,6 +222,7 @@ impl Assembly {
             && partial.head.length == part.length
             && partial.head.label == part.label
             && partial.head.rights == part.rights
+            && partial.head.max_uses == part.max_uses
             && partial.head.segment_shift == part.segment_shift
             && partial.keys.len() == part.first as usize;
         if !same {
@@ -231,20 +255,22 @@ impl Shared {
     /// Reads a message of the peer's.
     pub(super) fn take_message(&self, bytes: &[u8; MESSAGE_BYTES]) -> Result<(), Violation> {
         let message = Message::decode(bytes).map_err(|_| Violation)?;
-        let is_credit = message.body == Body::Credit;
-        self.state
-            .lock()
-            .flow
-            .receive_message(is_credit, message.totals)?;
+        let budget = message.body.budget();
+        {
+            let mut state = self.state.lock();
+            state.flow.receive_message(budget, message.totals)?;
+        }
         if message.grant != message.generation {
             return Err(Violation);
         }
         match message.body {
-            Body::Credit => Ok(()),
+            Body::Credit | Body::Ping => Ok(()),
+            Body::LastWill(reason) => self.take_will(reason),
+            Body::Send(payload) => self.payload_came(&payload),
             Body::Split(length) => self.take_length(length),
             Body::Grant(part) => self.take_grant(message.grant, &part),
             Body::Revoke => self.take_revocation(message.grant),
-            Body::Revoked => self.state.lock().grants.answered(message.grant),
+            Body::Revoked => self.take_answer(message.grant),
         }
     }
 
@@ -258,7 +284,7 @@ impl Shared {
     }
 
     fn take_grant(&self, number: u32, part: &GrantPart) -> Result<(), Violation> {
-        if part.rights & !uapi::RIGHT_WRITE != 0 {
+        if part.rights & !(uapi::RIGHT_WRITE | uapi::RIGHT_READ) != 0 {
             return Err(Violation);
         }
         let Some(whole) = self.assembly.lock().add(number, part)? else {

@@ -6,28 +6,45 @@
 //! dropped anywhere. [`Endpoint`] adds the connection, which is torn down explicitly by
 //! [`Endpoint::shutdown`], for whichever reason comes first: destroy, close, the device's removal.
 
+mod alive;
 mod connect;
+mod ending;
 mod events;
+mod flying;
 mod grants;
 mod messages;
 mod operations;
+mod receives;
+mod stall;
+mod watches;
 
 pub(crate) use connect::{accept, connect};
-pub(crate) use grants::Terms;
-pub(crate) use operations::Op;
+pub(crate) use ending::Selector;
+pub(crate) use grants::{Terms, MAX_TTL_NS};
+pub(crate) use operations::{Between, Direction, Op};
+pub(crate) use receives::Target;
+pub(crate) use watches::Watched;
 
 use super::Domain;
 use crate::{
-    channel::Ticket,
     gauges::{Held, GAUGES},
     kx::{
         chain::Chain,
         fifo::Fifo,
-        rdma::{connection::Connection, transfer::Transfer},
+        rdma::{
+            connection::{Connection, MESSAGE_SLOTS, SEND_DEPTH},
+            transfer::Transfer,
+        },
+        signal::Signal,
+        task::is_exiting,
+        tick::Tick,
     },
-    logic::{flow::Flow, outcome::Down},
+    logic::{flow::Flow, outcome::Down, window::Window},
     uapi,
 };
+use alive::Pulse;
+use ending::Clockwork;
+use flying::Flying;
 use grants::Grants;
 use kernel::{
     new_condvar, new_mutex, new_spinlock,
@@ -36,8 +53,18 @@ use kernel::{
         atomic::{Atomic, Relaxed},
         Arc, CondVar, Mutex, SpinLock,
     },
+    time::{Instant, Monotonic},
 };
 use messages::{Assembly, Outbox};
+use receives::Receives;
+use stall::Stall;
+use watches::Watch;
+
+/// The window of a user's watermarks; `EINVAL` when they make no sense.
+pub(crate) fn window_of(high: u32, low: u32) -> Result<Window> {
+    const _: () = assert!(uapi::WINDOW_MAX == SEND_DEPTH);
+    Window::new(high, low, SEND_DEPTH).ok_or(EINVAL)
+}
 
 /// Where an endpoint is in its life. It only ever moves downwards.
 #[derive(Clone, Copy)]
@@ -68,12 +95,35 @@ struct State {
     flow: Flow,
     /// Operations that wait for credits or for room in the send queue, in order.
     pending: Chain<Transfer<operations::Posted>>,
-    /// Operations that were accepted and not completed yet, receives not counted.
+    /// How many they are.
+    queued: u32,
+    /// What the provider has, in order.
+    flying: Fifo<Flying>,
+    /// SENDs that the provider has, by the slots of their messages.
+    senders: KVec<Option<KBox<Transfer<operations::Posted>>>>,
+    /// Number of the next operation that is posted.
+    next_id: u64,
+    /// Bounds what the provider has.
+    window: Window,
+    /// Waiting for the peer's receives.
+    stall: Stall,
+    /// Operations that failed because the peer had no receive.
+    not_ready: u64,
+    /// Operations that were accepted and not completed yet, receives and watches not counted.
     in_flight: u32,
     /// Length of the peer's next WRITE_IMM, where the provider will not know it.
     announced: Option<u32>,
-    /// Receives that the user posted, in order.
-    receives: Fifo<Ticket>,
+    /// Receives that the user posted.
+    receives: Receives,
+    watches: Chain<Watch>,
+    watch_count: u32,
+    /// When the clock runs next.
+    next_tick: Option<Instant<Monotonic>>,
+    pulse: Pulse,
+    /// One of `PEER_END_*`.
+    peer_end: u32,
+    /// The slot of this side's last will, once it was sent.
+    will: Option<u16>,
     /// Whether receives can still be consumed.
     receiving: bool,
     /// Whether the queue pair went into error while it was being connected.
@@ -99,6 +149,8 @@ pub(crate) struct Shared {
     changed: CondVar,
     #[pin]
     assembly: Mutex<Assembly>,
+    /// Set when the peer has acknowledged the last will.
+    will_told: Arc<Signal>,
 }
 
 /// Serial of the next endpoint.
@@ -113,9 +165,22 @@ impl Shared {
             greeted: false,
             flow: Flow::new(0, 0),
             pending: Chain::new(),
+            queued: 0,
+            flying: Fifo::none(),
+            senders: KVec::new(),
+            next_id: 1,
+            window: window_of(0, 0)?,
+            stall: Stall::default(),
+            not_ready: 0,
             in_flight: 0,
             announced: None,
-            receives: Fifo::none(),
+            receives: Receives::none(),
+            watches: watches::none(),
+            watch_count: 0,
+            next_tick: None,
+            pulse: Pulse::default(),
+            peer_end: uapi::PEER_END_NONE,
+            will: None,
             receiving: true,
             flushed: false,
             unclaimed,
@@ -123,24 +188,35 @@ impl Shared {
             outbox: Outbox::none(),
             grants: Grants::none(),
         };
+        let will_told = Signal::new()?;
         Arc::pin_init(
             pin_init!(Self {
                 serial: SERIALS.fetch_add(1, Relaxed),
                 state <- new_spinlock!(state, "Endpoint::state"),
                 changed <- new_condvar!("Endpoint::changed"),
                 assembly <- new_mutex!(Assembly::none(), "Endpoint::assembly"),
+                will_told: will_told,
             }),
             GFP_KERNEL,
         )
     }
 
     /// Allocates what an endpoint needs to carry operations. Before its queue pair is made.
-    fn prepare(&self, depth: u32) -> Result {
-        let receives = Fifo::new(depth as usize)?;
+    fn prepare(&self, depth: u32, window: Window) -> Result {
+        let receives = Receives::new(depth as usize)?;
+        // Each record has a work request, or is a fence behind one.
+        let flying = Fifo::new(2 * SEND_DEPTH as usize)?;
+        let mut senders = KVec::with_capacity(MESSAGE_SLOTS as usize, GFP_KERNEL)?;
+        for _ in 0..MESSAGE_SLOTS {
+            senders.push(None, GFP_KERNEL)?;
+        }
         let outbox = Outbox::new()?;
         let grants = Grants::new()?;
         let mut state = self.state.lock();
         state.receives = receives;
+        state.flying = flying;
+        state.senders = senders;
+        state.window = window;
         state.outbox = outbox;
         state.grants = grants;
         Ok(())
@@ -174,9 +250,11 @@ impl Shared {
                 state.phase = Phase::Down(cause);
             }
             state.grants.wake();
+            state.stall.end();
         }
         self.changed.notify_all();
         self.fail_pending();
+        self.fail_watches();
     }
 }
 
@@ -187,6 +265,9 @@ pub(crate) struct Endpoint {
     #[pin]
     ending: Mutex<()>,
     shared: Arc<Shared>,
+    /// Time limits, heartbeats, ends of grants.
+    #[pin]
+    clock: Tick<Clockwork>,
     connection: Arc<Connection<Shared>>,
     domain: Arc<Domain>,
     /// Its place in the domain's list; 0 before it has one.
@@ -209,6 +290,7 @@ impl Endpoint {
         Arc::pin_init(
             pin_init!(Self {
                 ending <- new_mutex!((), "Endpoint::ending"),
+                clock <- Tick::new(Clockwork::new(shared.clone(), connection.clone())),
                 shared,
                 connection,
                 domain,
@@ -247,9 +329,18 @@ impl Endpoint {
     /// Whoever calls it second returns when the first is done.
     pub(crate) fn shutdown(&self, cause: Down) {
         let _ending = self.ending.lock();
+        self.bequeath(match cause {
+            Down::Device => uapi::PEER_END_DEVICE,
+            _ if is_exiting() => uapi::PEER_END_DIED,
+            _ => uapi::PEER_END_CLOSED,
+        });
         self.shared.go_down(cause);
+        self.clock.stop();
+        self.await_will();
         self.connection.shutdown();
         self.shared.fail_pending();
+        self.shared.end_flying();
+        self.shared.fail_watches();
         self.shared.end_receives();
         self.shared.end_grants();
         self.domain.forget_endpoint(self.place.load(Relaxed));
@@ -264,6 +355,10 @@ impl Endpoint {
         query.send_credits = state.flow.send_credits();
         query.recv_posted = state.flow.posted_receives();
         query.in_flight = state.in_flight;
+        query.posted = state.window.under_way();
+        (query.stalls, query.stalled_ns) = state.stall.totals();
+        query.not_ready = state.not_ready;
+        query.peer_end = state.peer_end;
         (query.state, query.error) = match state.phase {
             Phase::Connecting | Phase::Up => (uapi::ENDPOINT_UP, 0),
             Phase::Down(cause) => (uapi::ENDPOINT_DOWN, cause.errno()),

@@ -2,17 +2,15 @@
 
 //! Operations: from acceptance to their one completion.
 
-use super::{Endpoint, Phase, Shared, State};
+use super::{flying::Flying, Endpoint, Phase, Shared, State};
 use crate::{
     channel::Ticket,
-    kx::rdma::{
-        connection::{self, Connection},
-        transfer::Transfer,
-        Status,
-    },
+    kx::rdma::{connection::Connection, transfer::Transfer, Status},
     logic::{
+        operation::Operation,
         outcome::{errno, Down, Outcome, State as Terminal},
         range::Pieces,
+        wire::Payload,
     },
     memory::Region,
     rdma::PeerGrant,
@@ -26,8 +24,38 @@ const REVOKED: Outcome = Outcome {
     errno: errno::EACCES,
 };
 
-/// A checked WRITE.
-pub(crate) struct Op {
+/// The outcome of what has nothing to fail at.
+pub(super) const DONE: Outcome = Outcome {
+    state: Terminal::Ok,
+    errno: 0,
+};
+
+/// Most operations that wait in one endpoint for credits or room.
+const MAX_QUEUED: u32 = 4096;
+
+/// A checked operation.
+pub(crate) enum Op {
+    /// Between a buffer and a grant.
+    Transfer(Between),
+    /// A few bytes, copied when it was accepted.
+    Send(KBox<Payload>),
+    /// Waits for what came before.
+    Fence,
+}
+
+/// Which way the bytes go.
+#[derive(Clone, Copy)]
+pub(crate) enum Direction {
+    /// To the peer.
+    Write,
+    /// To the peer, with an immediate for one of its receives.
+    WriteImm(u32),
+    /// From the peer.
+    Read,
+}
+
+/// A transfer between this side's memory and the peer's.
+pub(crate) struct Between {
     /// The local memory on the endpoint's domain.
     pub(crate) region: Arc<Region>,
     /// The peer's memory.
@@ -38,25 +66,70 @@ pub(crate) struct Op {
     pub(crate) remote_offset: u64,
     /// Bytes.
     pub(crate) length: u32,
-    /// The immediate of a WRITE_IMM.
-    pub(crate) imm: Option<u32>,
+    /// Which way.
+    pub(crate) direction: Direction,
 }
 
 /// What an operation keeps until its completion. Field order is drop order: the user hears of it first, then the
 /// memory may go.
 pub(crate) struct Posted {
-    ticket: Ticket,
-    op: Op,
+    pub(super) ticket: Ticket,
+    pub(super) op: Op,
+    /// As long as it is queued; afterwards its [`Flying`] has it.
+    pub(super) life: Operation,
+    /// Its number among those that were posted.
+    pub(super) id: u64,
     /// Whether the peer has to be told the length first; see [`State::announce`].
     unannounced: bool,
+}
+
+impl Op {
+    fn grant(&self) -> Option<&Arc<PeerGrant>> {
+        match self {
+            Op::Transfer(between) => Some(&between.grant),
+            Op::Send(_) | Op::Fence => None,
+        }
+    }
+
+    /// Bytes that it moves.
+    fn length(&self) -> u32 {
+        match self {
+            Op::Transfer(between) => between.length,
+            Op::Send(payload) => payload.length,
+            Op::Fence => 0,
+        }
+    }
+
+    fn needs_credit(&self) -> bool {
+        match self {
+            Op::Transfer(between) => matches!(between.direction, Direction::WriteImm(_)),
+            Op::Send(_) => true,
+            Op::Fence => false,
+        }
+    }
+
+    /// Whether the peer's grant allows no more.
+    fn is_revoked(&self) -> bool {
+        self.grant()
+            .is_some_and(|grant| grant.is_revoked() || grant.is_used_up())
+    }
+}
+
+/// Why an operation ended without the provider.
+enum Unposted {
+    /// The provider, or the grant, refused it.
+    Refused(Error),
+    /// A fence behind nothing.
+    Done,
 }
 
 impl Endpoint {
     /// Takes an operation over. Its completion comes whatever happens.
     pub(crate) fn submit(&self, ticket: Ticket, op: Op) {
-        if op.grant.is_revoked() && !self.is_down() {
+        if op.is_revoked() && !self.is_down() {
             return ticket.complete(REVOKED);
         }
+        let deadline = ticket.deadline();
         let transfer = match build(ticket, op) {
             Ok(transfer) => transfer,
             Err((ticket, error)) => return ticket.fail(error),
@@ -64,40 +137,28 @@ impl Endpoint {
         let refused = {
             let mut state = self.shared.state.lock();
             match state.phase {
-                Phase::Down(cause) => Some((transfer, cause)),
+                Phase::Down(cause) => Some((transfer, Ok(cause))),
+                _ if state.queued >= MAX_QUEUED => Some((transfer, Err(ENOBUFS))),
                 Phase::Connecting | Phase::Up => {
                     state.pending.push_back(transfer);
+                    state.queued += 1;
                     state.in_flight += 1;
                     None
                 }
             }
         };
         match refused {
-            Some((transfer, cause)) => cut_off(transfer, cause),
-            None => self.shared.pump(&self.connection),
-        }
-    }
-
-    /// Takes a receive over.
-    pub(crate) fn post_receive(&self, ticket: Ticket) {
-        let refused = {
-            let mut state = self.shared.state.lock();
-            if !state.receiving || matches!(state.phase, Phase::Down(_)) {
-                Err((ticket, None))
-            } else if !state.flow.post_receive() {
-                Err((ticket, Some(ENOBUFS)))
-            } else {
-                // The depth bounds both, so that there is room.
-                state
-                    .receives
-                    .push(ticket)
-                    .map_err(|ticket| (ticket, Some(ENOBUFS)))
+            Some((transfer, Ok(cause))) => cut_off(transfer, cause.outcome()),
+            Some((transfer, Err(error))) => {
+                if let Some(Posted { ticket, op, .. }) = Transfer::into_body(transfer) {
+                    ticket.fail(error);
+                    drop(op);
+                }
             }
-        };
-        match refused {
-            Ok(()) => self.shared.pump(&self.connection),
-            Err((ticket, Some(error))) => ticket.fail(error),
-            Err((ticket, None)) => ticket.complete(self.shared.down_cause().outcome()),
+            None => {
+                self.arm(deadline);
+                self.shared.pump(&self.connection);
+            }
         }
     }
 
@@ -108,9 +169,17 @@ impl Endpoint {
 }
 
 /// Completes an operation that was never posted.
-fn cut_off(transfer: KBox<Transfer<Posted>>, cause: Down) {
-    if let Some(Posted { ticket, op, .. }) = Transfer::into_body(transfer) {
-        ticket.complete(cause.outcome());
+pub(super) fn cut_off(transfer: KBox<Transfer<Posted>>, outcome: Outcome) {
+    if let Some(posted) = Transfer::into_body(transfer) {
+        let Posted {
+            ticket,
+            op,
+            mut life,
+            ..
+        } = posted;
+        if let Some(outcome) = life.cut(outcome) {
+            ticket.complete(outcome);
+        }
         // The memory goes after the completion is posted, and without locks.
         drop(op);
     }
@@ -120,44 +189,55 @@ type Built = core::result::Result<KBox<Transfer<Posted>>, (Ticket, Error)>;
 
 /// Cuts an operation into work requests.
 fn build(ticket: Ticket, op: Op) -> Built {
-    let sizes = NonZero::new(op.region.segment_bytes()).zip(NonZero::new(op.grant.segment_bytes()));
-    let Some((local, remote)) = sizes else {
-        return Err((ticket, EINVAL));
-    };
-    let length = op.length.into();
-    let pieces = Pieces::new(op.offset, local, op.remote_offset, remote, length);
-    let imm = op.imm;
     // An allocation failure drops the ticket, which would say "canceled": so the box comes first.
     let mut transfer = match Transfer::empty() {
         Ok(transfer) => transfer,
         Err(error) => return Err((ticket, error)),
     };
-    for piece in pieces {
-        let key = |keys: &[u32], at: u64| keys.get(usize::try_from(at).ok()?).copied();
-        let keys = key(op.region.keys(), piece.local_segment)
-            .zip(key(op.grant.keys(), piece.remote_segment))
-            .ok_or(EINVAL);
-        let pushed = keys.and_then(|(lkey, rkey)| transfer.push(&piece, lkey, rkey));
-        if let Err(error) = pushed {
+    let mut unannounced = false;
+    if let Op::Transfer(between) = &op {
+        if let Err(error) = cut(&mut transfer, between) {
             return Err((ticket, error));
         }
-    }
-    if let Some(imm) = imm {
-        transfer.set_immediate(imm);
+        match between.direction {
+            Direction::Write => {}
+            Direction::WriteImm(imm) => {
+                transfer.set_immediate(imm);
+                unannounced = transfer.count() > 1;
+            }
+            Direction::Read => transfer.set_read(),
+        }
     }
     let posted = Posted {
-        unannounced: imm.is_some() && transfer.count() > 1,
+        unannounced,
         ticket,
         op,
+        life: Operation::new(),
+        id: 0,
     };
     Ok(Transfer::fill(transfer, posted))
+}
+
+fn cut(transfer: &mut Transfer<Posted>, between: &Between) -> Result {
+    let local = NonZero::new(between.region.segment_bytes()).ok_or(EINVAL)?;
+    let remote = NonZero::new(between.grant.segment_bytes()).ok_or(EINVAL)?;
+    let (offset, remote_offset) = (between.offset, between.remote_offset);
+    let pieces = Pieces::new(offset, local, remote_offset, remote, between.length.into());
+    for piece in pieces {
+        let key = |keys: &[u32], at: u64| keys.get(usize::try_from(at).ok()?).copied();
+        let (lkey, rkey) = key(between.region.keys(), piece.local_segment)
+            .zip(key(between.grant.keys(), piece.remote_segment))
+            .ok_or(EINVAL)?;
+        transfer.push(&piece, lkey, rkey)?;
+    }
+    Ok(())
 }
 
 impl Shared {
     /// Sends what may be sent: messages, then operations in order. Called after whatever may have made room.
     pub(super) fn pump(&self, connection: &Connection<Self>) {
         loop {
-            let (refused, broken) = {
+            let (unposted, broken) = {
                 let mut state = self.state.lock();
                 if !matches!(state.phase, Phase::Up) {
                     return;
@@ -165,78 +245,90 @@ impl Shared {
                 if state.send_messages(connection) {
                     self.changed.notify_all();
                 }
-                (state.send_operations(connection), state.broken)
+                let unposted = state.send_operations(connection);
+                if unposted.is_some() {
+                    state.in_flight = state.in_flight.saturating_sub(1);
+                }
+                (unposted, state.broken)
             };
             if broken {
                 self.go_down(Down::Transfer);
             }
             // Completed outside the lock: dropping memory may sleep.
-            let Some((transfer, error)) = refused else {
+            let Some((transfer, why)) = unposted else {
                 return;
             };
             let Some(Posted { ticket, op, .. }) = Transfer::into_body(transfer) else {
                 continue;
             };
-            self.retire();
-            if op.grant.is_revoked() {
-                ticket.complete(REVOKED);
-            } else if error == ESHUTDOWN {
-                ticket.complete(self.down_cause().outcome());
-            } else {
-                ticket.fail(error);
+            match why {
+                Unposted::Done => ticket.complete(DONE),
+                Unposted::Refused(_) if op.is_revoked() => ticket.complete(REVOKED),
+                Unposted::Refused(error) if error == ESHUTDOWN => {
+                    ticket.complete(self.down_cause().outcome());
+                }
+                Unposted::Refused(error) => ticket.fail(error),
             }
             drop(op);
         }
     }
 
-    /// One operation fewer, just before its completion is posted.
-    fn retire(&self) {
-        let mut state = self.state.lock();
-        state.in_flight = state.in_flight.saturating_sub(1);
-    }
-
-    /// Completes an operation that the provider has given back.
+    /// Completes an operation that the provider has given back, and the fences behind it.
     pub(super) fn finish(&self, posted: Posted, status: Status) {
-        self.retire();
-        let Posted { mut ticket, op, .. } = posted;
-        let down = {
+        let Posted {
+            mut ticket, op, id, ..
+        } = posted;
+        let (outcome, fences) = {
             let mut state = self.state.lock();
-            if op.grant.finish() {
-                // Without room the peer has revoked more than it granted, and will wait in vain.
-                let _ = state.outbox.push_revoked(op.grant.number());
+            let state = &mut *state;
+            if let Some(grant) = op.grant() {
+                if grant.finish() {
+                    if !grant.is_revoked() {
+                        // Used up. The operation keeps its own reference, so that nothing goes under the lock.
+                        let _gone = state.grants.revoked(grant.number());
+                    }
+                    // Without room the peer has revoked more than it granted, and will wait in vain.
+                    let _ = state.outbox.push_revoked(grant.number());
+                }
             }
-            match state.phase {
+            if status.is_not_ready() {
+                state.not_ready += 1;
+            }
+            let down = match state.phase {
                 Phase::Down(cause) => Some(cause),
                 Phase::Connecting | Phase::Up => None,
-            }
+            };
+            let completion = status.completion();
+            let revoked = op.grant().is_some_and(|grant| grant.is_revoked());
+            let outcome = state
+                .landed(id)
+                .and_then(|mut life| life.finish(completion, down, revoked))
+                .unwrap_or_else(|| completion.outcome(down, revoked));
+            state.in_flight = state.in_flight.saturating_sub(1);
+            (outcome, state.fences_reached())
         };
-        ticket.set_length(op.length);
+        ticket.set_length(op.length());
         ticket.set_provider_status(status.raw());
-        ticket.complete(status.completion().outcome(down, op.grant.is_revoked()));
+        ticket.complete(outcome);
         // The memory goes after the completion is posted, and without locks.
         drop(op);
+        self.end_fences(fences);
     }
 
     /// Completes what was never posted. The endpoint is down.
     pub(super) fn fail_pending(&self) {
         loop {
-            let transfer = self.state.lock().pending.pop();
-            let Some(transfer) = transfer else { return };
-            self.retire();
-            cut_off(transfer, self.down_cause());
-        }
-    }
-
-    /// Completes the receives that nothing will consume any more.
-    pub(super) fn end_receives(&self) {
-        loop {
-            let ticket = {
+            let transfer = {
                 let mut state = self.state.lock();
-                state.receiving = false;
-                state.receives.pop()
+                let transfer = state.pending.pop();
+                if transfer.is_some() {
+                    state.queued = state.queued.saturating_sub(1);
+                    state.in_flight = state.in_flight.saturating_sub(1);
+                }
+                transfer
             };
-            let Some(ticket) = ticket else { return };
-            ticket.complete(self.down_cause().outcome());
+            let Some(transfer) = transfer else { return };
+            cut_off(transfer, self.down_cause().outcome());
         }
     }
 
@@ -246,51 +338,131 @@ impl Shared {
 }
 
 impl State {
-    /// Posts operations in order as long as credits and room last. One that the provider refuses is given back.
+    /// Posts operations in order as long as credits, the window and room last. One that ends without the provider is
+    /// given back.
     fn send_operations(
         &mut self,
         connection: &Connection<Shared>,
-    ) -> Option<(KBox<Transfer<Posted>>, Error)> {
-        while let Some(transfer) = self.pending.front() {
-            let Posted { op, .. } = transfer.body()?;
-            if op.grant.is_revoked() {
-                return Some((self.pending.pop()?, EACCES));
+    ) -> Option<(KBox<Transfer<Posted>>, Unposted)> {
+        while let Some(front) = self.pending.front() {
+            let requests = front.count();
+            let Posted { op, .. } = front.body()?;
+            if op.is_revoked() {
+                return Some((self.unqueue()?, Unposted::Refused(EACCES)));
             }
-            let needs_credit = op.imm.is_some();
-            if needs_credit && self.flow.send_credits() == 0 {
+            if self.flying.is_full() {
                 return None;
             }
-            let grant = op.grant.clone();
-            let length = op.length;
-            let mut transfer = self.pending.pop()?;
-            let unannounced = transfer.body().is_some_and(|posted| posted.unannounced);
-            if unannounced {
-                // Announced only when it can be posted in the same breath: nothing may come between.
-                let ready = connection.room_for(transfer.count());
-                if !ready || !self.announce(connection, length) {
-                    self.pending.push_front(transfer);
-                    return None;
+            let is_fence = matches!(op, Op::Fence);
+            if is_fence {
+                let fence = self.unqueue()?;
+                if self.flying.len() == 0 {
+                    return Some((fence, Unposted::Done));
                 }
-                if let Some(posted) = transfer.body_mut() {
-                    posted.unannounced = false;
-                }
+                // There is room, see above.
+                let _ = self.flying.push(Flying::Fence(fence));
+                continue;
             }
-            match connection.post(transfer) {
-                Ok(posted) => {
-                    grant.begin();
-                    self.broken |= matches!(posted, connection::Posted::InPart);
-                    if needs_credit {
-                        // There was one, under this same lock.
-                        let _spent = self.flow.take_data();
-                    }
+            let (needs_credit, is_send) = (op.needs_credit(), matches!(op, Op::Send(_)));
+            if needs_credit && self.flow.send_credits() == 0 {
+                self.stall.begin();
+                return None;
+            }
+            self.stall.end();
+            if !self.window.admits(requests.max(1) as u32) {
+                return None;
+            }
+            let refused = if is_send {
+                self.post_send(connection)?
+            } else {
+                self.post_transfer(connection)?
+            };
+            if let Some((transfer, error)) = refused {
+                if error != EAGAIN {
+                    return Some((transfer, Unposted::Refused(error)));
                 }
-                Err((error, transfer)) if error == EAGAIN => {
-                    self.pending.push_front(transfer);
-                    return None;
-                }
-                Err((error, transfer)) => return Some((transfer, error)),
+                self.pending.push_front(transfer);
+                self.queued += 1;
+                return None;
+            }
+            if needs_credit {
+                // There was one, under this same lock.
+                let _spent = self.flow.take_data();
             }
         }
         None
+    }
+
+    fn unqueue(&mut self) -> Option<KBox<Transfer<Posted>>> {
+        let transfer = self.pending.pop()?;
+        self.queued = self.queued.saturating_sub(1);
+        Some(transfer)
+    }
+
+    /// Posts the transfer at the front; `None` when it has to wait, else what was refused, if it was.
+    #[allow(clippy::type_complexity)] // Reason: said in the line above.
+    fn post_transfer(
+        &mut self,
+        connection: &Connection<Shared>,
+    ) -> Option<Option<(KBox<Transfer<Posted>>, Error)>> {
+        let mut transfer = self.unqueue()?;
+        let requests = transfer.count() as u32;
+        let id = self.next_id;
+        let posted = transfer.body_mut()?;
+        posted.id = id;
+        let grant = posted.op.grant().cloned();
+        let (unannounced, length) = (posted.unannounced, posted.op.length());
+        let flying = Flying::of(posted, requests);
+        if unannounced {
+            // Announced only when it can be posted in the same breath: nothing may come between.
+            let ready = connection.room_for(transfer.count());
+            if !ready || !self.announce(connection, length) {
+                return Some(Some((transfer, EAGAIN)));
+            }
+            if let Some(posted) = transfer.body_mut() {
+                posted.unannounced = false;
+            }
+        }
+        match connection.post(transfer) {
+            Ok(posted) => {
+                if let Some(grant) = grant {
+                    grant.begin();
+                }
+                self.broken |= matches!(posted, crate::kx::rdma::connection::Posted::InPart);
+                self.took_off(flying, requests);
+                Some(None)
+            }
+            Err((error, transfer)) => Some(Some((transfer, error))),
+        }
+    }
+
+    /// Posts the SEND at the front, as above.
+    #[allow(clippy::type_complexity)] // Reason: as above.
+    fn post_send(
+        &mut self,
+        connection: &Connection<Shared>,
+    ) -> Option<Option<(KBox<Transfer<Posted>>, Error)>> {
+        if !connection.can_send_message() {
+            return None;
+        }
+        let mut transfer = self.unqueue()?;
+        let id = self.next_id;
+        let posted = transfer.body_mut()?;
+        posted.id = id;
+        let Op::Send(payload) = &posted.op else {
+            return Some(Some((transfer, EINVAL)));
+        };
+        let payload = **payload;
+        let flying = Flying::of(posted, 1);
+        match self.send_payload(connection, payload) {
+            Ok(slot) => {
+                if let Some(place) = self.senders.get_mut(usize::from(slot)) {
+                    *place = Some(transfer);
+                }
+                self.took_off(flying, 1);
+                Some(None)
+            }
+            Err(error) => Some(Some((transfer, error))),
+        }
     }
 }

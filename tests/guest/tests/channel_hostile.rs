@@ -98,7 +98,7 @@ fn channel_refuses_entries_by_member() {
                     timeout_ns: 1,
                     ..nop
                 },
-                Field::Reserved,
+                Field::Timeout,
             ),
             (abi::Sqe { endpoint: 1, ..nop }, Field::Reserved),
             (abi::Sqe { length: 1, ..nop }, Field::Reserved),

@@ -360,7 +360,7 @@ fn endpoint_sees_the_peer_die() {
         let done = complete(&mut channel, 1, guest.limit(10))?[0];
         ensure!(done.state() == State::PeerDead, "{done:?}");
         let errno = down(guest, &endpoint)?;
-        ensure!(errno == Errno::CONNRESET, "{errno}");
+        ensure!(errno == Errno::OWNERDEAD, "{errno}");
         ensure!(
             start.elapsed() < guest.limit(5),
             "it took {:?}",

@@ -126,6 +126,8 @@ pub(super) unsafe extern "C" fn message_sent<Q: Queue>(
     // SAFETY: As above.
     unsafe {
         in_callback::<Q>(queue, 0, |owner, view| {
+            // Told first: the slot's next use must not find this one's owner.
+            owner.message_done(view, index, status);
             // It came from this list, so there is room, unless teardown took the list away.
             let _ = view
                 .connection
@@ -133,7 +135,7 @@ pub(super) unsafe extern "C" fn message_sent<Q: Queue>(
                 .lock()
                 .free_messages
                 .push_within_capacity(index);
-            owner.message_done(view, status);
+            owner.slot_freed(view);
         });
     }
 }

@@ -38,9 +38,9 @@ use kernel::{
 };
 
 /// Work requests of operations that may be under way.
-const SEND_DEPTH: u32 = 256;
+pub(crate) const SEND_DEPTH: u32 = 256;
 /// Messages whose completion may be outstanding.
-const MESSAGE_SLOTS: u32 = flow::CONTROL + flow::CREDIT;
+pub(crate) const MESSAGE_SLOTS: u32 = flow::CONTROL + flow::CREDIT + flow::WILL;
 /// Registrations that may be under way.
 const REGISTRATIONS: u32 = 16;
 /// The markers that drain the two queues.
@@ -61,8 +61,10 @@ pub(crate) trait Queue: Handler {
     fn data(&self, connection: &InCallback<'_, Self>, imm: u32, length: u32);
     /// Something arrived that the protocol does not have.
     fn unexpected(&self, connection: &InCallback<'_, Self>);
-    /// A sent message's slot is free again.
-    fn message_done(&self, connection: &InCallback<'_, Self>, status: Status);
+    /// A message was sent or flushed, and its slot is about to be free again.
+    fn message_done(&self, connection: &InCallback<'_, Self>, slot: u16, status: Status);
+    /// A message's slot is free again.
+    fn slot_freed(&self, connection: &InCallback<'_, Self>);
     /// The receive queue is in error: nothing will arrive any more.
     fn receive_ended(&self, connection: &InCallback<'_, Self>, status: Status);
 }
@@ -250,6 +252,15 @@ impl<Q: Queue> Connection<Q> {
             )
         })?;
         NonNull::new(queue).ok_or(ENOMEM)
+    }
+
+    /// Moves the queue pair to the error state and tells the peer: everything under way is flushed. May sleep.
+    pub(crate) fn disconnect(&self) {
+        // Not open means that somebody else is tearing it down, which flushes as well.
+        let _ = self.with_id(|id| {
+            id.disconnect();
+            Ok(())
+        });
     }
 
     /// Runs `use_id` on the identifier; `ESHUTDOWN` when the connection is not open.

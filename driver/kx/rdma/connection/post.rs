@@ -106,8 +106,9 @@ impl<Q: Queue> Connection<Q> {
         gate.queue_pair.is_some() && !gate.free_messages.is_empty()
     }
 
-    /// Sends a control message. `EAGAIN` without a free slot, `ESHUTDOWN` after teardown began.
-    pub(crate) fn send_message(&self, message: &[u8; MESSAGE_BYTES]) -> Result {
+    /// Sends a control message and tells its slot, by which [`Queue::message_done`] will name it. `EAGAIN` without a
+    /// free slot, `ESHUTDOWN` after teardown began.
+    pub(crate) fn send_message(&self, message: &[u8; MESSAGE_BYTES]) -> Result<u16> {
         let mut gate = self.gate.lock();
         let (queue_pair, parts) = gate.queue_pair.zip(gate.parts).ok_or(ESHUTDOWN)?;
         // SAFETY: By the gate's invariant the parts are alive.
@@ -135,7 +136,7 @@ impl<Q: Queue> Connection<Q> {
             // It came from this list, so there is room.
             let _ = gate.free_messages.push_within_capacity(slot);
         }
-        result
+        result.map(|()| slot)
     }
 
     /// A received message; `None` after teardown began.
@@ -194,11 +195,7 @@ impl<Q: Queue> Connection<Q> {
             )?;
             self.post_registration(boxed)?;
             if !wait.done.wait_killable() {
-                // Failing means that somebody else is tearing it down, which flushes as well.
-                let _ = self.with_id(|id| {
-                    id.disconnect();
-                    Ok(())
-                });
+                self.disconnect();
                 wait.done.wait();
                 return Err(EINTR);
             }

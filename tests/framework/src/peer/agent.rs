@@ -88,6 +88,7 @@ impl<'a> Agent<'a> {
                     local: None,
                     recv_depth,
                     timeout: ms(limit_ms),
+                    ..ConnectOptions::default()
                 };
                 let endpoint = Endpoint::connect(self.context()?, address, &options)?;
                 Ok(Reply::Id(self.add(Object::Endpoint(endpoint))))

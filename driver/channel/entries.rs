@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! What entries may say, and what they name. Only ever looks at the kernel's copy of an entry.
+
+use super::ticket::MAX_TIMEOUT_NS;
+use crate::{
+    context::Context,
+    logic::{
+        range,
+        wire::{Payload, SEND_BYTES},
+    },
+    rdma::{Between, Direction, Endpoint, Target, Watched},
+    uapi::{self, Sqe},
+};
+use kernel::prelude::*;
+
+/// Largest transfer of one operation, in bytes.
+pub(crate) const MAX_OP_BYTES: u32 = 4 << 20;
+
+/// Which member is wrong, and how.
+pub(super) type Refusal = (u16, Error);
+
+/// Which members an operation uses beyond `op`, `user_data` and `trace_id`.
+struct Uses {
+    endpoint: bool,
+    buffer: bool,
+    grant: bool,
+    offset: bool,
+    remote: bool,
+    length: bool,
+    imm: bool,
+    timeout: bool,
+    flags: u8,
+}
+
+impl Uses {
+    const NONE: Self = Self {
+        endpoint: false,
+        buffer: false,
+        grant: false,
+        offset: false,
+        remote: false,
+        length: false,
+        imm: false,
+        timeout: false,
+        flags: 0,
+    };
+    const TRANSFER: Self = Self {
+        endpoint: true,
+        buffer: true,
+        grant: true,
+        offset: true,
+        remote: true,
+        length: true,
+        timeout: true,
+        ..Self::NONE
+    };
+
+    /// `None` for an operation that is not there.
+    fn of(op: u8) -> Option<Self> {
+        Some(match op {
+            uapi::OP_NOP => Self::NONE,
+            uapi::OP_RECV => Self {
+                grant: false,
+                remote: false,
+                ..Self::TRANSFER
+            },
+            uapi::OP_WRITE | uapi::OP_READ => Self::TRANSFER,
+            uapi::OP_WRITE_IMM => Self {
+                imm: true,
+                ..Self::TRANSFER
+            },
+            uapi::OP_SEND => Self {
+                grant: false,
+                remote: false,
+                imm: true,
+                ..Self::TRANSFER
+            },
+            uapi::OP_FENCE => Self {
+                endpoint: true,
+                timeout: true,
+                ..Self::NONE
+            },
+            uapi::OP_CANCEL => Self {
+                endpoint: true,
+                offset: true,
+                flags: uapi::SQE_CANCEL_ENDPOINT | uapi::SQE_CANCEL_ALL | uapi::SQE_CANCEL_QUEUED,
+                ..Self::NONE
+            },
+            uapi::OP_WATCH => Self {
+                endpoint: true,
+                grant: true,
+                offset: true,
+                length: true,
+                imm: true,
+                timeout: true,
+                ..Self::NONE
+            },
+            _ => return None,
+        })
+    }
+}
+
+/// Refuses what an operation does not use, and flags that it does not have.
+pub(super) fn check(entry: &Sqe) -> Result<(), Refusal> {
+    let Some(uses) = Uses::of(entry.op) else {
+        return Err((uapi::FIELD_OP, EINVAL));
+    };
+    if entry.flags & !uses.flags != 0 {
+        return Err((uapi::FIELD_FLAGS, EINVAL));
+    }
+    let members = [
+        (uses.endpoint, u64::from(entry.endpoint)),
+        (uses.buffer, entry.buffer.into()),
+        (uses.grant, entry.grant.into()),
+        (uses.offset, entry.offset),
+        (uses.remote, entry.remote_offset),
+        (uses.length, entry.length.into()),
+        (uses.imm, entry.imm.into()),
+        (false, entry.reserved.into()),
+    ];
+    if members.iter().any(|(used, value)| !used && *value != 0) {
+        return Err((uapi::FIELD_RESERVED, EINVAL));
+    }
+    if entry.timeout_ns > MAX_TIMEOUT_NS || (!uses.timeout && entry.timeout_ns != 0) {
+        return Err((uapi::FIELD_TIMEOUT, EINVAL));
+    }
+    if entry.op == uapi::OP_CANCEL {
+        check_cancel(entry)?;
+    }
+    let of_grant = entry.op == uapi::OP_WATCH && entry.grant != 0;
+    if of_grant && (entry.offset != 0 || entry.length != 0 || entry.imm != 0) {
+        return Err((uapi::FIELD_RESERVED, EINVAL));
+    }
+    Ok(())
+}
+
+fn check_cancel(entry: &Sqe) -> Result<(), Refusal> {
+    let all = entry.flags & uapi::SQE_CANCEL_ALL != 0;
+    let endpoint = entry.flags & uapi::SQE_CANCEL_ENDPOINT != 0;
+    if all && endpoint {
+        return Err((uapi::FIELD_FLAGS, EINVAL));
+    }
+    if (all || endpoint) && entry.offset != 0 {
+        return Err((uapi::FIELD_OFFSET, EINVAL));
+    }
+    if all && entry.endpoint != 0 {
+        return Err((uapi::FIELD_ENDPOINT, EINVAL));
+    }
+    Ok(())
+}
+
+fn at(field: u16) -> impl Fn(Error) -> Refusal {
+    move |error| (field, error)
+}
+
+/// What a WRITE, WRITE_IMM or READ names.
+pub(super) fn between(
+    context: &Context,
+    endpoint: &Endpoint,
+    entry: &Sqe,
+) -> Result<Between, Refusal> {
+    let buffer = context
+        .buffer(entry.buffer)
+        .map_err(at(uapi::FIELD_BUFFER))?;
+    let grant = context
+        .peer_grant(entry.grant)
+        .map_err(at(uapi::FIELD_GRANT))?;
+    if !endpoint.gave(&grant) {
+        return Err((uapi::FIELD_GRANT, EINVAL));
+    }
+    let (direction, right) = match entry.op {
+        uapi::OP_READ => (Direction::Read, uapi::RIGHT_READ),
+        uapi::OP_WRITE_IMM => (Direction::WriteImm(entry.imm), uapi::RIGHT_WRITE),
+        _ => (Direction::Write, uapi::RIGHT_WRITE),
+    };
+    if grant.rights() & right == 0 {
+        return Err((uapi::FIELD_GRANT, EPERM));
+    }
+    if entry.length == 0 {
+        return Err((uapi::FIELD_LENGTH, EINVAL));
+    }
+    if entry.length > MAX_OP_BYTES {
+        return Err((uapi::FIELD_LENGTH, EMSGSIZE));
+    }
+    let length = u64::from(entry.length);
+    if !range::within(entry.offset, length, buffer.memory().bytes()) {
+        return Err((uapi::FIELD_OFFSET, EINVAL));
+    }
+    if !range::within(entry.remote_offset, length, grant.length()) {
+        return Err((uapi::FIELD_REMOTE_OFFSET, EINVAL));
+    }
+    let region = buffer.region(endpoint).map_err(at(uapi::FIELD_NONE))?;
+    Ok(Between {
+        region,
+        grant,
+        offset: entry.offset,
+        remote_offset: entry.remote_offset,
+        length: entry.length,
+        direction,
+    })
+}
+
+/// The bytes of a SEND, copied now.
+pub(super) fn payload(context: &Context, entry: &Sqe) -> Result<KBox<Payload>, Refusal> {
+    let mut payload = KBox::new(
+        Payload {
+            imm: entry.imm,
+            length: entry.length,
+            bytes: [0; SEND_BYTES],
+        },
+        GFP_KERNEL,
+    )
+    .map_err(|_| (uapi::FIELD_NONE, ENOMEM))?;
+    if entry.length == 0 && entry.buffer == 0 && entry.offset == 0 {
+        // The immediate alone.
+        return Ok(payload);
+    }
+    let buffer = context
+        .buffer(entry.buffer)
+        .map_err(at(uapi::FIELD_BUFFER))?;
+    let Some(bytes) = payload.bytes.get_mut(..entry.length as usize) else {
+        return Err((uapi::FIELD_LENGTH, EMSGSIZE));
+    };
+    let memory = buffer.memory();
+    if !range::within(entry.offset, entry.length.into(), memory.bytes()) {
+        return Err((uapi::FIELD_OFFSET, EINVAL));
+    }
+    memory.pages().read(entry.offset, bytes);
+    Ok(payload)
+}
+
+/// Where a RECV wants the bytes of a SEND.
+pub(super) fn target(context: &Context, entry: &Sqe) -> Result<Option<Target>, Refusal> {
+    if entry.buffer == 0 {
+        if entry.offset != 0 || entry.length != 0 {
+            return Err((uapi::FIELD_RESERVED, EINVAL));
+        }
+        return Ok(None);
+    }
+    let buffer = context
+        .buffer(entry.buffer)
+        .map_err(at(uapi::FIELD_BUFFER))?;
+    let memory = buffer.memory().clone();
+    if entry.length == 0 {
+        return Err((uapi::FIELD_LENGTH, EINVAL));
+    }
+    if !range::within(entry.offset, entry.length.into(), memory.bytes()) {
+        return Err((uapi::FIELD_OFFSET, EINVAL));
+    }
+    Ok(Some(Target {
+        memory,
+        offset: entry.offset,
+        length: entry.length,
+    }))
+}
+
+/// What a WATCH of arrivals waits for.
+pub(super) fn watched(entry: &Sqe) -> Result<Watched, Refusal> {
+    let mask = u32::try_from(entry.offset).map_err(|_| (uapi::FIELD_OFFSET, EINVAL))?;
+    if entry.length == 0 {
+        return Err((uapi::FIELD_LENGTH, EINVAL));
+    }
+    if entry.imm & !mask != 0 {
+        return Err((uapi::FIELD_IMM, EINVAL));
+    }
+    Ok(Watched::Arrivals {
+        imm: entry.imm,
+        mask,
+        left: entry.length,
+    })
+}

@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The calling thread.
+
+use super::raw;
+
+/// Whether it is leaving, so that its files close by themselves and not by a call of its own.
+pub(crate) fn is_exiting() -> bool {
+    // SAFETY: Reads the calling thread's own flags.
+    unsafe { raw::dmaplane_is_exiting() }
+}

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Whether the peer is alive: heartbeats while both are, a last will when one ends.
+
+use super::{Endpoint, Phase, Shared};
+use crate::{
+    kx::rdma::connection::Connection,
+    logic::{
+        flow::Violation,
+        outcome::{Down, State as Terminal},
+        wire::Body,
+    },
+    module_parameters, uapi,
+};
+use kernel::{
+    prelude::*,
+    time::{Delta, Instant, Monotonic},
+};
+
+/// Beats without a word of the peer's after which it counts as dead. Each beat of the peer's sends one.
+const SILENT_BEATS: u32 = 10;
+
+/// How long a last will may take to be acknowledged, in milliseconds. Without it the peer learns of the end all the
+/// same, but not why.
+const WILL_MS: u32 = 40;
+
+/// Time between two beats, in milliseconds.
+pub(super) fn interval_ms() -> u32 {
+    let wanted: u32 = module_parameters::heartbeat_ms.value();
+    wanted.clamp(10, 60_000)
+}
+
+/// What is known of the peer's life.
+#[derive(Default)]
+pub(super) struct Pulse {
+    /// Something came since the last beat.
+    pub(super) heard: bool,
+    silent: u32,
+    next: Option<Instant<Monotonic>>,
+    /// A PING waits to be sent.
+    pub(super) ping: bool,
+}
+
+impl Shared {
+    /// Beats, when it is time: asks for a PING, and ends the endpoint of a peer that is silent. The next beat's time.
+    pub(super) fn beat(
+        &self,
+        connection: &Connection<Self>,
+        now: Instant<Monotonic>,
+    ) -> Option<Instant<Monotonic>> {
+        let silent = {
+            let mut state = self.state.lock();
+            if !matches!(state.phase, Phase::Up) {
+                return None;
+            }
+            let next = now + Delta::from_millis(interval_ms().into());
+            let pulse = &mut state.pulse;
+            match pulse.next {
+                Some(moment) if (now - moment).is_negative() => return Some(moment),
+                // The first beat only sets the time.
+                None => pulse.next = Some(next),
+                Some(_) => {
+                    pulse.next = Some(next);
+                    pulse.ping = true;
+                    pulse.silent = if pulse.heard { 0 } else { pulse.silent + 1 };
+                    pulse.heard = false;
+                }
+            }
+            let silent = pulse.silent >= SILENT_BEATS;
+            if silent {
+                state.peer_end = uapi::PEER_END_SILENT;
+            }
+            silent
+        };
+        if silent {
+            self.go_down(Down::Unreachable);
+            connection.disconnect();
+            return None;
+        }
+        self.pump(connection);
+        self.state.lock().pulse.next
+    }
+
+    /// The peer says that it ends.
+    pub(super) fn take_will(&self, reason: u32) -> Result<(), Violation> {
+        let cause = match reason {
+            uapi::PEER_END_CLOSED => Down::Peer,
+            uapi::PEER_END_DIED => Down::Died,
+            uapi::PEER_END_DEVICE => Down::Peer,
+            _ => return Err(Violation),
+        };
+        self.state.lock().peer_end = reason;
+        self.go_down(cause);
+        Ok(())
+    }
+
+    /// Notes how the peer ended, where it has not said so itself.
+    pub(super) fn note_end(&self, cause: Down) {
+        let silent = cause.outcome().state == Terminal::PeerDead && cause == Down::Unreachable;
+        let mut state = self.state.lock();
+        if silent && state.peer_end == uapi::PEER_END_NONE {
+            state.peer_end = uapi::PEER_END_SILENT;
+        }
+    }
+}
+
+impl Endpoint {
+    /// Tells the peer that this side ends, and why. Does not wait: [`Self::shutdown`] does.
+    pub(crate) fn bequeath(&self, reason: u32) {
+        let mut state = self.shared.state.lock();
+        let state = &mut *state;
+        if !matches!(state.phase, Phase::Up) || state.will.is_some() {
+            return;
+        }
+        // Without a slot the peer learns of the end by the connection's.
+        if let Ok(slot) = state.send(&self.connection, 0, Body::LastWill(reason)) {
+            state.will = Some(slot);
+        }
+    }
+
+    /// Waits a moment for the peer to acknowledge the last will, if there is one.
+    pub(super) fn await_will(&self) {
+        if self.shared.state.lock().will.is_some() {
+            self.shared.will_told.wait_for(WILL_MS);
+        }
+    }
+}

@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Operations that end before their time: by a cancel of their owner, or because their time limit passed.
+
+use super::{
+    flying::Flying,
+    operations::{cut_off, Posted},
+    receives::Receive,
+    watches::Watch,
+    Endpoint, Phase, Shared, State,
+};
+use crate::{
+    channel::{Ticket, TicketKey},
+    kx::{
+        rdma::{connection::Connection, transfer::Transfer},
+        tick::{Tick, Ticked},
+    },
+    logic::operation::{Ask, End},
+    uapi,
+};
+use kernel::{
+    prelude::*,
+    sync::Arc,
+    time::{Delta, Instant, Monotonic},
+};
+
+/// Which operations.
+#[derive(Clone, Copy)]
+pub(crate) enum Selector {
+    /// The first one of this channel and name.
+    One(TicketKey),
+    /// All.
+    All,
+    /// Those whose time limit has passed at this moment.
+    Due(Instant<Monotonic>),
+}
+
+/// What an attempt to end operations did.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Tally {
+    /// Operations that ended, or will as soon as the provider gives them back.
+    pub(crate) ended: u32,
+    /// Operations that the provider has and that were spared.
+    pub(crate) spared: u32,
+}
+
+/// Milliseconds that a moment is ahead, rounded up, at least 1.
+fn ahead_ms(moment: Instant<Monotonic>) -> u32 {
+    let left = moment - Instant::now();
+    if left.is_negative() {
+        return 1;
+    }
+    u32::try_from(left.as_millis_ceil())
+        .unwrap_or(u32::MAX / 2)
+        .clamp(1, MAX_SLEEP_MS)
+}
+
+/// Longest time between two looks, in milliseconds.
+const MAX_SLEEP_MS: u32 = 1_000_000;
+
+impl Selector {
+    fn wants(&self, key: TicketKey, deadline: Option<Instant<Monotonic>>) -> bool {
+        match self {
+            Selector::One(one) => *one == key,
+            Selector::All => true,
+            Selector::Due(now) => deadline.is_some_and(|deadline| !(*now - deadline).is_negative()),
+        }
+    }
+
+    fn wants_ticket(&self, ticket: &Ticket) -> bool {
+        self.wants(ticket.key(), ticket.deadline())
+    }
+}
+
+/// An operation that was taken out of its queue to end.
+enum Taken {
+    Operation(KBox<Transfer<Posted>>),
+    Receive(Receive),
+    Watch(KBox<Watch>),
+}
+
+impl Taken {
+    /// Completes it. Not under a lock: what it keeps may sleep when it goes.
+    fn end(self, end: End) {
+        match self {
+            Taken::Operation(transfer) => {
+                // It has left the queue, so that nobody else ends it.
+                cut_off(transfer, end.outcome());
+            }
+            Taken::Receive(receive) => receive.ticket.complete(end.outcome()),
+            Taken::Watch(watch) => KBox::into_inner(watch).ticket.complete(end.outcome()),
+        }
+    }
+}
+
+impl State {
+    /// Takes the first operation that the driver itself still has.
+    fn take(&mut self, selector: &Selector) -> Option<Taken> {
+        let found = self.pending.remove_first(|transfer| {
+            let ticket = transfer.body().map(|posted| &posted.ticket);
+            ticket.is_some_and(|ticket| selector.wants_ticket(ticket))
+        });
+        if let Some(transfer) = found {
+            self.queued = self.queued.saturating_sub(1);
+            self.in_flight = self.in_flight.saturating_sub(1);
+            return Some(Taken::Operation(transfer));
+        }
+        let wanted = |ticket: &Ticket| selector.wants_ticket(ticket);
+        if let Some(receive) = self.receives.take(wanted) {
+            return Some(Taken::Receive(receive));
+        }
+        if let Some(watch) = self.take_watch(|watch| selector.wants_ticket(&watch.ticket)) {
+            return Some(Taken::Watch(watch));
+        }
+        let fence = self
+            .flying
+            .remove_first(|flying| flying.fence().is_some_and(wanted))?;
+        match fence {
+            Flying::Fence(fence) => {
+                self.in_flight = self.in_flight.saturating_sub(1);
+                Some(Taken::Operation(fence))
+            }
+            Flying::Provider(_) => None,
+        }
+    }
+
+    /// Asks for the end of what the provider has.
+    fn ask(&mut self, selector: &Selector, end: End, spare: bool, limit: u32) -> Tally {
+        let mut tally = Tally::default();
+        self.flying.for_each(|flying| {
+            let Flying::Provider(named) = flying else {
+                return;
+            };
+            let wanted = tally.ended + tally.spared < limit;
+            if !wanted || !selector.wants(named.key, named.deadline) {
+                return;
+            }
+            if spare {
+                tally.spared += 1;
+            } else if named.life.ask(end) == Ask::Flush {
+                tally.ended += 1;
+            }
+        });
+        tally
+    }
+
+    /// The earliest time limit.
+    fn next_deadline(&mut self) -> Option<Instant<Monotonic>> {
+        let mut next = None;
+        let mut look = |deadline: Option<Instant<Monotonic>>| {
+            next = earlier(next, deadline);
+        };
+        self.pending.for_each(|transfer| {
+            look(transfer.body().and_then(|posted| posted.ticket.deadline()));
+        });
+        let waiting = &mut self.receives.waiting;
+        waiting.for_each(|receive| look(receive.ticket.deadline()));
+        self.watches.for_each(|watch| look(watch.ticket.deadline()));
+        self.flying.for_each(|flying| match flying {
+            Flying::Provider(named) => look(named.deadline),
+            Flying::Fence(_) => look(flying.fence().and_then(Ticket::deadline)),
+        });
+        next
+    }
+}
+
+/// The earlier of two moments.
+pub(super) fn earlier(
+    one: Option<Instant<Monotonic>>,
+    other: Option<Instant<Monotonic>>,
+) -> Option<Instant<Monotonic>> {
+    match (one, other) {
+        (Some(a), Some(b)) if (b - a).is_negative() => Some(b),
+        (Some(a), _) => Some(a),
+        (None, b) => b,
+    }
+}
+
+impl Shared {
+    /// Ends operations: what the driver has at once, what the provider has by ending the endpoint, unless it is to
+    /// be spared.
+    fn end_early(
+        &self,
+        connection: &Connection<Self>,
+        selector: &Selector,
+        end: End,
+        spare: bool,
+    ) -> Tally {
+        // Only what is there now: others may go on submitting.
+        let (limit, one) = {
+            let state = self.state.lock();
+            let waiting = state.receives.waiting.len() as u32;
+            let all = state.in_flight + waiting + state.watch_count;
+            let one = matches!(selector, Selector::One(_));
+            (if one { all.min(1) } else { all }, one)
+        };
+        let mut tally = Tally::default();
+        while tally.ended < limit {
+            let taken = self.state.lock().take(selector);
+            let Some(taken) = taken else { break };
+            taken.end(end);
+            tally.ended += 1;
+        }
+        if one && tally.ended > 0 {
+            return tally;
+        }
+        let asked = self.state.lock().ask(selector, end, spare, limit);
+        if asked.ended > 0 {
+            self.go_down(end.cause());
+            connection.disconnect();
+        }
+        // Operations that left the queue may let others through.
+        self.pump(connection);
+        Tally {
+            ended: tally.ended + asked.ended,
+            spared: asked.spared,
+        }
+    }
+}
+
+impl Endpoint {
+    /// Cancels operations of the endpoint. What the provider has ends with the endpoint, unless it is to be spared.
+    pub(crate) fn cancel(&self, selector: &Selector, spare: bool) -> Tally {
+        let connection = &self.connection;
+        self.shared
+            .end_early(connection, selector, End::Canceled, spare)
+    }
+
+    /// Has the clock look at a time limit when it passes.
+    pub(super) fn arm(&self, deadline: Option<Instant<Monotonic>>) {
+        let Some(deadline) = deadline else { return };
+        let mut state = self.shared.state.lock();
+        let sooner = state
+            .next_tick
+            .is_none_or(|next| (deadline - next).is_negative());
+        if sooner {
+            state.next_tick = Some(deadline);
+            // Under the lock, so that a later moment does not win over an earlier one.
+            self.clock.run_within(ahead_ms(deadline));
+        }
+    }
+}
+
+/// What an endpoint does as time passes.
+pub(super) struct Clockwork {
+    shared: Arc<Shared>,
+    connection: Arc<Connection<Shared>>,
+}
+
+impl Clockwork {
+    /// Of one endpoint.
+    pub(super) fn new(shared: Arc<Shared>, connection: Arc<Connection<Shared>>) -> Self {
+        Self { shared, connection }
+    }
+}
+
+impl Ticked for Clockwork {
+    fn tick(&self, clock: &Tick<Self>) {
+        let now = Instant::now();
+        let shared = &self.shared;
+        shared.end_early(&self.connection, &Selector::Due(now), End::Expired, false);
+        if shared.is_down() {
+            // The peer's access ends here, also when its owner leaves the endpoint as it is.
+            shared.fence_grants(&self.connection, uapi::GRANT_END_ENDPOINT, |_| true);
+            return;
+        }
+        let expired = |moment: Instant<Monotonic>| !(now - moment).is_negative();
+        shared.fence_grants(&self.connection, uapi::GRANT_END_EXPIRED, |expires| {
+            expires.is_some_and(expired)
+        });
+        let beat = shared.beat(&self.connection, now);
+        let mut state = shared.state.lock();
+        let next = earlier(state.next_deadline(), state.grants.next_expiry());
+        state.next_tick = earlier(next, beat);
+        if let Some(next) = state.next_tick {
+            clock.run_within(ahead_ms(next));
+        } else if let Phase::Down(_) = state.phase {
+            clock.run_within(1);
+        }
+    }
+}
+
+impl Shared {
+    /// The first beat of a connection that came up.
+    pub(super) fn first_tick(&self) -> Instant<Monotonic> {
+        Instant::now() + Delta::from_millis(super::alive::interval_ms().into())
+    }
+}

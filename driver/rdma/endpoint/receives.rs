@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Receives: what the peer's WRITE_IMMs and SENDs consume.
+//!
+//! A receive that is canceled leaves its credit behind, because the peer may be spending it already. The next receive
+//! takes the credit over, and with it what came meanwhile: so nothing that arrives is lost.
+
+use super::{operations::DONE, Endpoint, Phase, Shared};
+use crate::{
+    channel::Ticket,
+    kx::fifo::Fifo,
+    logic::{
+        flow::{Flow, Violation},
+        wire::Payload,
+    },
+    memory::Memory,
+};
+use kernel::{prelude::*, sync::Arc};
+
+/// Where a SEND's bytes go.
+pub(crate) struct Target {
+    /// The memory; the caller has checked the range.
+    pub(crate) memory: Arc<Memory>,
+    /// Start, bytes.
+    pub(crate) offset: u64,
+    /// Bytes.
+    pub(crate) length: u32,
+}
+
+/// A receive that waits.
+pub(super) struct Receive {
+    pub(super) ticket: Ticket,
+    target: Option<Target>,
+}
+
+/// What came.
+pub(super) struct Arrival {
+    pub(super) imm: u32,
+    length: u32,
+    /// The bytes of a SEND.
+    payload: Option<KBox<Payload>>,
+}
+
+/// The receives of one endpoint, with all their memory allocated at the start.
+pub(super) struct Receives {
+    /// Those that wait, in order.
+    pub(super) waiting: Fifo<Receive>,
+    /// Credits of receives that were canceled.
+    orphans: u32,
+    /// What came on such credits, in order.
+    arrived: Fifo<Arrival>,
+}
+
+/// What becomes of a receive that the user posts.
+enum Posting {
+    /// It waits.
+    Waits,
+    /// Something is here for it already.
+    Meets(Receive, Arrival),
+    /// It cannot be.
+    Refused(Receive, Option<Error>),
+}
+
+impl Receives {
+    /// No room.
+    pub(super) const fn none() -> Self {
+        Self {
+            waiting: Fifo::none(),
+            orphans: 0,
+            arrived: Fifo::none(),
+        }
+    }
+
+    /// Room for a depth.
+    pub(super) fn new(depth: usize) -> Result<Self> {
+        Ok(Self {
+            waiting: Fifo::new(depth)?,
+            orphans: 0,
+            arrived: Fifo::new(depth)?,
+        })
+    }
+
+    fn post(&mut self, flow: &mut Flow, receive: Receive) -> Posting {
+        if let Some(arrival) = self.arrived.pop() {
+            return Posting::Meets(receive, arrival);
+        }
+        if self.orphans > 0 {
+            self.orphans -= 1;
+        } else if !flow.post_receive() {
+            return Posting::Refused(receive, Some(ENOBUFS));
+        }
+        // The depth bounds both, so that there is room.
+        match self.waiting.push(receive) {
+            Ok(()) => Posting::Waits,
+            Err(receive) => Posting::Refused(receive, Some(ENOBUFS)),
+        }
+    }
+
+    /// Something came: the receive for it, unless it has to wait for one. A violation when nobody told the peer of
+    /// room for it.
+    fn arrive(&mut self, arrival: Arrival) -> Result<Option<(Receive, Arrival)>, Violation> {
+        if let Some(receive) = self.waiting.pop() {
+            return Ok(Some((receive, arrival)));
+        }
+        self.orphans = self.orphans.checked_sub(1).ok_or(Violation)?;
+        // There is room: arrivals that wait are as many as credits were left behind.
+        self.arrived.push(arrival).map_err(|_| Violation)?;
+        Ok(None)
+    }
+
+    /// Takes a receive that is to end before its time.
+    pub(super) fn take(&mut self, wanted: impl Fn(&Ticket) -> bool) -> Option<Receive> {
+        let receive = self
+            .waiting
+            .remove_first(|receive| wanted(&receive.ticket))?;
+        self.orphans += 1;
+        Some(receive)
+    }
+}
+
+impl Receive {
+    /// Completes it with what came. Copies the bytes of a SEND, so never under a lock.
+    fn complete(mut self, arrival: &Arrival) {
+        let payload = arrival.payload.as_deref();
+        let bytes = payload.map_or(&[][..], Payload::bytes);
+        let room = self.target.as_ref().map_or(0, |target| target.length);
+        self.ticket.set_arrival(arrival.imm, arrival.length);
+        if bytes.len() > room as usize {
+            return self.ticket.fail(EMSGSIZE);
+        }
+        if let Some(target) = &self.target {
+            target.memory.pages().write(target.offset, bytes);
+        }
+        self.ticket.complete(DONE);
+    }
+}
+
+impl Endpoint {
+    /// Takes a receive over. Its completion comes whatever happens.
+    pub(crate) fn post_receive(&self, ticket: Ticket, target: Option<Target>) {
+        let deadline = ticket.deadline();
+        let receive = Receive { ticket, target };
+        let posting = {
+            let mut state = self.shared.state.lock();
+            let state = &mut *state;
+            if !state.receiving || matches!(state.phase, Phase::Down(_)) {
+                Posting::Refused(receive, None)
+            } else {
+                state.receives.post(&mut state.flow, receive)
+            }
+        };
+        match posting {
+            Posting::Waits => {
+                self.arm(deadline);
+                self.shared.pump(&self.connection);
+            }
+            Posting::Meets(receive, arrival) => receive.complete(&arrival),
+            Posting::Refused(Receive { ticket, target }, why) => {
+                match why {
+                    Some(error) => ticket.fail(error),
+                    None => ticket.complete(self.shared.down_cause().outcome()),
+                }
+                drop(target);
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// A WRITE_IMM came.
+    pub(super) fn data_came(&self, imm: u32, length: u32) -> Result<(), Violation> {
+        let met = {
+            let mut state = self.state.lock();
+            let state = &mut *state;
+            let length = state.announced.take().unwrap_or(length);
+            state.flow.receive_data()?;
+            state.receives.arrive(Arrival {
+                imm,
+                length,
+                payload: None,
+            })?
+        };
+        self.deliver(met, imm);
+        Ok(())
+    }
+
+    /// A SEND came; its credit was counted with its message.
+    pub(super) fn payload_came(&self, payload: &Payload) -> Result<(), Violation> {
+        let (imm, length) = (payload.imm, payload.length);
+        // Without memory the arrival would be lost: better the endpoint, visibly.
+        let boxed = KBox::new(*payload, GFP_KERNEL).map_err(|_| Violation)?;
+        let met = self.state.lock().receives.arrive(Arrival {
+            imm,
+            length,
+            payload: Some(boxed),
+        })?;
+        self.deliver(met, imm);
+        Ok(())
+    }
+
+    fn deliver(&self, met: Option<(Receive, Arrival)>, imm: u32) {
+        if let Some((receive, arrival)) = met {
+            receive.complete(&arrival);
+        }
+        self.count_arrival(imm);
+    }
+
+    /// Completes the receives that nothing will consume any more.
+    pub(super) fn end_receives(&self) {
+        loop {
+            let receive = {
+                let mut state = self.state.lock();
+                state.receiving = false;
+                state.receives.waiting.pop()
+            };
+            let Some(Receive { ticket, target }) = receive else {
+                return;
+            };
+            ticket.complete(self.down_cause().outcome());
+            drop(target);
+        }
+    }
+}
