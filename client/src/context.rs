@@ -64,6 +64,14 @@ pub struct Info {
     pub page_bytes: u32,
     /// RDMA devices that the driver can use now.
     pub rdma_devices: u32,
+    /// Most bytes of a SEND.
+    pub max_send_bytes: u32,
+    /// Quota of buffers' bytes in one context.
+    pub max_context_bytes: u64,
+    /// Quota of endpoints in one context.
+    pub max_endpoints: u32,
+    /// Quota of channels in one context.
+    pub max_channels: u32,
 }
 
 impl Info {
@@ -74,9 +82,11 @@ impl Info {
 
     /// Names of the capabilities; those unknown to this library as hexadecimal bits.
     pub fn capability_names(&self) -> Vec<String> {
-        const NAMES: [(u64, &str); 2] = [
+        const NAMES: [(u64, &str); 4] = [
             (abi::CAP_HOST_BUFFERS, "host-buffers"),
             (abi::CAP_RDMA, "rdma"),
+            (abi::CAP_POLL, "poll"),
+            (abi::CAP_SQPOLL, "sqpoll"),
         ];
         let known = NAMES
             .iter()
@@ -104,6 +114,10 @@ impl From<abi::Query> for Info {
             max_handles: query.max_handles,
             page_bytes: query.page_bytes,
             rdma_devices: query.rdma_devices,
+            max_send_bytes: query.max_send_bytes,
+            max_context_bytes: query.max_context_bytes,
+            max_endpoints: query.max_endpoints,
+            max_channels: query.max_channels,
         }
     }
 }

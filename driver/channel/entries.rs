@@ -223,7 +223,8 @@ pub(super) fn payload(context: &Context, entry: &Sqe) -> Result<KBox<Payload>, R
         return Err((uapi::FIELD_LENGTH, EMSGSIZE));
     };
     let memory = buffer.memory();
-    if !range::within(entry.offset, entry.length.into(), memory.bytes()) {
+    let empty = entry.length == 0 && entry.offset <= memory.bytes();
+    if !empty && !range::within(entry.offset, entry.length.into(), memory.bytes()) {
         return Err((uapi::FIELD_OFFSET, EINVAL));
     }
     memory.pages().read(entry.offset, bytes);

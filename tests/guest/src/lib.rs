@@ -2,6 +2,10 @@
 
 //! What the suites share: a connection to the peer, with a buffer granted in either direction.
 
+mod local;
+
+pub use local::Local;
+
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Both sides of a connection in one process.
+
+use dmaplane::{
+    Buffer, ConnectOptions, Context, Endpoint, GrantTerms, Listener, LocalGrant, Placement,
+    RemoteGrant,
+};
+use dmaplane_testkit::{Guest, Result, ensure, poll};
+
+/// Two endpoints of one process, each in a context of its own, connected to each other.
+///
+/// Fields are dropped from top to bottom.
+#[derive(Debug)]
+pub struct Local {
+    /// The side that connected.
+    pub near: Endpoint,
+    /// The side that accepted.
+    pub far: Endpoint,
+    /// What `near` belongs to.
+    pub near_context: Context,
+    /// What `far` belongs to.
+    pub far_context: Context,
+}
+
+impl Local {
+    /// Connects both sides, each with a depth of 64 receives and the default window.
+    ///
+    /// # Errors
+    /// When they cannot be connected.
+    pub fn new(guest: &Guest) -> Result<Self> {
+        Self::with_window(guest, (0, 0))
+    }
+
+    /// Connects both sides; `near` has the window's watermarks.
+    ///
+    /// # Errors
+    /// When they cannot be connected.
+    pub fn with_window(guest: &Guest, window: (u32, u32)) -> Result<Self> {
+        let near_context = Context::open()?;
+        let far_context = Context::open()?;
+        let listener = Listener::bind(&far_context, guest.local_any_port(), 4)?;
+        let limit = guest.limit(10);
+        let options = ConnectOptions {
+            recv_depth: 64,
+            timeout: limit,
+            window,
+            ..Default::default()
+        };
+        let (near, far) = std::thread::scope(|scope| {
+            let accept = scope.spawn(|| listener.accept(64, limit));
+            let near = Endpoint::connect(&near_context, listener.local(), &options);
+            (near, accept.join())
+        });
+        let far = far.map_err(|_| dmaplane_testkit::anyhow!("the accepting thread panicked"))??;
+        Ok(Self {
+            near: near?,
+            far,
+            near_context,
+            far_context,
+        })
+    }
+
+    /// A buffer of the far side's of one page, granted to the near one on `terms`.
+    ///
+    /// # Errors
+    /// When it cannot be made or granted.
+    pub fn granted(
+        &self,
+        guest: &Guest,
+        terms: &GrantTerms,
+    ) -> Result<(Buffer, LocalGrant, RemoteGrant)> {
+        let buffer = Buffer::create(&self.far_context, 4096, Placement::Any)?;
+        let limit = guest.limit(10);
+        let own = self.far.grant_on(&buffer, 0..4096, terms, limit)?;
+        let given = self.near.wait_grant(limit)?;
+        Ok((buffer, own, given))
+    }
+
+    /// Waits until the near side may send `count` arrivals.
+    ///
+    /// # Errors
+    /// When the credits do not come.
+    pub fn credited(&self, guest: &Guest, count: u32) -> Result<()> {
+        let seen = poll::until(guest.limit(10), || {
+            let credits = self.near.query()?.send_credits;
+            Ok((credits == count).then_some(()))
+        })?;
+        ensure!(seen.is_some(), "never {count} credits");
+        Ok(())
+    }
+}
