@@ -10,6 +10,7 @@ pub(crate) use entries::MAX_OP_BYTES;
 pub(crate) use ticket::{Ticket, TicketKey};
 
 use crate::{
+    context::quota::Charge,
     gauges::{Held, GAUGES},
     kx::{eventfd::EventFd, pages::PAGE_BYTES, shared::SharedMemory, vma::Mapped},
     logic::ring::{self, Slots},
@@ -47,6 +48,7 @@ pub(crate) struct Channel {
     completions: SpinLock<Completions>,
     #[pin]
     posted: CondVar,
+    _charge: Charge,
     _count: Held,
 }
 
@@ -60,7 +62,12 @@ const CQ_TAIL: usize = offset_of!(uapi::RingHeader, cq_tail);
 
 impl Channel {
     /// Allocates both rings. `EINVAL` for sizes that are no powers of two or out of range.
-    pub(crate) fn new(sq_entries: u32, cq_entries: u32, eventfd: i32) -> Result<Arc<Self>> {
+    pub(crate) fn new(
+        sq_entries: u32,
+        cq_entries: u32,
+        eventfd: i32,
+        charge: Charge,
+    ) -> Result<Arc<Self>> {
         let valid = ring::valid_entries(sq_entries) && ring::valid_entries(cq_entries);
         if !valid || cq_entries < sq_entries {
             return Err(EINVAL);
@@ -82,6 +89,7 @@ impl Channel {
                 head <- new_mutex!(0, "Channel::head"),
                 completions <- new_spinlock!(Completions::default(), "Channel::completions"),
                 posted <- new_condvar!("Channel::posted"),
+                _charge: charge,
                 _count: GAUGES.channels.hold(1),
             }),
             GFP_KERNEL,

@@ -2,7 +2,7 @@
 
 //! The ioctls: each checks its argument, does one thing, and writes its results back.
 
-use super::{table::MAX_HANDLES, Context, Object};
+use super::{quota::Kind, table::MAX_HANDLES, Context, Object};
 use crate::{
     channel::{Channel, MAX_OP_BYTES},
     kx::{
@@ -84,7 +84,7 @@ impl Context {
             return Err(E2BIG);
         }
         let placement = Placement::new(want.placement, want.node)?;
-        let memory = Memory::new(want.bytes, placement)?;
+        let memory = Memory::new(want.bytes, placement, &self.quota)?;
         want.bytes = memory.bytes();
         want.handle = self.insert(Object::Buffer(Buffer::new(memory)?))?;
         want.mmap_offset = Handle::from_raw(want.handle).mmap_offset();
@@ -123,7 +123,8 @@ impl Context {
             want.poll_idle_us,
         ])?;
         zero(&[want.poll_node as u32])?;
-        let channel = Channel::new(want.sq_entries, want.cq_entries, want.eventfd)?;
+        let charge = self.quota.charge(Kind::Channels, 1)?;
+        let channel = Channel::new(want.sq_entries, want.cq_entries, want.eventfd, charge)?;
         want.mmap_bytes = channel.memory().bytes() as u64;
         (want.sq_offset, want.cq_offset) = channel.offsets();
         want.handle = self.insert(Object::Channel(channel))?;
@@ -169,7 +170,8 @@ impl Context {
             want.recv_depth,
             window_of(want.window_high, want.window_low)?,
         );
-        let endpoint = listener.accept(&self.domains, terms, deadline)?;
+        let charge = self.quota.charge(Kind::Endpoints, 1)?;
+        let endpoint = listener.accept(&self.domains, terms, charge, deadline)?;
         want.peer = endpoint.peer();
         want.endpoint = self.insert(Object::Endpoint(endpoint))?;
         let handle = want.endpoint;
@@ -182,7 +184,8 @@ impl Context {
         zero(&[want.flags])?;
         check_depth(want.recv_depth)?;
         let deadline = Deadline::after(want.timeout_ns);
-        let endpoint = connect(&self.domains, want, deadline)?;
+        let charge = self.quota.charge(Kind::Endpoints, 1)?;
+        let endpoint = connect(&self.domains, want, charge, deadline)?;
         want.endpoint = self.insert(Object::Endpoint(endpoint))?;
         let handle = want.endpoint;
         self.hand_out(&arg, handle)
@@ -267,9 +270,9 @@ fn query(arg: usize) -> Result {
         page_bytes: PAGE_BYTES as u32,
         rdma_devices: REGISTRY.lock().devices() as u32,
         max_send_bytes: SEND_BYTES as u32,
-        max_context_bytes: u64::MAX,
-        max_endpoints: MAX_HANDLES as u32,
-        max_channels: MAX_HANDLES as u32,
+        max_context_bytes: Kind::Bytes.limit(),
+        max_endpoints: Kind::Endpoints.limit() as u32,
+        max_channels: Kind::Channels.limit() as u32,
     };
     arg.write()
 }

@@ -4,6 +4,7 @@
 
 mod device;
 mod ioctl;
+pub(crate) mod quota;
 mod table;
 
 pub(crate) use device::Node;
@@ -22,6 +23,7 @@ use kernel::{
     prelude::*,
     sync::{Arc, Mutex},
 };
+use quota::Quota;
 use table::Table;
 
 /// An object that a handle names.
@@ -54,14 +56,17 @@ pub(crate) struct Context {
     table: Mutex<Table>,
     #[pin]
     domains: Domains,
+    quota: Arc<Quota>,
     _count: Held,
 }
 
 impl Context {
     /// An empty context.
     fn new() -> Result<Arc<Self>> {
+        let quota = Quota::new()?;
         Arc::pin_init(
             pin_init!(Self {
+                quota: quota,
                 table <- new_mutex!(Table::new(), "Context::table"),
                 domains <- Domains::new(),
                 _count: GAUGES.contexts.hold(1),

@@ -7,6 +7,7 @@ mod region;
 pub(crate) use region::Region;
 
 use crate::{
+    context::quota::{Charge, Kind, Quota},
     gauges::{Held, GAUGES},
     kx::{
         pages::{node_has_memory, node_ids, Node, Pages, PAGE_BYTES},
@@ -31,6 +32,7 @@ pub(crate) struct Memory {
     pages: Pages,
     placement: Placement,
     mappings: Atomic<usize>,
+    _charge: Charge,
     _buffers: Held,
     _bytes: Held,
 }
@@ -69,7 +71,9 @@ impl Placement {
 
 impl Memory {
     /// Allocates whole pages for `bytes`; see [`Pages::new`] for the errors.
-    pub(crate) fn new(bytes: u64, placement: Placement) -> Result<Arc<Self>> {
+    pub(crate) fn new(bytes: u64, placement: Placement, quota: &Arc<Quota>) -> Result<Arc<Self>> {
+        let whole = bytes.checked_next_multiple_of(PAGE_BYTES as u64);
+        let charge = quota.charge(Kind::Bytes, whole.ok_or(E2BIG)?)?;
         let bytes = usize::try_from(bytes).map_err(|_| E2BIG)?;
         let pages = Pages::new(bytes.div_ceil(PAGE_BYTES), placement.source())?;
         let bytes = pages.count() * PAGE_BYTES;
@@ -78,6 +82,7 @@ impl Memory {
                 pages,
                 placement,
                 mappings: Atomic::new(0),
+                _charge: charge,
                 _buffers: GAUGES.buffers.hold(1),
                 _bytes: GAUGES.bytes.hold(bytes),
             },

@@ -7,6 +7,7 @@ use super::{
     Domains, Endpoint,
 };
 use crate::{
+    context::quota::Charge,
     gauges::{Held, GAUGES},
     kx::{
         fifo::Fifo,
@@ -160,6 +161,7 @@ impl Listener {
         &self,
         domains: &Domains,
         terms: (u32, Window),
+        charge: Charge,
         deadline: Deadline,
     ) -> Result<Arc<Endpoint>> {
         loop {
@@ -177,7 +179,7 @@ impl Listener {
                 continue;
             }
             let Pending { id, shared, hello } = pending;
-            return endpoint::accept(domains, id, shared, hello, terms, deadline);
+            return endpoint::accept(domains, id, shared, hello, terms, charge, deadline);
         }
     }
 

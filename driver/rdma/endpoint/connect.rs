@@ -4,6 +4,7 @@
 
 use super::{Endpoint, Phase, Shared, Step};
 use crate::{
+    context::quota::Charge,
     kx::{net::Address, rdma::cm::CmId},
     logic::{flow::Flow, outcome::Down, window::Window, wire::Hello},
     rdma::Domains,
@@ -71,6 +72,7 @@ fn unresolved(error: Error) -> Error {
 pub(crate) fn connect(
     domains: &Domains,
     request: &uapi::Connect,
+    charge: Charge,
     deadline: Deadline,
 ) -> Result<Arc<Endpoint>> {
     let remote = Address::from_uapi(&request.remote)?;
@@ -92,7 +94,7 @@ pub(crate) fn connect(
     shared.wait_step(deadline)?.map_err(unresolved)?;
     id.resolve_route(limit()?)?;
     shared.wait_step(deadline)??;
-    let endpoint = open(domains, id, shared, request.recv_depth, window)?;
+    let endpoint = open(domains, id, shared, (request.recv_depth, window), charge)?;
     let result = (|| {
         let hello = Hello {
             depth: request.recv_depth,
@@ -112,14 +114,15 @@ pub(crate) fn accept(
     shared: Arc<Shared>,
     hello: Hello,
     terms: (u32, Window),
+    charge: Charge,
     deadline: Deadline,
 ) -> Result<Arc<Endpoint>> {
-    let (depth, window) = terms;
+    let (depth, _) = terms;
     shared.greet(depth, hello);
     // The user's limit is for the wait; a peer that is here already gets the time that a handshake takes.
     let deadline = deadline.at_least_ms(HANDSHAKE_MS);
     // Whatever goes wrong with this one connection says nothing about the listener.
-    let endpoint = open(domains, id, shared, depth, window).map_err(|error| {
+    let endpoint = open(domains, id, shared, terms, charge).map_err(|error| {
         if error == ENOMEM {
             error
         } else {
@@ -142,15 +145,16 @@ fn open(
     domains: &Domains,
     id: CmId<Shared>,
     shared: Arc<Shared>,
-    depth: u32,
-    window: Window,
+    (depth, window): (u32, Window),
+    charge: Charge,
 ) -> Result<Arc<Endpoint>> {
     let device = id.device().ok_or(ENODEV)?;
     shared.prepare(depth, window)?;
     // From here on the domain keeps the device: the name is read afterwards.
     let domain = domains.on(device)?;
     let (local, peer) = (id.local().to_uapi(), id.peer().to_uapi());
-    let endpoint = Endpoint::new(shared, domain.clone(), local, peer, device.name())?;
+    let addresses = (local, peer);
+    let endpoint = Endpoint::new(shared, domain.clone(), addresses, device.name(), charge)?;
     domain.add_endpoint(&endpoint, |pd, place| {
         endpoint.place.store(place, Relaxed);
         endpoint.connection.open(id, pd, depth)

@@ -27,6 +27,7 @@ pub(crate) use watches::Watched;
 
 use super::Domain;
 use crate::{
+    context::quota::Charge,
     gauges::{Held, GAUGES},
     kx::{
         chain::Chain,
@@ -275,6 +276,7 @@ pub(crate) struct Endpoint {
     local: uapi::SockAddr,
     peer: uapi::SockAddr,
     device: [u8; 64],
+    _charge: Charge,
     _count: Held,
 }
 
@@ -282,9 +284,9 @@ impl Endpoint {
     fn new(
         shared: Arc<Shared>,
         domain: Arc<Domain>,
-        local: uapi::SockAddr,
-        peer: uapi::SockAddr,
+        (local, peer): (uapi::SockAddr, uapi::SockAddr),
         device: [u8; 64],
+        charge: Charge,
     ) -> Result<Arc<Self>> {
         let connection = Connection::new(shared.clone())?;
         Arc::pin_init(
@@ -298,6 +300,7 @@ impl Endpoint {
                 local,
                 peer,
                 device,
+                _charge: charge,
                 _count: GAUGES.endpoints.hold(1),
             }),
             GFP_KERNEL,

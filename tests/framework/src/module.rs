@@ -41,8 +41,16 @@ pub fn is_loaded() -> bool {
 /// # Errors
 /// What finit_module(2) says, or that no node appeared.
 pub fn load(path: &Path, limit: Duration) -> Result<()> {
+    load_with(path, c"", limit)
+}
+
+/// Loads the module with parameters, `name=value` with spaces between.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with(path: &Path, parameters: &CStr, limit: Duration) -> Result<()> {
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    rustix::system::finit_module(&file, c"", 0).context("finit_module")?;
+    rustix::system::finit_module(&file, parameters, 0).context("finit_module")?;
     let device = Path::new(dmaplane::DEVICE_PATH);
     let there = poll::until(limit, || Ok(device.exists().then_some(())))?;
     there.with_context(|| format!("{} did not appear", device.display()))

@@ -56,6 +56,39 @@ impl Link {
     }
 }
 
+/// An interface that sends nothing, until this is dropped.
+#[derive(Debug)]
+pub struct Muted(String);
+
+impl Link {
+    /// Loses all that the interface sends. Nobody is told: the link stays up, and what others send arrives.
+    ///
+    /// # Errors
+    /// What tc(8) says.
+    pub fn mute(&self) -> Result<Muted> {
+        tc(&["add", "dev", &self.netdev, "root", "netem", "loss", "100%"])?;
+        Ok(Muted(self.netdev.clone()))
+    }
+}
+
+impl Drop for Muted {
+    fn drop(&mut self) {
+        if let Err(error) = tc(&["del", "dev", &self.0, "root"]) {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+fn tc(args: &[&str]) -> Result<()> {
+    let status = Command::new("tc")
+        .arg("qdisc")
+        .args(args)
+        .status()
+        .context("cannot run tc")?;
+    ensure!(status.success(), "tc qdisc {}: {status}", args.join(" "));
+    Ok(())
+}
+
 fn rdma(args: &[&str]) -> Result<String> {
     let output = Command::new("rdma")
         .args(args)

@@ -2,10 +2,33 @@
 
 //! The module comes and goes. Needs the driver for itself.
 
-use dmaplane::{Buffer, Channel, Context, Entry, Placement};
-use dmaplane_guest_tests::complete;
+use std::ffi::CStr;
+use std::time::Duration;
+
+use dmaplane::{Buffer, Channel, Context, Entry, Errno, Placement, State};
+use dmaplane_guest_tests::{Connection, complete, refusal};
+use dmaplane_testkit::guest::Topology;
+use dmaplane_testkit::peer::client::unexpected;
+use dmaplane_testkit::peer::protocol::{Reply, Request};
+use dmaplane_testkit::rdma::Link;
 use dmaplane_testkit::run::test_without_gauges;
-use dmaplane_testkit::{ErrorContext as _, Gauges, ensure, gauges, module};
+use dmaplane_testkit::{ErrorContext as _, Gauges, Guest, Result, ensure, gauges, module, poll};
+
+/// Loads the module with parameters for `work`, and without them afterwards, whatever became of it.
+fn with_parameters(
+    guest: &Guest,
+    parameters: &CStr,
+    work: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let path = module::path()?;
+    let limit = guest.limit(5);
+    module::unload(limit)?;
+    let loaded = module::load_with(&path, parameters, limit);
+    let result = loaded.and_then(|()| work());
+    module::unload(limit)?;
+    module::load(&path, limit)?;
+    result
+}
 
 #[test]
 fn module_loads_and_unloads_again_and_again() {
@@ -33,5 +56,72 @@ fn module_loads_and_unloads_again_and_again() {
             complete(&mut channel, 1, limit)?[0].result()?;
         }
         Ok(())
+    });
+}
+
+#[test]
+fn module_quotas_hold_for_each_context() {
+    test_without_gauges(|guest| {
+        let parameters = c"max_context_mib=2 max_endpoints=1 max_channels=2";
+        with_parameters(guest, parameters, || {
+            let context = Context::open()?;
+            let limits = *context.limits();
+            ensure!(limits.max_context_bytes == 2 << 20, "{limits:?}");
+            ensure!(
+                (limits.max_endpoints, limits.max_channels) == (1, 2),
+                "{limits:?}"
+            );
+            let first = Buffer::create(&context, 1 << 20, Placement::Any)?;
+            let _second = Buffer::create(&context, 1 << 20, Placement::Any)?;
+            let third = || Buffer::create(&context, 1, Placement::Any);
+            ensure!(refusal(third())? == Errno::DQUOT);
+            // A mapping keeps the memory, and so its charge; another context has its own quota.
+            let mapping = first.into_mapping();
+            ensure!(refusal(third())? == Errno::DQUOT);
+            let other = Context::open()?;
+            Buffer::create(&other, 2 << 20, Placement::Any)?;
+            drop(mapping);
+            third()?;
+            let channel = || Channel::builder().entries(1).build(&context);
+            let _channels = (channel()?, channel()?);
+            ensure!(refusal(channel())? == Errno::DQUOT);
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn module_heartbeat_finds_a_silent_peer() {
+    test_without_gauges(|guest| {
+        let here = [Topology::Numa2, Topology::Numa4];
+        guest.require(&here, "both sides must be this module's")?;
+        // Far below the time that the transport's own retries take.
+        let beat = guest.pick(c"heartbeat_ms=50", c"heartbeat_ms=500");
+        with_parameters(guest, beat, || {
+            let mut connection = Connection::to_peer(guest)?;
+            let mut channel = Channel::builder().entries(8).build(&connection.context)?;
+            // Idle, but alive: more than ten beats pass.
+            let idle = guest.pick(Duration::from_millis(700), Duration::from_secs(7));
+            channel.push(Entry::watch(&connection.endpoint, 0, 0, 1).time_limit(idle))?;
+            let done = complete(&mut channel, 1, guest.limit(20))?[0];
+            ensure!(done.state() == State::Timeout, "{done:?}");
+            channel.push(Entry::watch(&connection.endpoint, 0, 0, 1))?;
+            channel.submit()?;
+            let endpoint = connection.remote;
+            let muted = Link::only()?.mute()?;
+            let found = poll::until(guest.limit(20), || {
+                match connection.peer.ask(Request::Query { endpoint })? {
+                    Reply::Endpoint { up: true, .. } => Ok(None),
+                    Reply::Endpoint { error, .. } => Ok(Some(error)),
+                    other => Err(unexpected(&other)),
+                }
+            })?;
+            ensure!(found == Some(Errno::TIMEDOUT.raw_os_error()), "{found:?}");
+            // The peer's end reaches this side, which hears though it is not heard.
+            let done = complete(&mut channel, 1, guest.limit(20))?[0];
+            drop(muted);
+            ensure!(done.state() == State::PeerDead, "{done:?}");
+            Ok(())
+        })
     });
 }
