@@ -2,7 +2,7 @@
 
 //! dmaplane: buffer orchestration beneath AI transport libraries. ARCHITECTURE.md is the map.
 
-use crate::{context::Node, gauges::Gauges};
+use crate::{context::Node, gauges::Gauges, windows::Windows};
 use kernel::{
     debugfs::{Dir, Scope},
     miscdevice::{MiscDeviceOptions, MiscDeviceRegistration},
@@ -22,6 +22,7 @@ mod rdma;
 #[path = "../uapi/src/abi.rs"]
 mod uapi;
 mod wait;
+mod windows;
 
 module! {
     type: Dmaplane,
@@ -63,6 +64,8 @@ struct Dmaplane {
     _registry: kx::global::Life,
     #[pin]
     _gauges: Scope<&'static Gauges>,
+    #[pin]
+    _windows: Scope<&'static Windows>,
     _dir: Dir,
 }
 
@@ -72,6 +75,7 @@ impl kernel::InPlaceModule for Dmaplane {
         let dir = Dir::new(c"dmaplane");
         try_pin_init!(Self {
             _gauges <- gauges::debugfs(&dir),
+            _windows <- windows::debugfs(&dir),
             _client: kx::rdma::client::Registration::new()?,
             _node <- MiscDeviceRegistration::register(MiscDeviceOptions { name: c"dmaplane" }),
             _registry: registry,

@@ -14,6 +14,7 @@ use crate::{
     },
     rdma::{Endpoint, Op, Selector},
     uapi::{self, Sqe},
+    windows::WINDOWS,
 };
 use kernel::{prelude::*, sync::Arc};
 
@@ -58,6 +59,7 @@ fn dispatch(context: &Context, ticket: Ticket, entry: &Sqe) {
     if let Err((field, error)) = entries::check(entry) {
         return ticket.refuse(field, error);
     }
+    WINDOWS.accepted.pass();
     match entry.op {
         uapi::OP_NOP => ticket.complete(DONE),
         uapi::OP_CANCEL => cancel(context, ticket, entry),

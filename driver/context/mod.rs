@@ -180,7 +180,7 @@ impl Context {
         // All peers are told before the first is waited for.
         for object in objects.iter() {
             if let Object::Endpoint(endpoint) = object {
-                endpoint.bequeath(reason);
+                endpoint.bequeath(reason, Down::Local);
             }
         }
         objects.iter().cloned().for_each(Object::end);

@@ -105,8 +105,9 @@ impl Shared {
 }
 
 impl Endpoint {
-    /// Tells the peer that this side ends, and why. Does not wait: [`Self::shutdown`] does.
-    pub(crate) fn bequeath(&self, reason: u32) {
+    /// Tells the peer that this side ends, and why. The endpoint is down from then on, in the same breath: the peer's
+    /// answer must not become the cause of it. Does not wait: [`Self::shutdown`] does.
+    pub(crate) fn bequeath(&self, reason: u32, cause: Down) {
         let mut state = self.shared.state.lock();
         let state = &mut *state;
         if !matches!(state.phase, Phase::Up) || state.will.is_some() {
@@ -116,6 +117,7 @@ impl Endpoint {
         if let Ok(slot) = state.send(&self.connection, 0, Body::LastWill(reason)) {
             state.will = Some(slot);
         }
+        state.phase = Phase::Down(cause);
     }
 
     /// Waits a moment for the peer to acknowledge the last will, if there is one.

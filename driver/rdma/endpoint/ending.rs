@@ -17,6 +17,7 @@ use crate::{
     },
     logic::operation::{Ask, End},
     uapi,
+    windows::WINDOWS,
 };
 use kernel::{
     prelude::*,
@@ -198,6 +199,7 @@ impl Shared {
         while tally.ended < limit {
             let taken = self.state.lock().take(selector);
             let Some(taken) = taken else { break };
+            WINDOWS.taken.pass();
             taken.end(end);
             tally.ended += 1;
         }

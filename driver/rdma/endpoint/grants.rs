@@ -17,6 +17,7 @@ use crate::{
     rdma::{grant::Fate, Grant, PeerGrant},
     uapi,
     wait::Deadline,
+    windows::WINDOWS,
 };
 use kernel::{
     prelude::*,
@@ -356,6 +357,7 @@ impl Shared {
             let waited = u32::try_from(asked.elapsed().as_millis()).unwrap_or(ANSWER_MS);
             let _answered = answer.wait_killable_for(ANSWER_MS.saturating_sub(waited));
         }
+        WINDOWS.answered.pass();
         self.fence(number, why);
     }
 

@@ -42,6 +42,7 @@ use crate::{
     },
     logic::{flow::Flow, outcome::Down, window::Window},
     uapi,
+    windows::WINDOWS,
 };
 use alive::Pulse;
 use ending::Clockwork;
@@ -332,14 +333,16 @@ impl Endpoint {
     /// Whoever calls it second returns when the first is done.
     pub(crate) fn shutdown(&self, cause: Down) {
         let _ending = self.ending.lock();
-        self.bequeath(match cause {
+        let reason = match cause {
             Down::Device => uapi::PEER_END_DEVICE,
             _ if is_exiting() => uapi::PEER_END_DIED,
             _ => uapi::PEER_END_CLOSED,
-        });
+        };
+        self.bequeath(reason, cause);
         self.shared.go_down(cause);
         self.clock.stop();
         self.await_will();
+        WINDOWS.down.pass();
         self.connection.shutdown();
         self.shared.fail_pending();
         self.shared.end_flying();

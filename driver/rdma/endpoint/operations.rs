@@ -14,6 +14,7 @@ use crate::{
     },
     memory::Region,
     rdma::PeerGrant,
+    windows::WINDOWS,
 };
 use core::num::NonZero;
 use kernel::{prelude::*, sync::Arc};
@@ -278,6 +279,7 @@ impl Shared {
         let Posted {
             mut ticket, op, id, ..
         } = posted;
+        WINDOWS.landed.pass();
         let (outcome, fences) = {
             let mut state = self.state.lock();
             let state = &mut *state;

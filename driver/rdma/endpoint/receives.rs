@@ -14,6 +14,7 @@ use crate::{
         wire::Payload,
     },
     memory::Memory,
+    windows::WINDOWS,
 };
 use kernel::{prelude::*, sync::Arc};
 
@@ -169,6 +170,7 @@ impl Endpoint {
 impl Shared {
     /// A WRITE_IMM came.
     pub(super) fn data_came(&self, imm: u32, length: u32) -> Result<(), Violation> {
+        WINDOWS.arrived.pass();
         let met = {
             let mut state = self.state.lock();
             let state = &mut *state;
@@ -187,6 +189,7 @@ impl Shared {
     /// A SEND came; its credit was counted with its message.
     pub(super) fn payload_came(&self, payload: &Payload) -> Result<(), Violation> {
         let (imm, length) = (payload.imm, payload.length);
+        WINDOWS.arrived.pass();
         // Without memory the arrival would be lost: better the endpoint, visibly.
         let boxed = KBox::new(*payload, GFP_KERNEL).map_err(|_| Violation)?;
         let met = self.state.lock().receives.arrive(Arrival {

@@ -39,6 +39,7 @@ pub mod rdma;
 pub mod run;
 pub mod sys;
 pub mod transfer;
+pub mod window;
 
 pub use anyhow::{Context as ErrorContext, Error, Result, anyhow, bail, ensure};
 pub use gauges::Gauges;

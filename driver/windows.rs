@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Forced windows: moments at which a race is decided can be made as long as a test wants, by writing microseconds
+//! to a file in debugfs. 0, as after loading, costs one relaxed load.
+
+use kernel::{
+    debugfs::{Dir, Scope},
+    prelude::*,
+    sync::atomic::{Atomic, Relaxed},
+    time::{delay::fsleep, Delta},
+};
+
+/// Longest window, in microseconds.
+const MAX_US: u32 = 1_000_000;
+
+/// One moment.
+pub(crate) struct Window(Atomic<u32>);
+
+impl Window {
+    const fn new() -> Self {
+        Self(Atomic::new(0))
+    }
+
+    /// Stays at this moment as long as it is told to. May sleep.
+    pub(crate) fn pass(&self) {
+        let us = self.0.load(Relaxed).min(MAX_US);
+        if us != 0 {
+            fsleep(Delta::from_micros(us.into()));
+        }
+    }
+}
+
+/// The moments.
+pub(crate) struct Windows {
+    /// An entry was accepted, and its objects were not looked up yet.
+    pub(crate) accepted: Window,
+    /// The provider gave an operation back, and its state was not decided yet.
+    pub(crate) landed: Window,
+    /// A WRITE_IMM or SEND came, and its receive was not found yet.
+    pub(crate) arrived: Window,
+    /// The peer gave a grant back, and it was not deregistered yet.
+    pub(crate) answered: Window,
+    /// An operation was taken out of its queue to end, and its completion was not posted yet.
+    pub(crate) taken: Window,
+    /// An endpoint's cause of its end is set, and its queue pair was not drained yet.
+    pub(crate) down: Window,
+}
+
+/// All of them.
+pub(crate) static WINDOWS: Windows = Windows {
+    accepted: Window::new(),
+    landed: Window::new(),
+    arrived: Window::new(),
+    answered: Window::new(),
+    taken: Window::new(),
+    down: Window::new(),
+};
+
+/// The folder `windows` in the driver's debugfs folder.
+pub(crate) fn debugfs(dir: &Dir) -> impl PinInit<Scope<&'static Windows>> + '_ {
+    dir.scope(&WINDOWS, c"windows", |windows, dir| {
+        let windows: &'static Windows = windows;
+        dir.read_write_file(c"accepted", &windows.accepted.0);
+        dir.read_write_file(c"landed", &windows.landed.0);
+        dir.read_write_file(c"arrived", &windows.arrived.0);
+        dir.read_write_file(c"answered", &windows.answered.0);
+        dir.read_write_file(c"taken", &windows.taken.0);
+        dir.read_write_file(c"down", &windows.down.0);
+    })
+}

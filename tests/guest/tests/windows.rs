@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Races with each of their windows forced open, and with none: whoever wins, every operation has exactly one
+//! completion, and nothing that arrives is lost.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use dmaplane::{Buffer, Channel, Completion, Entry, GrantTerms, Placement, State};
+use dmaplane_guest_tests::{Local, complete};
+use dmaplane_testkit::window::Window;
+use dmaplane_testkit::{ErrorContext as _, Guest, Result, ensure, test};
+
+/// Runs a race without a window and with each of them, so many rounds each.
+fn forced(
+    guest: &Guest,
+    windows: &[&str],
+    rounds: u64,
+    race: impl Fn(u64) -> Result<()>,
+) -> Result<()> {
+    let length = Duration::from_micros(guest.pick(2_000, 20_000));
+    for name in [None].into_iter().chain(windows.iter().map(Some)) {
+        let _open = name.map(|name| Window::open(name, length)).transpose()?;
+        for round in 0..rounds {
+            race(round).with_context(|| format!("window {name:?}, round {round}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Fails unless the names `0..count` each have exactly one completion, all in `states`.
+fn once_each(done: &[Completion], count: u64, states: &[State]) -> Result<()> {
+    let mut seen = HashMap::new();
+    for completion in done {
+        ensure!(states.contains(&completion.state()), "{completion:?}");
+        *seen.entry(completion.user_data()).or_insert(0) += 1;
+    }
+    let right = (0..count).all(|name| seen.get(&name) == Some(&1)) && seen.len() as u64 == count;
+    ensure!(right, "{seen:?}");
+    Ok(())
+}
+
+#[test]
+fn window_cancel_against_completion() {
+    test(|guest| {
+        forced(
+            guest,
+            &["landed", "taken", "accepted"],
+            guest.pick(20, 3),
+            |_| {
+                let local = Local::new(guest)?;
+                let (_theirs, _grant, given) = local.granted(guest, &GrantTerms::default())?;
+                let mine = Buffer::create(&local.near_context, 4096, Placement::Any)?;
+                let builder = || Channel::builder().entries(64);
+                let mut here = builder().build(&local.near_context)?;
+                let mut other = builder().build(&local.near_context)?;
+                for name in 0..32 {
+                    here.push(Entry::write(mine.range(0, 4096), given.at(0)).user_data(name))?;
+                }
+                std::thread::scope(|scope| -> Result<()> {
+                    let canceler = scope.spawn(|| -> Result<()> {
+                        other.push(Entry::cancel_endpoint(&local.near))?;
+                        complete(&mut other, 1, guest.limit(10)).map(drop)
+                    });
+                    here.submit()?;
+                    let joined = canceler.join();
+                    joined.map_err(|_| dmaplane_testkit::anyhow!("the canceler panicked"))?
+                })?;
+                let done = complete(&mut here, 32, guest.limit(10))?;
+                once_each(&done, 32, &[State::Ok, State::Canceled])
+            },
+        )
+    });
+}
+
+#[test]
+fn window_deadline_against_arrival() {
+    test(|guest| {
+        forced(guest, &["arrived", "taken"], guest.pick(20, 3), |round| {
+            let local = Local::new(guest)?;
+            let mine = Buffer::create(&local.near_context, 4096, Placement::Any)?;
+            let mut here = Channel::builder().entries(64).build(&local.near_context)?;
+            let mut there = Channel::builder().entries(64).build(&local.far_context)?;
+            let limit = Duration::from_millis(4 + round % 4);
+            for name in 0..16 {
+                there.push(Entry::recv(&local.far).user_data(name).time_limit(limit))?;
+            }
+            there.submit()?;
+            local.credited(guest, 16)?;
+            for imm in 0..16 {
+                here.push(Entry::send(&local.near, mine.range(0, 0), imm))?;
+            }
+            for done in complete(&mut here, 16, guest.limit(10))? {
+                done.result()?;
+            }
+            let done = complete(&mut there, 16, guest.limit(10))?;
+            once_each(&done, 16, &[State::Ok, State::Timeout])?;
+            // What met no receive meets the next ones, so that all of it arrives, in order.
+            let mut came: Vec<u32> = arrivals(&done);
+            let missing = 16 - u32::try_from(came.len())?;
+            for _ in 0..missing {
+                there.push(Entry::recv(&local.far))?;
+            }
+            came.extend(arrivals(&complete(&mut there, missing, guest.limit(10))?));
+            ensure!(came == (0..16).collect::<Vec<u32>>(), "{came:?}");
+            Ok(())
+        })
+    });
+}
+
+fn arrivals(done: &[Completion]) -> Vec<u32> {
+    let ok = done.iter().filter(|done| done.is_ok());
+    ok.map(Completion::imm).collect()
+}
+
+#[test]
+fn window_destroy_against_submission() {
+    test(|guest| {
+        let windows = ["accepted", "landed", "down"];
+        forced(guest, &windows, guest.pick(20, 3), |_| {
+            let Local {
+                near,
+                far,
+                near_context,
+                far_context: _far_context,
+            } = Local::new(guest)?;
+            let theirs = Buffer::create(&_far_context, 4096, Placement::Any)?;
+            let limit = guest.limit(10);
+            let _grant = far.grant_on(&theirs, 0..4096, &GrantTerms::default(), limit)?;
+            let given = near.wait_grant(limit)?;
+            let mine = Buffer::create(&near_context, 4096, Placement::Any)?;
+            let mut here = Channel::builder().entries(64).build(&near_context)?;
+            let name = near.raw_handle();
+            for at in 0..32 {
+                here.push(
+                    match at % 4 {
+                        0 => Entry::recv(&near),
+                        1 => Entry::send(&near, mine.range(0, 8), 0),
+                        2 => Entry::fence(&near),
+                        _ => Entry::write(mine.range(0, 4096), given.at(0)),
+                    }
+                    .user_data(at),
+                )?;
+            }
+            let done = std::thread::scope(|scope| -> Result<Vec<Completion>> {
+                scope.spawn(move || drop(near));
+                complete(&mut here, 32, limit)
+            })?;
+            // Those that came after the name was gone say so.
+            let states = [State::Ok, State::Canceled, State::Error];
+            once_each(&done, 32, &states)?;
+            for late in done.iter().filter(|done| done.state() == State::Error) {
+                let errno = late.result().err().map(|error| error.errno());
+                ensure!(errno == Some(dmaplane::Errno::NOENT), "{name}: {late:?}");
+            }
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn window_revocation_against_writes() {
+    test(|guest| {
+        let windows = ["answered", "landed", "accepted"];
+        let local = Local::new(guest)?;
+        let mine = Buffer::create(&local.near_context, 4096, Placement::Any)?;
+        mine.write_at(0, &[0xee; 4096]);
+        forced(guest, &windows, guest.pick(40, 5), |_| {
+            let (theirs, own, given) = local.granted(guest, &GrantTerms::default())?;
+            let mut here = Channel::builder().entries(64).build(&local.near_context)?;
+            for name in 0..32 {
+                here.push(Entry::write(mine.range(0, 4096), given.at(0)).user_data(name))?;
+            }
+            std::thread::scope(|scope| -> Result<()> {
+                let writer = scope.spawn(|| here.submit());
+                drop(own);
+                // From here on the memory is this side's alone.
+                theirs.write_at(0, &[0x11; 4096]);
+                let joined = writer.join();
+                joined.map_err(|_| dmaplane_testkit::anyhow!("the writer panicked"))??;
+                Ok(())
+            })?;
+            let done = complete(&mut here, 32, guest.limit(10))?;
+            once_each(&done, 32, &[State::Ok, State::Revoked])?;
+            ensure!(theirs.to_vec(0..4096) == [0x11; 4096], "a late write");
+            Ok(())
+        })
+    });
+}
