@@ -76,6 +76,11 @@ impl Uses {
                 imm: true,
                 ..Self::TRANSFER
             },
+            uapi::OP_COPY => Self {
+                endpoint: false,
+                timeout: false,
+                ..Self::TRANSFER
+            },
             uapi::OP_FENCE => Self {
                 endpoint: true,
                 timeout: true,
@@ -199,6 +204,32 @@ pub(super) fn between(
         length: entry.length,
         direction,
     })
+}
+
+/// Carries a COPY out: the bytes that it moved.
+pub(super) fn copy(context: &Context, entry: &Sqe) -> Result<u32, Refusal> {
+    let from = context
+        .buffer(entry.buffer)
+        .map_err(at(uapi::FIELD_BUFFER))?;
+    let to = context.buffer(entry.grant).map_err(at(uapi::FIELD_GRANT))?;
+    if entry.length == 0 {
+        return Err((uapi::FIELD_LENGTH, EINVAL));
+    }
+    if entry.length > MAX_OP_BYTES {
+        return Err((uapi::FIELD_LENGTH, EMSGSIZE));
+    }
+    let length = u64::from(entry.length);
+    let (from, to) = (from.memory(), to.memory());
+    if !range::within(entry.offset, length, from.bytes()) {
+        return Err((uapi::FIELD_OFFSET, EINVAL));
+    }
+    if !range::within(entry.remote_offset, length, to.bytes()) {
+        return Err((uapi::FIELD_REMOTE_OFFSET, EINVAL));
+    }
+    let bytes = entry.length as usize;
+    let (to, from) = (to.pages(), from.pages());
+    to.copy_from(entry.remote_offset, from, entry.offset, bytes);
+    Ok(entry.length)
 }
 
 /// The bytes of a SEND, copied now.

@@ -3,6 +3,7 @@
 //! Channels: the rings that a process shares with the kernel.
 
 mod entries;
+mod run;
 mod submit;
 mod ticket;
 
@@ -30,6 +31,8 @@ struct Completions {
     slots: Slots,
     /// Its name is gone: nobody waits any more.
     ended: bool,
+    /// Threads that wait.
+    waiters: u32,
 }
 
 /// A channel. Locks: `head` (mutex) while entries are taken, inside it objects' own locks; `completions` (spinlock)
@@ -106,17 +109,9 @@ impl Channel {
         (SQ_OFFSET as u32, self.cq_offset as u32)
     }
 
-    /// Reserves a completion slot; false when none is free.
-    fn reserve(&self) -> Result<bool> {
-        let user_head = self.memory.load_acquire(CQ_HEAD)?;
-        let mut completions = self.completions.lock();
-        let reserved = completions.slots.reserve(user_head, self.cq_entries);
-        reserved.map_err(|_| EINVAL)
-    }
-
     /// Writes a completion into its reserved slot and wakes whoever waits.
     fn post(&self, completion: &uapi::Cqe) {
-        {
+        let waited_for = {
             let mut completions = self.completions.lock();
             let slots = &mut completions.slots;
             let place = ring::place(slots.post(), self.cq_entries) as usize;
@@ -124,10 +119,20 @@ impl Channel {
             // Both offsets lie inside the memory, by construction.
             let _ = self.memory.write(offset, completion);
             let _ = self.memory.store_release(CQ_TAIL, slots.tail());
+            completions.waiters > 0
+        };
+        self.tell(waited_for, 1);
+    }
+
+    /// Tells whoever waits of so many new completions. `waited_for` was read under the lock under which they were posted.
+    fn tell(&self, waited_for: bool, count: u32) {
+        if waited_for {
+            self.posted.notify_all();
         }
-        self.posted.notify_all();
         if let Some(eventfd) = &self.eventfd {
-            eventfd.signal();
+            for _ in 0..count {
+                eventfd.signal();
+            }
         }
     }
 
@@ -152,9 +157,15 @@ impl Channel {
             Ok(count) if count < wanted => None,
             result => Some(result),
         };
-        match deadline.wait(&mut completions, &self.posted, |completions| {
+        if let Some(result) = enough(&completions) {
+            return result;
+        }
+        completions.waiters += 1;
+        let waited = deadline.wait(&mut completions, &self.posted, |completions| {
             enough(completions)
-        }) {
+        });
+        completions.waiters -= 1;
+        match waited {
             Ok(result) => result,
             Err(error) if error == ETIMEDOUT => self.waiting(&completions),
             Err(error) => Err(error),

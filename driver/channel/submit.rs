@@ -5,7 +5,7 @@
 //! The ring is in hostile hands: each entry is copied once and only the copy is looked at; the tail is
 //! loaded once; the work of a call is bounded by the ring's size.
 
-use super::{entries, Channel, Ticket, SQ_HEAD, SQ_OFFSET, SQ_TAIL};
+use super::{entries, Channel, Ticket, SQ_HEAD, SQ_TAIL};
 use crate::{
     context::Context,
     logic::{
@@ -33,20 +33,25 @@ impl Channel {
         let queued = ring::queued(*head, tail, self.sq_entries).map_err(|_| EINVAL)?;
         let mut taken = 0;
         while taken < wanted.min(queued) {
-            match self.reserve() {
-                Ok(true) => {}
-                Ok(false) => break,
+            let limit = wanted.min(queued) - taken;
+            // Those at the front that end at once, and the first one that does not.
+            let run = match self.run(*head, limit) {
+                Ok(run) => run,
                 Err(error) if taken == 0 => return Err(error),
                 Err(_) => break,
+            };
+            *head = head.wrapping_add(run.count);
+            taken += run.count;
+            if let Some(entry) = run.next {
+                *head = head.wrapping_add(1);
+                taken += 1;
+                // The place is free for the next entry before this one's completion can be seen.
+                self.memory.store_release(SQ_HEAD, *head)?;
+                dispatch(context, Ticket::new(self, &entry), &entry);
+            } else if run.count == 0 {
+                // No completion slot is free.
+                break;
             }
-            let place = ring::place(*head, self.sq_entries) as usize;
-            // Inside the memory, by construction.
-            let entry = self.memory.read(SQ_OFFSET + place * size_of::<Sqe>())?;
-            *head = head.wrapping_add(1);
-            taken += 1;
-            // The place is free for the next entry before this one's completion can be seen.
-            self.memory.store_release(SQ_HEAD, *head)?;
-            dispatch(context, Ticket::new(self, &entry), &entry);
             if kernel::current!().signal_pending() {
                 break;
             }
@@ -55,7 +60,7 @@ impl Channel {
     }
 }
 
-fn dispatch(context: &Context, ticket: Ticket, entry: &Sqe) {
+fn dispatch(context: &Context, mut ticket: Ticket, entry: &Sqe) {
     if let Err((field, error)) = entries::check(entry) {
         return ticket.refuse(field, error);
     }
@@ -63,6 +68,13 @@ fn dispatch(context: &Context, ticket: Ticket, entry: &Sqe) {
     match entry.op {
         uapi::OP_NOP => ticket.complete(DONE),
         uapi::OP_CANCEL => cancel(context, ticket, entry),
+        uapi::OP_COPY => match entries::copy(context, entry) {
+            Ok(length) => {
+                ticket.set_length(length);
+                ticket.complete(DONE);
+            }
+            Err((field, error)) => ticket.refuse(field, error),
+        },
         _ => match context.endpoint(entry.endpoint) {
             Ok(endpoint) => on_endpoint(context, &endpoint, ticket, entry),
             Err(error) => ticket.refuse(uapi::FIELD_ENDPOINT, error),

@@ -19,6 +19,9 @@ void *dmaplane_vmalloc_shared(unsigned long bytes);
 void dmaplane_vfree(void *memory);
 void dmaplane_vma_shared_only(struct vm_area_struct *vma);
 
+void dmaplane_move_between(struct page *to, size_t to_offset, struct page *from,
+			   size_t from_offset, size_t bytes);
+
 /* Work that runs later. */
 void dmaplane_init_delayed_work(struct delayed_work *work, work_func_t run);
 void dmaplane_run_within(struct delayed_work *work, unsigned long jiffies);

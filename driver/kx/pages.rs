@@ -101,6 +101,48 @@ impl Pages {
         });
     }
 
+    /// Copies bytes from other pages, or from these, where the ranges may overlap. May sleep. What does not fit is left
+    /// out, which the caller's check of the ranges rules out.
+    pub(crate) fn copy_from(&self, offset: u64, from: &Self, from_offset: u64, bytes: usize) {
+        let backwards = core::ptr::eq(self, from) && from_offset < offset;
+        let (Ok(to_start), Ok(from_start)) =
+            (usize::try_from(offset), usize::try_from(from_offset))
+        else {
+            return;
+        };
+        let mut done = 0;
+        while done < bytes {
+            // Each part ends, or going backwards begins, where a page of either side does.
+            let left = bytes - done;
+            let (to_at, from_at, count) = if backwards {
+                let (to_end, from_end) = (to_start + left, from_start + left);
+                let part = |end: usize| (end - 1) % PAGE_BYTES + 1;
+                let count = part(to_end).min(part(from_end)).min(left);
+                (to_end - count, from_end - count, count)
+            } else {
+                let (to_at, from_at) = (to_start + done, from_start + done);
+                let part = |at: usize| PAGE_BYTES - at % PAGE_BYTES;
+                (to_at, from_at, part(to_at).min(part(from_at)).min(left))
+            };
+            let page = |pages: &Self, at: usize| pages.0.get(at / PAGE_BYTES).copied();
+            let Some((to, from)) = page(self, to_at).zip(page(from, from_at)) else {
+                return;
+            };
+            // SAFETY: By the type invariant both pages are alive, and the part lies inside each of them. Process context,
+            // which the caller promises. User space may change the memory meanwhile, which tears the data only.
+            unsafe {
+                raw::dmaplane_move_between(
+                    to.as_ptr(),
+                    to_at % PAGE_BYTES,
+                    from.as_ptr(),
+                    from_at % PAGE_BYTES,
+                    count,
+                );
+            }
+            done += count;
+        }
+    }
+
     /// Cuts a range of bytes at the pages' ends: page, start in it, bytes before it, bytes.
     fn each_part(
         &self,

@@ -32,6 +32,18 @@ void dmaplane_copy_from_page(void *to, struct page *page, size_t offset, size_t 
 	memcpy_from_page(to, page, offset, bytes);
 }
 
+void dmaplane_move_between(struct page *to, size_t to_offset, struct page *from,
+			   size_t from_offset, size_t bytes)
+{
+	char *target = kmap_local_page(to);
+	const char *source = kmap_local_page(from);
+
+	memmove(target + to_offset, source + from_offset, bytes);
+	kunmap_local(source);
+	kunmap_local(target);
+	cond_resched();
+}
+
 void dmaplane_init_delayed_work(struct delayed_work *work, work_func_t run)
 {
 	INIT_DELAYED_WORK(work, run);

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Runs of entries that end at once: they cost one lock and one wake-up together, and no ticket.
+
+use super::{entries, Channel, CQ_TAIL, SQ_HEAD, SQ_OFFSET};
+use crate::{
+    logic::{outcome::State, ring},
+    uapi::{self, Cqe, Sqe},
+};
+use kernel::prelude::*;
+
+/// Most entries of one run: the spinlock is held as long.
+const MAX_RUN: u32 = 64;
+
+/// What was found at the front of the submission ring.
+pub(super) struct Run {
+    /// Entries that have ended; the ring's head is behind them.
+    pub(super) count: u32,
+    /// The entry behind them, if it does not end at once. Its completion slot is reserved, its place not given back yet.
+    pub(super) next: Option<Sqe>,
+}
+
+impl Channel {
+    /// Takes entries that end at once, up to `limit`, and the first that does not. Neither without a free completion
+    /// slot. The caller holds the lock of the head.
+    pub(super) fn run(&self, head: u32, limit: u32) -> Result<Run> {
+        let mut run = Run {
+            count: 0,
+            next: None,
+        };
+        let waited_for = {
+            let mut completions = self.completions.lock();
+            while run.count < limit.min(MAX_RUN) {
+                let user_head = self.memory.load_acquire(super::CQ_HEAD)?;
+                let reserved = completions.slots.reserve(user_head, self.cq_entries);
+                match reserved {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    // What has ended must be told; the next call meets the same index.
+                    Err(_) if run.count > 0 => break,
+                    Err(_) => return Err(EINVAL),
+                }
+                let index = head.wrapping_add(run.count);
+                let place = ring::place(index, self.sq_entries) as usize;
+                // Inside the memory, by construction.
+                let entry: Sqe = self.memory.read(SQ_OFFSET + place * size_of::<Sqe>())?;
+                if entry.op != uapi::OP_NOP || entries::check(&entry).is_err() {
+                    run.next = Some(entry);
+                    break;
+                }
+                run.count += 1;
+                let place = ring::place(completions.slots.post(), self.cq_entries) as usize;
+                let offset = self.cq_offset + place * size_of::<Cqe>();
+                // As above.
+                let _ = self.memory.write(offset, &ended(&entry));
+            }
+            if run.count > 0 {
+                // The places are free before the completions can be seen.
+                let _ = self
+                    .memory
+                    .store_release(SQ_HEAD, head.wrapping_add(run.count));
+                let _ = self.memory.store_release(CQ_TAIL, completions.slots.tail());
+            }
+            completions.waiters > 0
+        };
+        if run.count > 0 {
+            self.tell(waited_for, run.count);
+        }
+        Ok(run)
+    }
+}
+
+/// The completion of an entry that has ended at its acceptance.
+fn ended(entry: &Sqe) -> Cqe {
+    Cqe {
+        user_data: entry.user_data,
+        trace_id: entry.trace_id,
+        op: entry.op,
+        state: State::Ok as u8,
+        ..Default::default()
+    }
+}
