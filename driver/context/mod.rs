@@ -12,11 +12,9 @@ pub(crate) use device::Node;
 use crate::{
     channel::Channel,
     gauges::{Held, GAUGES},
-    kx::task::is_exiting,
     logic::{handle::MmapTarget, outcome::Down},
     memory::Buffer,
     rdma::{Domains, Endpoint, Grant, Listener, PeerGrant},
-    uapi,
 };
 use kernel::{
     new_mutex,
@@ -172,15 +170,10 @@ impl Context {
             .iter()
             .filter(|object| matches!(object, Object::Listener(_)));
         listeners.cloned().for_each(Object::end);
-        let reason = if is_exiting() {
-            uapi::PEER_END_DIED
-        } else {
-            uapi::PEER_END_CLOSED
-        };
         // All peers are told before the first is waited for.
         for object in objects.iter() {
             if let Object::Endpoint(endpoint) = object {
-                endpoint.bequeath(reason, Down::Local);
+                endpoint.bequeath_for(Down::Local);
             }
         }
         objects.iter().cloned().for_each(Object::end);

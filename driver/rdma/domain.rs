@@ -132,7 +132,14 @@ impl Domain {
     /// then regions, then the domain. Whoever calls it second returns when all is gone.
     pub(super) fn close(&self, cause: Down) {
         let _closing = self.closing.lock();
-        self.state.lock().alive = false;
+        {
+            let mut state = self.state.lock();
+            state.alive = false;
+            // All peers are told before the first is waited for.
+            for endpoint in state.endpoints.values() {
+                endpoint.bequeath_for(cause);
+            }
+        }
         loop {
             let endpoint = self.state.lock().endpoints.values().next().cloned();
             let Some(endpoint) = endpoint else { break };

@@ -4,7 +4,7 @@
 
 use super::{Endpoint, Phase, Shared};
 use crate::{
-    kx::rdma::connection::Connection,
+    kx::{rdma::connection::Connection, task::is_exiting},
     logic::{
         flow::Violation,
         outcome::{Down, State as Terminal},
@@ -105,9 +105,19 @@ impl Shared {
 }
 
 impl Endpoint {
+    /// As [`Self::bequeath`], with the reason that goes with the cause.
+    pub(crate) fn bequeath_for(&self, cause: Down) {
+        let reason = match cause {
+            Down::Device => uapi::PEER_END_DEVICE,
+            _ if is_exiting() => uapi::PEER_END_DIED,
+            _ => uapi::PEER_END_CLOSED,
+        };
+        self.bequeath(reason, cause);
+    }
+
     /// Tells the peer that this side ends, and why. The endpoint is down from then on, in the same breath: the peer's
     /// answer must not become the cause of it. Does not wait: [`Self::shutdown`] does.
-    pub(crate) fn bequeath(&self, reason: u32, cause: Down) {
+    fn bequeath(&self, reason: u32, cause: Down) {
         let mut state = self.shared.state.lock();
         let state = &mut *state;
         if !matches!(state.phase, Phase::Up) || state.will.is_some() {
@@ -115,15 +125,20 @@ impl Endpoint {
         }
         // Without a slot the peer learns of the end by the connection's.
         if let Ok(slot) = state.send(&self.connection, 0, Body::LastWill(reason)) {
-            state.will = Some(slot);
+            state.will = Some((slot, Instant::now()));
         }
         state.phase = Phase::Down(cause);
     }
 
     /// Waits a moment for the peer to acknowledge the last will, if there is one.
     pub(super) fn await_will(&self) {
-        if self.shared.state.lock().will.is_some() {
-            self.shared.will_told.wait_for(WILL_MS);
+        let sent = self.shared.state.lock().will;
+        if let Some((_, sent)) = sent {
+            // Counted from the sending: of many endpoints, the peers of all are waited for at once.
+            let waited = u32::try_from(sent.elapsed().as_millis()).unwrap_or(WILL_MS);
+            self.shared
+                .will_told
+                .wait_for(WILL_MS.saturating_sub(waited));
         }
     }
 }

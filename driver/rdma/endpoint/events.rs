@@ -170,7 +170,7 @@ impl Queue for Shared {
         self.failed(view, status);
         let sender = {
             let mut state = self.state.lock();
-            if state.will == Some(slot) {
+            if state.will.is_some_and(|(will, _)| will == slot) {
                 self.will_told.set();
             }
             let place = state.senders.get_mut(usize::from(slot));

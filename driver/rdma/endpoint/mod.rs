@@ -37,7 +37,6 @@ use crate::{
             transfer::Transfer,
         },
         signal::Signal,
-        task::is_exiting,
         tick::Tick,
     },
     logic::{flow::Flow, outcome::Down, window::Window},
@@ -124,8 +123,8 @@ struct State {
     pulse: Pulse,
     /// One of `PEER_END_*`.
     peer_end: u32,
-    /// The slot of this side's last will, once it was sent.
-    will: Option<u16>,
+    /// The slot of this side's last will, and when it was sent.
+    will: Option<(u16, Instant<Monotonic>)>,
     /// Whether receives can still be consumed.
     receiving: bool,
     /// Whether the queue pair went into error while it was being connected.
@@ -333,12 +332,7 @@ impl Endpoint {
     /// Whoever calls it second returns when the first is done.
     pub(crate) fn shutdown(&self, cause: Down) {
         let _ending = self.ending.lock();
-        let reason = match cause {
-            Down::Device => uapi::PEER_END_DEVICE,
-            _ if is_exiting() => uapi::PEER_END_DIED,
-            _ => uapi::PEER_END_CLOSED,
-        };
-        self.bequeath(reason, cause);
+        self.bequeath_for(cause);
         self.shared.go_down(cause);
         self.clock.stop();
         self.await_will();
