@@ -12,6 +12,7 @@
 //! | [`pattern`] | data whose bytes tell where they belong |
 //! | [`poll`] | waiting for a condition where there is no event |
 //! | [`netns`], [`rdma`], [`cgroup`], [`module`] | namespaces, rxe links, memory limits, module |
+//! | [`hostile`] | a process that ill-treats the driver at random |
 //! | [`sys`] | raw system calls that the library rightly does not offer |
 //!
 //! ```no_run
@@ -30,6 +31,7 @@
 pub mod cgroup;
 pub mod gauges;
 pub mod guest;
+pub mod hostile;
 pub mod module;
 pub mod netns;
 pub mod pattern;
@@ -45,4 +47,4 @@ pub use anyhow::{Context as ErrorContext, Error, Result, anyhow, bail, ensure};
 pub use gauges::Gauges;
 pub use guest::{Guest, Profile, Topology};
 pub use peer::client::Peer;
-pub use run::{Skip, test};
+pub use run::{Skip, seed, test};

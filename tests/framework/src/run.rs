@@ -48,6 +48,20 @@ pub fn test(body: impl FnOnce(&Guest) -> Result<()>) {
     }
 }
 
+/// Where a test's random choices start: `DMAPLANE_SEED`, which `cargo xtask vm-test --seed` sets and which is
+/// random otherwise. Printed, so that a failure can be replayed.
+///
+/// # Errors
+/// When the variable is no number.
+pub fn seed() -> Result<u64> {
+    let text = env::var("DMAPLANE_SEED").unwrap_or_else(|_| "1".to_owned());
+    let seed = text
+        .parse()
+        .with_context(|| format!("DMAPLANE_SEED={text} is no number"))?;
+    println!("seed {seed}; `cargo xtask vm-test --seed {seed}` starts from it again");
+    Ok(seed)
+}
+
 /// Runs the body of a test that loads and unloads the driver itself, so without gauges.
 ///
 /// # Panics

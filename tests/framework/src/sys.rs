@@ -5,6 +5,8 @@
 use std::ffi::c_void;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU32;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use dmaplane_uapi as abi;
@@ -13,44 +15,86 @@ use rustix::mm::{MapFlags, ProtFlags};
 
 /// Room behind an argument, so that a wrong size member stays within it.
 const ROOM: usize = 64 << 10;
+/// More than any structure that the kernel writes.
+const WRITTEN: usize = 512;
 
-/// Issues any ioctl with any argument bytes; they hold the kernel's answer afterwards.
+/// Memory that arguments are passed in, again and again, and that the kernel may write.
+#[derive(Debug)]
+pub struct Room(Vec<u8>);
+
+impl Default for Room {
+    fn default() -> Self {
+        Self(vec![0; ROOM])
+    }
+}
+
+impl Room {
+    /// Where the kernel may write an array: the second half of the room.
+    pub fn array(&self) -> u64 {
+        self.0[ROOM / 2..].as_ptr().expose_provenance() as u64
+    }
+
+    /// Issues any ioctl with any argument bytes; they hold the kernel's answer afterwards.
+    ///
+    /// # Errors
+    /// The driver's errno.
+    ///
+    /// # Panics
+    /// When the argument names memory of this process outside of the room.
+    pub fn ioctl(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        opcode: u32,
+        argument: &mut [u8],
+    ) -> Result<(), Errno> {
+        let length = argument.len();
+        assert!(length <= ROOM / 2, "an argument of {length} bytes");
+        if opcode == abi::IOC_BUFFER_QUERY {
+            let address = address_in(argument);
+            assert!(
+                self.is_harmless(address),
+                "{address:#x} may be this process' memory"
+            );
+        }
+        self.0[..length].copy_from_slice(argument);
+        // SAFETY: The driver writes at most the 4 GiB that a size member can name, but refuses sizes
+        // beyond a page, which is inside the room; the one address in an argument was checked above.
+        let result = unsafe {
+            libc::ioctl(
+                fd.as_raw_fd(),
+                libc::c_ulong::from(opcode),
+                self.0.as_mut_ptr().cast::<c_void>(),
+            )
+        };
+        let errno = check(i64::from(result));
+        argument.copy_from_slice(&self.0[..length]);
+        // The next argument finds zeroes behind it.
+        self.0[..length.max(WRITTEN)].fill(0);
+        errno
+    }
+
+    /// Whether the kernel, told to write a few numbers there, would spare this process.
+    pub fn is_harmless(&self, address: u64) -> bool {
+        let array = self.array();
+        address < 4096 || address >> 63 == 1 || (array..array + ROOM as u64 / 4).contains(&address)
+    }
+}
+
+/// The address that an argument of `IOC_BUFFER_QUERY` holds.
+fn address_in(argument: &[u8]) -> u64 {
+    let at = std::mem::offset_of!(abi::BufferQuery, pages_by_node);
+    let bytes = argument
+        .get(at..at + 8)
+        .and_then(|bytes| bytes.try_into().ok());
+    bytes.map_or(0, u64::from_ne_bytes)
+}
+
+/// Issues one ioctl as [`Room::ioctl`] does.
 ///
 /// # Errors
 /// The driver's errno.
-///
-/// # Panics
-/// When the argument names so much memory that the kernel could write where it should not.
 pub fn ioctl(fd: BorrowedFd<'_>, opcode: u32, argument: &mut [u8]) -> Result<(), Errno> {
-    assert!(
-        argument.len() <= ROOM,
-        "an argument of {} bytes",
-        argument.len()
-    );
-    if opcode == abi::IOC_BUFFER_QUERY {
-        let at = std::mem::offset_of!(abi::BufferQuery, pages_by_node);
-        let bytes = argument
-            .get(at..at + 8)
-            .and_then(|bytes| bytes.try_into().ok());
-        let address = bytes.map_or(0, u64::from_ne_bytes);
-        assert!(
-            address < 4096 || address >> 63 == 1,
-            "{address:#x} may be this process' memory"
-        );
-    }
-    let mut room = vec![0; ROOM];
-    room[..argument.len()].copy_from_slice(argument);
-    // SAFETY: The driver writes at most the 4 GiB that a size member can name, but refuses sizes
-    // beyond a page, which is inside `room`; the one address in an argument was checked above.
-    let result = unsafe {
-        libc::ioctl(
-            fd.as_raw_fd(),
-            libc::c_ulong::from(opcode),
-            room.as_mut_ptr().cast::<c_void>(),
-        )
-    };
-    argument.copy_from_slice(&room[..argument.len()]);
-    check(i64::from(result))
+    Room::default().ioctl(fd, opcode, argument)
 }
 
 /// Issues an ioctl with an address as its argument that no memory is at.
@@ -83,6 +127,62 @@ pub fn try_map(
     unsafe {
         let start = rustix::mm::mmap(std::ptr::null_mut(), bytes, prot, flags, fd, offset)?;
         rustix::mm::munmap(start, bytes)
+    }
+}
+
+/// A shared mapping, in words that the kernel and others may change at any time.
+#[derive(Debug)]
+pub struct Words {
+    start: NonNull<c_void>,
+    count: usize,
+}
+
+// SAFETY: The mapping belongs to the process, and every access is atomic.
+unsafe impl Send for Words {}
+// SAFETY: As above.
+unsafe impl Sync for Words {}
+
+impl Words {
+    /// Maps `bytes` of a descriptor, readable and writable.
+    ///
+    /// # Errors
+    /// What mmap(2) says.
+    pub fn map(fd: BorrowedFd<'_>, offset: u64, bytes: usize) -> Result<Self, Errno> {
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: A new mapping at an address of the kernel's choice touches no existing memory.
+        let start = unsafe {
+            rustix::mm::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                prot,
+                MapFlags::SHARED,
+                fd,
+                offset,
+            )
+        }?;
+        let start = NonNull::new(start).ok_or(Errno::FAULT)?;
+        let count = bytes / 4;
+        Ok(Self { start, count })
+    }
+
+    /// Words of the mapping.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The word at a byte offset, taken modulo the mapping's size.
+    pub fn at(&self, offset: usize) -> &AtomicU32 {
+        let index = offset / 4 % self.count;
+        // SAFETY: Inside the mapping, aligned because it starts on a page, and mapped as long as `self` lives.
+        unsafe { AtomicU32::from_ptr(self.start.cast::<u32>().add(index).as_ptr()) }
+    }
+}
+
+impl Drop for Words {
+    fn drop(&mut self) {
+        // SAFETY: `self` owns the mapping, and borrows of it have ended. The kernel unmaps whole pages.
+        let unmapped = unsafe { rustix::mm::munmap(self.start.as_ptr(), self.count * 4) };
+        debug_assert!(unmapped.is_ok(), "munmap: {unmapped:?}");
     }
 }
 

@@ -285,7 +285,10 @@ fn spawn() -> Result<(Child, UnixStream)> {
 }
 
 /// `dmaplane-peer`: in DMAPLANE_BIN_DIR, else beside the folder of this test's program.
-fn program() -> Result<PathBuf> {
+///
+/// # Errors
+/// When it is not there.
+pub fn program() -> Result<PathBuf> {
     if let Some(folder) = env::var_os("DMAPLANE_BIN_DIR") {
         return Ok(PathBuf::from(folder).join("dmaplane-peer"));
     }

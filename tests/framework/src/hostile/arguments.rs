@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Arguments of ioctls: right ones, and what becomes of them.
+
+use std::mem::offset_of;
+use std::net::IpAddr;
+
+use dmaplane_uapi as abi;
+
+use super::tables::{Kind, Known, Tables};
+use crate::pattern::Numbers;
+use crate::sys::Room;
+
+/// Most nanoseconds that a call may wait: the number of calls is what matters.
+const PATIENCE_NS: u64 = 50_000;
+/// As above, for connections, which need some time.
+const LONG_PATIENCE_NS: u64 = 20_000_000;
+/// Largest buffer that is made. Beyond [`REFUSED`], they are refused without trying; what is between would only take the
+/// guest's memory.
+const BUFFER: u64 = 128 << 10;
+const REFUSED: u64 = 1 << 40;
+/// Most entries of a ring, for the same reason.
+const ENTRIES: u32 = 256;
+
+/// The ioctls by name, their structures' bytes, and how often they are called.
+const CALLS: [(&str, u32, usize, u64); 12] = [
+    ("QUERY", abi::IOC_QUERY, size_of::<abi::Query>(), 40),
+    ("DESTROY", abi::IOC_DESTROY, size_of::<abi::Destroy>(), 60),
+    (
+        "BUFFER_CREATE",
+        abi::IOC_BUFFER_CREATE,
+        size_of::<abi::BufferCreate>(),
+        60,
+    ),
+    (
+        "BUFFER_QUERY",
+        abi::IOC_BUFFER_QUERY,
+        size_of::<abi::BufferQuery>(),
+        60,
+    ),
+    (
+        "CHANNEL_CREATE",
+        abi::IOC_CHANNEL_CREATE,
+        size_of::<abi::ChannelCreate>(),
+        40,
+    ),
+    ("ENTER", abi::IOC_ENTER, size_of::<abi::Enter>(), 200),
+    ("LISTEN", abi::IOC_LISTEN, size_of::<abi::Listen>(), 4),
+    ("ACCEPT", abi::IOC_ACCEPT, size_of::<abi::Accept>(), 10),
+    ("CONNECT", abi::IOC_CONNECT, size_of::<abi::Connect>(), 4),
+    (
+        "ENDPOINT_QUERY",
+        abi::IOC_ENDPOINT_QUERY,
+        size_of::<abi::EndpointQuery>(),
+        60,
+    ),
+    (
+        "GRANT_CREATE",
+        abi::IOC_GRANT_CREATE,
+        size_of::<abi::GrantCreate>(),
+        30,
+    ),
+    (
+        "GRANT_WAIT",
+        abi::IOC_GRANT_WAIT,
+        size_of::<abi::GrantWait>(),
+        30,
+    ),
+];
+
+/// An ioctl with its argument.
+#[derive(Clone, Debug)]
+pub(super) struct Argument {
+    pub(super) name: &'static str,
+    pub(super) opcode: u32,
+    pub(super) bytes: Vec<u8>,
+}
+
+impl Argument {
+    /// A right argument with nothing but its size.
+    pub(super) fn new(opcode: u32) -> Self {
+        let call = CALLS.iter().find(|call| call.1 == opcode);
+        let (name, _, bytes, _) = call.copied().unwrap_or(("unknown", 0, 128, 0));
+        let mut argument = Self {
+            name,
+            opcode,
+            bytes: vec![0; bytes],
+        };
+        argument.put32(0, bytes as u32);
+        argument
+    }
+
+    /// A right argument of a random call, as far as handles are right.
+    pub(super) fn random(
+        numbers: &mut Numbers,
+        tables: &Tables,
+        file: usize,
+        room: &Room,
+        address: IpAddr,
+    ) -> Self {
+        let total = CALLS.iter().map(|call| call.3).sum();
+        let mut at = numbers.below(total);
+        let mut opcode = abi::IOC_QUERY;
+        for (_, candidate, _, weight) in CALLS {
+            opcode = candidate;
+            if at < weight {
+                break;
+            }
+            at -= weight;
+        }
+        let mut argument = Self::new(opcode);
+        argument.fill(numbers, tables, file, room, address);
+        argument
+    }
+
+    fn fill(
+        &mut self,
+        numbers: &mut Numbers,
+        tables: &Tables,
+        file: usize,
+        room: &Room,
+        address: IpAddr,
+    ) {
+        let any = |kind, numbers: &mut Numbers| tables.pick(file, kind, numbers).handle;
+        match self.opcode {
+            abi::IOC_DESTROY => {
+                let kind = [Kind::Buffer, Kind::Channel, Kind::Grant, Kind::PeerGrant]
+                    [numbers.below(4) as usize];
+                self.put32(offset_of!(abi::Destroy, handle), any(kind, numbers));
+            }
+            abi::IOC_BUFFER_CREATE => {
+                self.put64(offset_of!(abi::BufferCreate, bytes), numbers.below(BUFFER));
+                let placement = numbers.below(3) as u32;
+                self.put32(offset_of!(abi::BufferCreate, placement), placement);
+                let node = if placement == abi::PLACE_ANY {
+                    u32::MAX
+                } else {
+                    numbers.below(2) as u32
+                };
+                self.put32(offset_of!(abi::BufferCreate, node), node);
+            }
+            abi::IOC_BUFFER_QUERY => {
+                let handle = any(Kind::Buffer, numbers);
+                self.put32(offset_of!(abi::BufferQuery, handle), handle);
+                self.put32(offset_of!(abi::BufferQuery, node_count), 8);
+                self.put64(offset_of!(abi::BufferQuery, pages_by_node), room.array());
+            }
+            abi::IOC_CHANNEL_CREATE => {
+                let entries = 1 << numbers.below(6);
+                self.put32(offset_of!(abi::ChannelCreate, sq_entries), entries);
+                self.put32(offset_of!(abi::ChannelCreate, cq_entries), 2 * entries);
+                self.put32(offset_of!(abi::ChannelCreate, eventfd), u32::MAX);
+            }
+            abi::IOC_ENTER => {
+                let handle = any(Kind::Channel, numbers);
+                self.put32(offset_of!(abi::Enter, channel), handle);
+                let submit = numbers.below(64) as u32;
+                self.put32(offset_of!(abi::Enter, to_submit), submit);
+                let wait = u32::from(numbers.below(8) == 0);
+                self.put32(offset_of!(abi::Enter, min_complete), wait);
+                self.put64(offset_of!(abi::Enter, timeout_ns), PATIENCE_NS);
+            }
+            abi::IOC_LISTEN => {
+                self.put_address(offset_of!(abi::Listen, local), address);
+                self.put32(offset_of!(abi::Listen, backlog), 4);
+            }
+            abi::IOC_ACCEPT => {
+                let handle = any(Kind::Listener, numbers);
+                self.put32(offset_of!(abi::Accept, listener), handle);
+                self.put32(offset_of!(abi::Accept, recv_depth), 16);
+            }
+            abi::IOC_CONNECT => {
+                let at = offset_of!(abi::Connect, remote);
+                self.bytes[at..at + 24].copy_from_slice(&tables.listening(file));
+                self.put32(offset_of!(abi::Connect, recv_depth), 16);
+                self.put64(offset_of!(abi::Connect, timeout_ns), PATIENCE_NS);
+            }
+            abi::IOC_ENDPOINT_QUERY => {
+                let handle = any(Kind::Endpoint, numbers);
+                self.put32(offset_of!(abi::EndpointQuery, handle), handle);
+            }
+            abi::IOC_GRANT_CREATE => {
+                let handle = any(Kind::Endpoint, numbers);
+                self.put32(offset_of!(abi::GrantCreate, endpoint), handle);
+                let buffer = tables.pick(file, Kind::Buffer, numbers);
+                self.put32(offset_of!(abi::GrantCreate, buffer), buffer.handle);
+                self.put64(offset_of!(abi::GrantCreate, length), buffer.bytes.max(1));
+                self.put32(offset_of!(abi::GrantCreate, rights), abi::RIGHT_WRITE);
+                self.put64(offset_of!(abi::GrantCreate, timeout_ns), LONG_PATIENCE_NS);
+            }
+            abi::IOC_GRANT_WAIT => {
+                let handle = any(Kind::Endpoint, numbers);
+                self.put32(offset_of!(abi::GrantWait, endpoint), handle);
+            }
+            _ => {}
+        }
+    }
+
+    /// Spoils a few bytes.
+    pub(super) fn mutate(&mut self, numbers: &mut Numbers) {
+        for _ in 0..=numbers.below(3) {
+            let words = self.bytes.len() as u64 / 4;
+            let at = numbers.below(words) as usize * 4;
+            let old = self.get32(at);
+            let value = match numbers.below(8) {
+                0 => old ^ (1 << numbers.below(32)),
+                1 => old.wrapping_add(1),
+                2 => old.wrapping_sub(1),
+                3 => 0,
+                4 => u32::MAX,
+                5 => 1 << numbers.below(32),
+                6 => numbers.below(8192) as u32,
+                _ => numbers.next_u64() as u32,
+            };
+            self.put32(at, value);
+        }
+    }
+
+    /// Takes out what would only cost time or memory, or harm the tester itself.
+    pub(super) fn tame(&mut self, numbers: &mut Numbers, room: &Room) {
+        let limit = |value: u64, most| {
+            if value > most {
+                value % (most + 1)
+            } else {
+                value
+            }
+        };
+        match self.opcode {
+            abi::IOC_BUFFER_CREATE => {
+                let at = offset_of!(abi::BufferCreate, bytes);
+                let bytes = self.get64(at);
+                if bytes > BUFFER && bytes < REFUSED {
+                    self.put64(at, bytes % BUFFER);
+                }
+            }
+            abi::IOC_CHANNEL_CREATE => {
+                for at in [
+                    offset_of!(abi::ChannelCreate, sq_entries),
+                    offset_of!(abi::ChannelCreate, cq_entries),
+                ] {
+                    let entries = self.get32(at);
+                    // A few of the largest.
+                    if entries > ENTRIES && numbers.below(64) != 0 {
+                        self.put32(at, 1 << (entries % 9));
+                    }
+                }
+            }
+            abi::IOC_BUFFER_QUERY => {
+                let at = offset_of!(abi::BufferQuery, pages_by_node);
+                if !room.is_harmless(self.get64(at)) {
+                    self.put64(at, room.array());
+                }
+            }
+            _ => {}
+        }
+        let (at, most) = match self.opcode {
+            abi::IOC_ENTER => (offset_of!(abi::Enter, timeout_ns), PATIENCE_NS),
+            abi::IOC_ACCEPT => (offset_of!(abi::Accept, timeout_ns), LONG_PATIENCE_NS),
+            abi::IOC_CONNECT => (offset_of!(abi::Connect, timeout_ns), LONG_PATIENCE_NS),
+            abi::IOC_GRANT_CREATE => (offset_of!(abi::GrantCreate, timeout_ns), LONG_PATIENCE_NS),
+            abi::IOC_GRANT_WAIT => (offset_of!(abi::GrantWait, timeout_ns), PATIENCE_NS),
+            _ => return,
+        };
+        self.put64(at, limit(self.get64(at), most));
+    }
+
+    /// What a call that succeeded has made.
+    pub(super) fn made(&self) -> Option<(Kind, Known)> {
+        let handle = |kind, at| {
+            let handle = self.get32(at);
+            (
+                kind,
+                Known {
+                    handle,
+                    ..Default::default()
+                },
+            )
+        };
+        Some(match self.opcode {
+            abi::IOC_BUFFER_CREATE => {
+                let (kind, known) = handle(Kind::Buffer, offset_of!(abi::BufferCreate, handle));
+                let known = Known {
+                    mmap_offset: self.get64(offset_of!(abi::BufferCreate, mmap_offset)),
+                    bytes: self.get64(offset_of!(abi::BufferCreate, bytes)),
+                    ..known
+                };
+                (kind, known)
+            }
+            abi::IOC_CHANNEL_CREATE => {
+                let (kind, known) = handle(Kind::Channel, offset_of!(abi::ChannelCreate, handle));
+                let known = Known {
+                    mmap_offset: self.get64(offset_of!(abi::ChannelCreate, mmap_offset)),
+                    bytes: self.get64(offset_of!(abi::ChannelCreate, mmap_bytes)),
+                    entries: self.get32(offset_of!(abi::ChannelCreate, sq_entries)),
+                    ..known
+                };
+                (kind, known)
+            }
+            abi::IOC_LISTEN => handle(Kind::Listener, offset_of!(abi::Listen, handle)),
+            abi::IOC_ACCEPT => handle(Kind::Endpoint, offset_of!(abi::Accept, endpoint)),
+            abi::IOC_CONNECT => handle(Kind::Endpoint, offset_of!(abi::Connect, endpoint)),
+            abi::IOC_GRANT_CREATE => handle(Kind::Grant, offset_of!(abi::GrantCreate, handle)),
+            abi::IOC_GRANT_WAIT => handle(Kind::PeerGrant, offset_of!(abi::GrantWait, handle)),
+            _ => return None,
+        })
+    }
+
+    pub(super) fn put32(&mut self, at: usize, value: u32) {
+        self.bytes[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+    }
+
+    pub(super) fn put64(&mut self, at: usize, value: u64) {
+        self.bytes[at..at + 8].copy_from_slice(&value.to_ne_bytes());
+    }
+
+    pub(super) fn put_address(&mut self, at: usize, address: IpAddr) {
+        let (family, octets) = match address {
+            IpAddr::V4(v4) => (abi::FAMILY_IPV4, v4.octets().to_vec()),
+            IpAddr::V6(v6) => (abi::FAMILY_IPV6, v6.octets().to_vec()),
+        };
+        self.put32(at, u32::from(family));
+        let start = at + offset_of!(abi::SockAddr, addr);
+        self.bytes[start..start + octets.len()].copy_from_slice(&octets);
+    }
+
+    fn get32(&self, at: usize) -> u32 {
+        let bytes = self.bytes.get(at..at + 4).and_then(|b| b.try_into().ok());
+        bytes.map_or(0, u32::from_ne_bytes)
+    }
+
+    fn get64(&self, at: usize) -> u64 {
+        let bytes = self.bytes.get(at..at + 8).and_then(|b| b.try_into().ok());
+        bytes.map_or(0, u64::from_ne_bytes)
+    }
+}
