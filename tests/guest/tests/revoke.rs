@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Taking grants back: nothing lands afterwards, the peer is told, and the connection lives on.
-
-use std::time::Instant;
+//! Taking grants back: the peer is told, and the connection lives on.
 
 use dmaplane::{Buffer, Channel, EndpointState, Entry, Placement, State};
 use dmaplane_guest_tests::{Connection, complete};
 use dmaplane_testkit::peer::protocol::{Id, Request};
-use dmaplane_testkit::{ErrorContext as _, Guest, Result, ensure, pattern, test};
+use dmaplane_testkit::{ErrorContext as _, Guest, Result, ensure, test};
 
 const PAGE: u64 = 4096;
 const CHUNK: u32 = 4096;
@@ -30,49 +28,6 @@ fn stream(guest: &Guest, source: Id, grant: Id, length: u64) -> Request {
 
 fn is_up(connection: &Connection) -> Result<bool> {
     Ok(connection.endpoint.query()?.state == EndpointState::Up)
-}
-
-#[test]
-fn late_write_none_after_a_grant_is_taken_back() {
-    test(|guest| {
-        let mut connection = Connection::to_peer(guest)?;
-        let length = 16 * PAGE;
-        let source = connection
-            .peer
-            .create(Request::CreateBuffer { bytes: length })?;
-        let rounds = guest.pick(100, 10);
-        for round in 0..rounds {
-            let (buffer, grant, remote) = connection.local_buffer(guest, length)?;
-            connection.peer.ask(Request::Fill {
-                buffer: source,
-                offset: 0,
-                length,
-                seed: round,
-            })?;
-            let sending = connection
-                .peer
-                .begin(stream(guest, source, remote, length))?;
-            // The stream is under way: what it writes shows in memory.
-            let start = Instant::now();
-            while pattern::mismatch_in_memory(&buffer, 0, u64::from(CHUNK), round, 0).is_some() {
-                ensure!(start.elapsed() < guest.limit(20), "nothing ever arrives");
-            }
-            drop(grant);
-            // From here on the memory is this side's alone. What is written now must stay, until long after the
-            // peer has seen its operations end.
-            pattern::fill_memory(&buffer, 0, length, !round, 0);
-            let tally = connection.peer.sent(sending)?;
-            let wrong = pattern::mismatch_in_memory(&buffer, 0, length, !round, 0);
-            ensure!(wrong.is_none(), "round {round}: a late write at {wrong:?}");
-            ensure!(
-                tally.ok() + tally.count(State::Revoked) == tally.total()
-                    && tally.count(State::Revoked) > 0,
-                "round {round}: {tally:?}"
-            );
-            ensure!(is_up(&connection)?, "round {round}: the connection ended");
-        }
-        Ok(())
-    });
 }
 
 #[test]

@@ -16,7 +16,7 @@ use super::protocol::{Id, Reply, Request};
 use crate::gauges::Gauges;
 use crate::pattern;
 use crate::rdma::Link;
-use crate::transfer::{Receive, Received, Send};
+use crate::transfer::{Receive, Received, Send, WriteLoop};
 
 /// Places of the channel for posted receives.
 const RECEIVE_ENTRIES: u32 = 128;
@@ -244,6 +244,22 @@ impl<'a> Agent<'a> {
                 let mut channel = self.stream_channel(depth)?;
                 let received = receive.run(&mut channel, self.counter()?, ms(limit_ms))?;
                 Ok(Reply::Received(received))
+            }
+            Request::WriteLoop {
+                endpoint,
+                buffer,
+                chunk,
+                depth,
+                limit_ms,
+            } => {
+                let writes = WriteLoop {
+                    endpoint: self.endpoint(endpoint)?,
+                    buffer: self.buffer(buffer)?,
+                    chunk,
+                };
+                let mut channel = self.stream_channel(depth)?;
+                let written = writes.run(&mut channel, self.counter()?, ms(limit_ms))?;
+                Ok(Reply::Written(written))
             }
             _ => anyhow::bail!("{request:?} is answered by the reading thread"),
         }

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::gauges::Gauges;
-use crate::transfer::{Received, Tally};
+use crate::transfer::{Received, Tally, Written};
 
 /// Number of an object in the peer's process, given by the peer.
 pub type Id = u32;
@@ -171,6 +171,20 @@ pub enum Request {
         /// Time limit.
         limit_ms: u64,
     },
+    /// Write through each grant of the other side until it is taken back, and so on until one with the label
+    /// [`STOP`](crate::transfer::STOP). Answer: [`Reply::Written`].
+    WriteLoop {
+        /// Whose grants.
+        endpoint: Id,
+        /// The local side.
+        buffer: Id,
+        /// Bytes of an operation.
+        chunk: u32,
+        /// Operations in flight at most; a power of two.
+        depth: u32,
+        /// Time limit of each grant.
+        limit_ms: u64,
+    },
     /// Ask for an endpoint's state. Answer: [`Reply::Endpoint`].
     Query {
         /// The endpoint.
@@ -232,6 +246,8 @@ pub enum Reply {
     Sent(Tally),
     /// How a stream of receives ended.
     Received(Received),
+    /// How the writing through grants ended.
+    Written(Written),
     /// An endpoint's state.
     Endpoint {
         /// Whether it is connected.

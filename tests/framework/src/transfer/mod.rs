@@ -5,6 +5,7 @@
 
 mod receive;
 mod send;
+mod write_loop;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use receive::{Receive, Received};
 pub use send::{Send, chunk_count};
+pub use write_loop::{STOP, WriteLoop, Written};
 
 /// How the operations of a stream ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
