@@ -38,6 +38,7 @@ enum Object {
     Listener(Listener),
     Endpoint(Endpoint),
     Buffer(Buffer),
+    Channel(#[expect(dead_code, reason = "it is held until the process ends")] Channel),
     LocalGrant(#[expect(dead_code, reason = "it is held until it is closed")] LocalGrant),
     RemoteGrant(RemoteGrant),
 }
@@ -96,6 +97,17 @@ impl<'a> Agent<'a> {
             Request::CreateBuffer { bytes } => {
                 let buffer = Buffer::create(self.context()?, bytes, Placement::Any)?;
                 Ok(Reply::Id(self.add(Object::Buffer(buffer))))
+            }
+            Request::CreateMany { buffers, channels } => {
+                for _ in 0..buffers {
+                    let buffer = Buffer::create(self.context()?, 1, Placement::Any)?;
+                    self.add(Object::Buffer(buffer));
+                }
+                for _ in 0..channels {
+                    let channel = Channel::builder().entries(8).build(self.context()?)?;
+                    self.add(Object::Channel(channel));
+                }
+                Ok(Reply::Done)
             }
             Request::Close { id } => {
                 self.objects

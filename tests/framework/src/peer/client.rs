@@ -200,6 +200,19 @@ impl Peer {
         }
     }
 
+    /// Kills the peer (SIGKILL) and waits for nothing. Gives the moment just before.
+    ///
+    /// # Errors
+    /// When the signal, or on another machine the request for it, cannot be sent.
+    pub fn strike(&mut self) -> Result<Instant> {
+        let now = Instant::now();
+        match &mut self.child {
+            Some(child) => child.kill().context("cannot kill the peer")?,
+            None => drop(self.begin(Request::Kill)?),
+        }
+        Ok(now)
+    }
+
     /// Kills the peer (SIGKILL) and waits until its connection to the test has ended.
     ///
     /// # Errors

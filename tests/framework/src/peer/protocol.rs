@@ -76,6 +76,13 @@ pub enum Request {
         /// Bytes.
         bytes: u64,
     },
+    /// Create many buffers of a page and many channels, which live as long as the process. Answer: [`Reply::Done`].
+    CreateMany {
+        /// How many buffers.
+        buffers: u32,
+        /// How many channels.
+        channels: u32,
+    },
     /// Fill a buffer's range with the pattern, from position 0. Answer: [`Reply::Done`].
     Fill {
         /// The buffer.
