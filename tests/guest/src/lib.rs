@@ -5,6 +5,7 @@
 mod local;
 
 pub use local::Local;
+pub mod storm;
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
