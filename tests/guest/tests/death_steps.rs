@@ -3,6 +3,7 @@
 //! kill -9 of the peer at every step of a transfer: all of the survivor's operations end, at once, and nothing is left
 //! of the peer.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use dmaplane::{
@@ -16,6 +17,7 @@ use dmaplane_testkit::{
     ErrorContext as _, Gauges, Guest, Peer, Result, Topology, bail, ensure, gauges, poll, seed,
     test,
 };
+use dmaplane_uapi as abi;
 
 const BYTES: u64 = 64 << 10;
 const CHUNK: u32 = 4096;
@@ -67,6 +69,8 @@ struct Figures {
     told: Duration,
     /// Until nothing was left of the peer's file.
     gone: Duration,
+    /// Whether the survivor knows that the peer died.
+    cause: &'static str,
 }
 
 /// What is kept while the transfer goes on.
@@ -183,7 +187,7 @@ impl Survivor {
         while let Some(done) = self.channel.next_completion() {
             ensure!(self.open.remove(&done.user_data()), "twice: {done:?}");
             match done.state() {
-                State::Ok if self.dead == 0 || done.op() != dmaplane_uapi::OP_RECV => {
+                State::Ok if self.dead == 0 || done.op() != abi::OP_RECV => {
                     self.well += 1;
                 }
                 State::PeerDead => self.dead += 1,
@@ -257,11 +261,18 @@ fn kill_at(
     }
     let told = struck.elapsed();
     ensure!(survivor.dead > 0, "nothing ended in PEER_DEAD");
-    let state = connection.endpoint.query()?.state;
-    ensure!(
-        state == EndpointState::Down(Errno::CONNRESET),
-        "the survivor's endpoint: {state:?}"
-    );
+    let info = connection.endpoint.query()?;
+    // A last will may be lost, but then nothing else may be claimed than that the connection has ended.
+    let cause = match info.state {
+        EndpointState::Down(Errno::OWNERDEAD) if info.peer_end == abi::PEER_END_DIED => "told why",
+        EndpointState::Down(Errno::CONNRESET) if info.peer_end == abi::PEER_END_DIED => {
+            "told why after the end"
+        }
+        EndpointState::Down(Errno::CONNRESET) if info.peer_end == abi::PEER_END_NONE => {
+            "not told why"
+        }
+        state => bail!("the survivor's endpoint: {state:?}, {}", info.peer_end),
+    };
     // On one machine this side's context is counted too.
     let own = u64::from(guest.topology != Topology::Pair);
     let gone = poll::until(guest.limit(5), || {
@@ -273,7 +284,7 @@ fn kill_at(
     drop(survivor);
     drop(connection);
     gauges::settle(&here_before, guest.limit(5))?;
-    Ok(Figures { told, gone })
+    Ok(Figures { told, gone, cause })
 }
 
 /// Smallest, median, nine in ten, largest.
@@ -291,20 +302,33 @@ fn death_at_every_step() {
         let mut observer = Peer::start(guest)?;
         let rounds = guest.pick(30, 1);
         let (mut all_told, mut all_gone) = (Vec::new(), Vec::new());
+        let mut all_causes = BTreeMap::new();
         let start = Instant::now();
         for step in STEPS {
             let mut told = Vec::new();
+            let mut causes = BTreeMap::new();
             for round in 0..rounds {
                 let figures = kill_at(guest, &mut observer, step, &mut numbers)
                     .with_context(|| format!("seed {seed}, {step:?}, round {round}"))?;
                 told.push(figures.told);
                 all_gone.push(figures.gone);
+                *causes.entry(figures.cause).or_insert(0) += 1;
             }
-            println!("{step:?}: told after {:?}", distribution(told.clone()));
+            println!(
+                "{step:?}: ended after {:?}, {causes:?}",
+                distribution(told.clone())
+            );
+            for (cause, count) in causes {
+                *all_causes.entry(cause).or_insert(0) += count;
+            }
             all_told.extend(told);
         }
         let (told, gone) = (distribution(all_told), distribution(all_gone));
-        println!("{} kills in {:?}", rounds * STEPS.len(), start.elapsed());
+        let kills = rounds * STEPS.len();
+        println!(
+            "{kills} kills in {:?}; survivors {all_causes:?}",
+            start.elapsed()
+        );
         println!(
             "the survivor was told after {told:?}; the peer's context was gone after {gone:?}"
         );
