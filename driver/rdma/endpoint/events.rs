@@ -14,6 +14,7 @@ use crate::{
         outcome::Down,
         wire::{Hello, MESSAGE_BYTES},
     },
+    uapi,
 };
 use kernel::prelude::*;
 
@@ -140,7 +141,8 @@ impl Queue for Shared {
         match self.take_message(message) {
             Ok(()) => {
                 self.changed.notify_all();
-                if self.is_down() {
+                // Not when this side ends: whatever comes then must not cut its own last will off.
+                if self.state.lock().peer_end != uapi::PEER_END_NONE {
                     // It was the peer's last will: what is under way is flushed.
                     view.disconnect();
                 }
