@@ -3,9 +3,9 @@
 //! What the suites share: a connection to the peer, with a buffer granted in either direction.
 
 mod local;
+pub mod storm;
 
 pub use local::Local;
-pub mod storm;
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;

@@ -22,6 +22,8 @@ use dmaplane_uapi as abi;
 const BYTES: u64 = 64 << 10;
 const CHUNK: u32 = 4096;
 const DEPTH: u32 = 16;
+/// What a survivor knows whose peer's last will was lost.
+const UNTOLD: &str = "not told why";
 /// Completions of a stream before the kill, at most.
 const MOST: u64 = 100;
 
@@ -268,9 +270,7 @@ fn kill_at(
         EndpointState::Down(Errno::CONNRESET) if info.peer_end == abi::PEER_END_DIED => {
             "told why after the end"
         }
-        EndpointState::Down(Errno::CONNRESET) if info.peer_end == abi::PEER_END_NONE => {
-            "not told why"
-        }
+        EndpointState::Down(Errno::CONNRESET) if info.peer_end == abi::PEER_END_NONE => UNTOLD,
         state => bail!("the survivor's endpoint: {state:?}, {}", info.peer_end),
     };
     // On one machine this side's context is counted too.
@@ -300,7 +300,7 @@ fn death_at_every_step() {
         let seed = seed()?;
         let mut numbers = Numbers::new(seed);
         let mut observer = Peer::start(guest)?;
-        let rounds = guest.pick(30, 1);
+        let rounds = guest.pick(30, 3);
         let (mut all_told, mut all_gone) = (Vec::new(), Vec::new());
         let mut all_causes = BTreeMap::new();
         let start = Instant::now();
@@ -331,6 +331,11 @@ fn death_at_every_step() {
         );
         println!(
             "the survivor was told after {told:?}; the peer's context was gone after {gone:?}"
+        );
+        let untold = all_causes.get(UNTOLD).copied().unwrap_or(0);
+        ensure!(
+            untold * 20 <= kills,
+            "{untold} of {kills} survivors were not told why"
         );
         if guest.pick(true, false) {
             // An emulated machine beside others is not idle all the time: nine in ten.

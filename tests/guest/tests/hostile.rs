@@ -189,7 +189,7 @@ fn work(
 fn hostile_user_harms_nobody_else() {
     test(|guest| {
         let seed = seed()?;
-        let calls = guest.pick(1_000_000, 20_000);
+        let calls = guest.pick(1_000_000, 100_000);
         let program = Program::copy()?;
         let _restricted = Restricted::to(NOBODY, 0o660)?;
         let mut connection = Connection::to_peer(guest)?;
