@@ -49,7 +49,7 @@ struct Other {
 /// All of it.
 #[derive(Debug)]
 pub struct Field {
-    /// Sides by file. Those of the same index below [`PAIRS`] belong together.
+    /// Sides by file. Those of the same index below `PAIRS` belong together.
     pub sides: [Vec<Place>; 2],
     /// Buffers by file.
     pub buffers: [RwLock<Vec<Buffer>>; 2],
