@@ -114,6 +114,11 @@
 #define DMAPLANE_CAP_SQPOLL (1 << 3)
 
 /**
+ * Capability: coalesced eventfd signals ([`ChannelCreate::event_batch`]).
+ */
+#define DMAPLANE_CAP_COALESCE (1 << 4)
+
+/**
  * Placement: wherever the kernel finds memory.
  */
 #define DMAPLANE_PLACE_ANY 0
@@ -145,7 +150,8 @@
 
 /**
  * Flag of a channel: a kernel thread takes entries from the submission ring as they come. It runs on the processors of
- * `poll_node`, sleeps after `poll_idle_us` without an entry ([`SQ_NEED_WAKEUP`]) and ends with the channel.
+ * `poll_node`, sleeps after `poll_idle_us` without an entry ([`SQ_NEED_WAKEUP`]) and ends with the channel. `EINVAL`
+ * where the driver does not have [`CAP_SQPOLL`].
  */
 #define DMAPLANE_CHANNEL_SQPOLL (1 << 0)
 
@@ -626,7 +632,8 @@ struct dmaplane_channel_create {
          */
         __u32 cq_offset;
         /**
-         * Signal the eventfd once so many completions came since the last signal; 0 and 1 for each.
+         * Signal the eventfd once so many completions came since the last signal; 0 and 1 for each. More than 1 gives
+         * `EINVAL` where the driver does not have [`CAP_COALESCE`].
          */
         __u32 event_batch;
         /**

@@ -68,6 +68,8 @@ pub const CAP_RDMA: u64 = 1 << 1;
 pub const CAP_POLL: u64 = 1 << 2;
 /// Capability: channels with a polling submission thread ([`CHANNEL_SQPOLL`]).
 pub const CAP_SQPOLL: u64 = 1 << 3;
+/// Capability: coalesced eventfd signals ([`ChannelCreate::event_batch`]).
+pub const CAP_COALESCE: u64 = 1 << 4;
 
 /// Placement: wherever the kernel finds memory.
 pub const PLACE_ANY: u32 = 0;
@@ -187,7 +189,8 @@ pub struct BufferQuery {
 }
 
 /// Flag of a channel: a kernel thread takes entries from the submission ring as they come. It runs on the processors of
-/// `poll_node`, sleeps after `poll_idle_us` without an entry ([`SQ_NEED_WAKEUP`]) and ends with the channel.
+/// `poll_node`, sleeps after `poll_idle_us` without an entry ([`SQ_NEED_WAKEUP`]) and ends with the channel. `EINVAL`
+/// where the driver does not have [`CAP_SQPOLL`].
 pub const CHANNEL_SQPOLL: u32 = 1 << 0;
 
 /// Argument of [`IOC_CHANNEL_CREATE`].
@@ -214,7 +217,8 @@ pub struct ChannelCreate {
     pub sq_offset: u32,
     /// Out: offset of the array of [`Cqe`] in the mapping.
     pub cq_offset: u32,
-    /// Signal the eventfd once so many completions came since the last signal; 0 and 1 for each.
+    /// Signal the eventfd once so many completions came since the last signal; 0 and 1 for each. More than 1 gives
+    /// `EINVAL` where the driver does not have [`CAP_COALESCE`].
     pub event_batch: u32,
     /// Signal it at the latest so many microseconds after the first unsignalled completion, in steps of the kernel's
     /// timer tick. At most 10 s; 0 waits for the batch without limit, which needs an `event_batch` of at most 1.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask`: everything that a developer or CI runs on this project.
 
+mod bench;
 mod ctx;
 mod demo;
 mod driver;
@@ -51,6 +52,8 @@ enum Command {
     Test(test::TestArgs),
     /// Moves a language model's KV cache between two guests and checks it.
     Demo(demo::DemoArgs),
+    /// Measures inside a guest, next to a reference of the same guest.
+    Bench(bench::BenchArgs),
     /// Checks formatting, lints, documentation, licences and headers.
     Lint(lint::LintArgs),
 }
@@ -76,6 +79,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::VmTest(args) => guest::cli::run_vm_test(&ctx, args),
         Command::Test(args) => test::run(&ctx, args),
         Command::Demo(args) => demo::run(&ctx, args),
+        Command::Bench(args) => bench::run(&ctx, args),
         Command::Lint(args) => lint::run(&ctx, args),
     }
 }

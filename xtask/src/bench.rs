@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The command `bench`: measurements inside a guest, each next to a reference of the same guest.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
+
+use crate::ctx::Ctx;
+use crate::exit;
+use crate::guest::accel::AccelChoice;
+use crate::guest::plan::SHARE;
+use crate::guest::session::{Driver, Lab, Request, job};
+use crate::guest::topology::Network;
+use crate::kernel::Profile;
+
+/// The file that the guest leaves its rows in.
+const ROWS: &str = "rows.json";
+
+/// What to measure.
+#[derive(Clone, Copy, ValueEnum)]
+enum What {
+    /// NOP entries per second through a channel, next to one system call for each entry.
+    Rings,
+}
+
+/// Measures inside a guest and compares with a reference in the same run.
+///
+/// Where guests are emulated (accel tcg), the ratios mean something and the values do not. Nothing
+/// else should run meanwhile.
+#[derive(Args)]
+#[command(after_help = exit::HELP)]
+pub(crate) struct BenchArgs {
+    /// What to measure.
+    what: What,
+    /// Writes the rows as JSON to this file: bench, case, size, depth, value, unit, reference,
+    /// ratio, accel.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// A tenth of the work, for a first look.
+    #[arg(long)]
+    quick: bool,
+    /// What guests run on.
+    #[arg(long, value_enum)]
+    accel: Option<AccelChoice>,
+}
+
+/// One measurement.
+#[derive(Deserialize, Serialize)]
+struct Row {
+    bench: String,
+    case: String,
+    size: u64,
+    depth: u32,
+    value: f64,
+    unit: String,
+    reference: String,
+    ratio: f64,
+    accel: String,
+}
+
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "all commands have one signature"
+)]
+pub(crate) fn run(ctx: &Ctx, args: BenchArgs) -> Result<ExitCode> {
+    let accel = args.accel.unwrap_or(AccelChoice::Auto);
+    let lab = Lab::prepare(ctx, "numa2", Profile::Base, accel, Driver::Loaded)?;
+    let guest = lab.topology.guests[0].name.clone();
+    let what = match args.what {
+        What::Rings => "rings",
+    };
+    let program = lab.binaries.dir.join("dmaplane-bench");
+    let program = program.display().to_string();
+    let rows = Path::new(SHARE).join(ROWS).display().to_string();
+    let accel = lab.accel.name();
+    let mut argv: Vec<String> = [&program, what, "--out", &rows, "--accel", accel]
+        .map(str::to_owned)
+        .to_vec();
+    if args.quick {
+        argv.push("--quick".to_owned());
+    }
+    let mut measurement = job("bench", argv);
+    measurement.netns =
+        matches!(lab.topology.network, Network::Veth { .. }).then(|| "dp0".to_owned());
+    let mut request = Request::empty();
+    request.job(&guest, measurement);
+    ctx.ui.step(format!("measuring {what} on {}", lab.title()));
+    let mut outcome = lab.run(ctx, &request, &mut |_| {})?;
+    let verdict = lab.judge(&outcome)?;
+    for (kind, reason) in &verdict.reasons {
+        eprintln!("  {}: {reason}", kind.words());
+    }
+    let file = outcome.share(outcome.guest(&guest)?).join(ROWS);
+    let text = fs::read_to_string(&file);
+    let kept = outcome.dir.keep(ctx)?;
+    if !verdict.reasons.is_empty() {
+        eprintln!("  artefacts: {}", kept.display());
+        return Ok(ExitCode::from(verdict.kind.code()));
+    }
+    let rows: Vec<Row> = serde_json::from_str(&text.context("the guest left no rows")?)?;
+    print!("{}", table(&rows));
+    if let Some(json) = &args.json {
+        fs::write(json, serde_json::to_string_pretty(&rows)?)
+            .with_context(|| format!("cannot write {}", json.display()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The rows for people.
+fn table(rows: &[Row]) -> String {
+    let mut text = String::new();
+    for row in rows {
+        text += &format!(
+            "{:8} {:8} size {:8} depth {:4} {:14.0} {:10} {:8.2} x {} ({})\n",
+            row.bench,
+            row.case,
+            row.size,
+            row.depth,
+            row.value,
+            row.unit,
+            row.ratio,
+            row.reference,
+            row.accel
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_names_its_reference() {
+        let json = r#"[{"bench":"rings","case":"nop","size":0,"depth":32,"value":5e6,
+            "unit":"entries/s","reference":"one system call per entry","ratio":10.5,"accel":"tcg"}]"#;
+        let rows: Vec<Row> = serde_json::from_str(json).expect("rows");
+        let text = table(&rows);
+        assert!(
+            text.contains("10.50 x one system call per entry (tcg)"),
+            "{text}"
+        );
+    }
+}
