@@ -9,7 +9,7 @@ use std::time::Duration;
 use dmaplane::{Buffer, Channel, Completion, Entry, GrantTerms, Placement, State};
 use dmaplane_guest_tests::{Local, complete};
 use dmaplane_testkit::window::Window;
-use dmaplane_testkit::{ErrorContext as _, Guest, Result, ensure, test};
+use dmaplane_testkit::{ErrorContext as _, Guest, Result, ensure, poll, test};
 
 /// Runs a race without a window and with each of them, so many rounds each.
 fn forced(
@@ -86,23 +86,29 @@ fn window_deadline_against_arrival() {
                 there.push(Entry::recv(&local.far).user_data(name).time_limit(limit))?;
             }
             there.submit()?;
-            local.credited(guest, 16)?;
-            for imm in 0..16 {
+            // On a slow machine some end before the last is posted, which takes their credits over.
+            let count = poll::until(guest.limit(10), || {
+                let posted = local.far.query()?.recv_posted;
+                let credits = local.near.query()?.send_credits;
+                Ok((posted > 0 && credits == posted).then_some(posted))
+            })?;
+            let count = count.context("the credits never come")?;
+            for imm in 0..count {
                 here.push(Entry::send(&local.near, mine.range(0, 0), imm))?;
             }
-            for done in complete(&mut here, 16, guest.limit(10))? {
+            for done in complete(&mut here, count, guest.limit(10))? {
                 done.result()?;
             }
             let done = complete(&mut there, 16, guest.limit(10))?;
             once_each(&done, 16, &[State::Ok, State::Timeout])?;
             // What met no receive meets the next ones, so that all of it arrives, in order.
             let mut came: Vec<u32> = arrivals(&done);
-            let missing = 16 - u32::try_from(came.len())?;
+            let missing = count - u32::try_from(came.len())?;
             for _ in 0..missing {
                 there.push(Entry::recv(&local.far))?;
             }
             came.extend(arrivals(&complete(&mut there, missing, guest.limit(10))?));
-            ensure!(came == (0..16).collect::<Vec<u32>>(), "{came:?}");
+            ensure!(came == (0..count).collect::<Vec<u32>>(), "{came:?}");
             Ok(())
         })
     });
