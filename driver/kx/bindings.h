@@ -9,7 +9,8 @@
 #include <rdma/rdma_cm.h>
 
 /* Memory. */
-struct page *dmaplane_alloc_page(int nid, bool strict);
+struct page *dmaplane_alloc_folio(int nid, unsigned int order, bool bound);
+unsigned int dmaplane_folio_order(struct page *page);
 void dmaplane_copy_to_page(struct page *page, size_t offset, const void *from, size_t bytes);
 void dmaplane_copy_from_page(void *to, struct page *page, size_t offset, size_t bytes);
 int dmaplane_page_to_nid(const struct page *page);

@@ -10,16 +10,23 @@
 #include "bindings.h"
 
 /*
- * One zeroed page, charged to the caller's memory cgroup. __GFP_RETRY_MAYFAIL and __GFP_THISNODE both keep
- * the out-of-memory killer out: a caller that asks for too much gets NULL, nobody else is hurt.
+ * One zeroed folio, charged to the caller's memory cgroup. __GFP_RETRY_MAYFAIL, __GFP_NORETRY and __GFP_THISNODE all
+ * keep the out-of-memory killer out: a caller that asks for too much gets NULL, nobody else is hurt. Large folios
+ * are not fought for: there are smaller ones.
  */
-struct page *dmaplane_alloc_page(int nid, bool strict)
+struct page *dmaplane_alloc_folio(int nid, unsigned int order, bool bound)
 {
-	gfp_t gfp = GFP_KERNEL_ACCOUNT | __GFP_ZERO | __GFP_NOWARN | __GFP_RETRY_MAYFAIL;
+	gfp_t gfp = GFP_KERNEL_ACCOUNT | __GFP_COMP | __GFP_ZERO | __GFP_NOWARN;
 
-	if (strict)
+	gfp |= order ? __GFP_NORETRY : __GFP_RETRY_MAYFAIL;
+	if (bound)
 		gfp |= __GFP_THISNODE;
-	return alloc_pages_node(nid, gfp, 0);
+	return alloc_pages_node(nid, gfp, order);
+}
+
+unsigned int dmaplane_folio_order(struct page *page)
+{
+	return folio_order(page_folio(page));
 }
 
 void dmaplane_copy_to_page(struct page *page, size_t offset, const void *from, size_t bytes)

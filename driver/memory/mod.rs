@@ -115,17 +115,18 @@ impl Memory {
     pub(crate) fn census(&self) -> Result<(KVec<u64>, u64)> {
         let mut by_node = KVec::from_elem(0u64, node_ids() as usize, GFP_KERNEL)?;
         let mut misplaced = 0;
-        for node in self.pages.nodes() {
+        self.pages.each_folio(|_, node, order| {
+            let pages = 1u64 << order;
             if let Some(count) = usize::try_from(node)
                 .ok()
                 .and_then(|at| by_node.get_mut(at))
             {
-                *count += 1;
+                *count += pages;
             }
             if self.placement.policy != uapi::PLACE_ANY && node != self.placement.node {
-                misplaced += 1;
+                misplaced += pages;
             }
-        }
+        });
         Ok((by_node, misplaced))
     }
 }

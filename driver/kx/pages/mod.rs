@@ -1,79 +1,84 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Pages of host memory on chosen NUMA nodes.
+//! Pages: a row of them, and what keeps them alive.
+
+mod folios;
+
+pub(crate) use folios::{Node, MAX_ORDER};
 
 use super::raw;
 use core::ptr::NonNull;
-use kernel::{alloc::flags::__GFP_NOWARN, bindings, prelude::*};
+use kernel::{bindings, prelude::*};
 
 /// Bytes of a page.
 pub(crate) const PAGE_BYTES: usize = kernel::page::PAGE_SIZE;
 
-/// Where pages are to come from.
-#[derive(Clone, Copy)]
-pub(crate) enum Node {
-    /// Anywhere, near the caller first.
-    Any,
-    /// This node first.
-    Preferred(i32),
-    /// This node only.
-    Strict(i32),
+/// Keeps pages alive that are not the driver's own, such as a range of a BAR or an imported dma-buf, and gives them
+/// back on drop.
+pub(crate) trait PageOwner: Send + Sync {}
+
+/// What keeps the pages of a row alive.
+enum Owner {
+    /// The row itself: it consists of whole folios in a row, each with one reference of ours.
+    Folios,
+    /// Somebody else, asked by keeping this.
+    Foreign { _owner: KBox<dyn PageOwner> },
 }
 
-/// Zeroed pages, charged to the memory cgroup of whoever allocated them.
+/// A row of pages of [`PAGE_BYTES`] each.
 ///
 /// # Invariants
 ///
-/// Each pointer is a page of order 0 with one reference of ours, until drop. Mappings and pinners hold
-/// references of their own.
-pub(crate) struct Pages(KVVec<NonNull<bindings::page>>);
+/// Each pointer is a page that has a kernel mapping and stays alive until drop. With [`Owner::Folios`] the row
+/// consists of whole folios: the head of each is followed by its tails. Mappings and pinners hold references of
+/// their own.
+pub(crate) struct Pages {
+    row: KVVec<NonNull<bindings::page>>,
+    owner: Owner,
+}
 
-// SAFETY: The references may be given back from any thread, and pages are not tied to one.
+// SAFETY: The references may be given back from any thread, pages are not tied to one, and owners are `Send`.
 unsafe impl Send for Pages {}
-// SAFETY: A shared reference only reads the pointers.
+// SAFETY: A shared reference only reads the pointers, and owners are `Sync`.
 unsafe impl Sync for Pages {}
 
-/// Pages between two looks for a pending signal: large allocations must not outlive their caller's kill.
-const SIGNAL_INTERVAL: usize = 256;
-
 impl Pages {
-    /// Allocates `count` pages. `ENOMEM` when the policy, the machine or the cgroup has no more; `EINTR`
-    /// when a signal arrives meanwhile.
-    pub(crate) fn new(count: usize, node: Node) -> Result<Self> {
-        let (nid, strict) = match node {
-            Node::Any => (bindings::NUMA_NO_NODE, false),
-            Node::Preferred(nid) => (nid, false),
-            Node::Strict(nid) => (nid, true),
-        };
-        // A user may ask for more than there is, at will: that is told by the error and not in the log.
-        let quiet = GFP_KERNEL_ACCOUNT | __GFP_NOWARN;
-        let mut pages = Self(KVVec::with_capacity(count, quiet)?);
-        for index in 0..count {
-            if index % SIGNAL_INTERVAL == 0 && kernel::current!().signal_pending() {
-                return Err(EINTR);
-            }
-            // SAFETY: `node_has_memory()` holds for a named node, which the caller checked; -1 names
-            // none. Process context, so that the allocation may sleep.
-            let page = unsafe { raw::dmaplane_alloc_page(nid, strict) };
-            // INVARIANT: A successful allocation of order 0 transfers one reference.
-            pages
-                .0
-                .push(NonNull::new(page).ok_or(ENOMEM)?, GFP_KERNEL_ACCOUNT)?;
+    /// Makes pages of somebody else's memory.
+    ///
+    /// # Safety
+    ///
+    /// Each page of the row has a kernel mapping and stays alive as long as `owner`.
+    #[allow(dead_code)] // Reason: its users are on their way.
+    pub(super) unsafe fn foreign(
+        row: KVVec<NonNull<bindings::page>>,
+        owner: KBox<dyn PageOwner>,
+    ) -> Self {
+        // INVARIANT: Promised by the caller.
+        Self {
+            row,
+            owner: Owner::Foreign { _owner: owner },
         }
-        Ok(pages)
     }
 
     /// How many there are.
     pub(crate) fn count(&self) -> usize {
-        self.0.len()
+        self.row.len()
     }
 
-    /// The node of each page.
-    pub(crate) fn nodes(&self) -> impl Iterator<Item = i32> + '_ {
-        // SAFETY: By the type invariant the page is alive.
-        self.0
-            .iter()
-            .map(|page| unsafe { raw::dmaplane_page_to_nid(page.as_ptr()) })
+    /// Shows each folio to `look`: first page, node, order. Pages of others count as folios of one page.
+    pub(crate) fn each_folio(&self, mut look: impl FnMut(usize, i32, usize)) {
+        let mut index = 0;
+        while let Some(page) = self.row.get(index) {
+            let order = match self.owner {
+                // SAFETY: By the type invariant this is the head of a folio that is alive.
+                Owner::Folios => unsafe { raw::dmaplane_folio_order(page.as_ptr()) as usize },
+                Owner::Foreign { .. } => 0,
+            };
+            // SAFETY: By the type invariant the page is alive.
+            let node = unsafe { raw::dmaplane_page_to_nid(page.as_ptr()) };
+            look(index, node, order);
+            index += 1 << order.min(MAX_ORDER);
+        }
     }
 
     /// Copies bytes into the pages, from a byte offset on. What does not fit is left out, which the caller's check of
@@ -124,7 +129,7 @@ impl Pages {
                 let part = |at: usize| PAGE_BYTES - at % PAGE_BYTES;
                 (to_at, from_at, part(to_at).min(part(from_at)).min(left))
             };
-            let page = |pages: &Self, at: usize| pages.0.get(at / PAGE_BYTES).copied();
+            let page = |pages: &Self, at: usize| pages.row.get(at / PAGE_BYTES).copied();
             let Some((to, from)) = page(self, to_at).zip(page(from, from_at)) else {
                 return;
             };
@@ -155,7 +160,7 @@ impl Pages {
         while done < bytes {
             let start = at % PAGE_BYTES;
             let count = (PAGE_BYTES - start).min(bytes - done);
-            let Some(page) = self.0.get(at / PAGE_BYTES) else {
+            let Some(page) = self.row.get(at / PAGE_BYTES) else {
                 return;
             };
             part(page.as_ptr(), start, done, count);
@@ -166,15 +171,14 @@ impl Pages {
 
     /// Pointers to the pages, for the other files of this folder.
     pub(super) fn as_slice(&self) -> &[NonNull<bindings::page>] {
-        &self.0
+        &self.row
     }
 }
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        for page in self.0.iter() {
-            // SAFETY: By the type invariant one reference is ours, and it is given back once.
-            unsafe { bindings::__free_pages(page.as_ptr(), 0) };
+        if let Owner::Folios = self.owner {
+            folios::give_back(&self.row);
         }
     }
 }
