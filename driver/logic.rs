@@ -12,6 +12,8 @@ pub(crate) mod operation;
 pub(crate) mod outcome;
 #[path = "../logic/src/range.rs"]
 pub(crate) mod range;
+#[path = "../logic/src/revocation.rs"]
+pub(crate) mod revocation;
 #[path = "../logic/src/ring.rs"]
 pub(crate) mod ring;
 #[path = "../logic/src/window.rs"]

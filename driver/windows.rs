@@ -42,6 +42,12 @@ pub(crate) struct Windows {
     pub(crate) answered: Window,
     /// An operation was taken out of its queue to end, and its completion was not posted yet.
     pub(crate) taken: Window,
+    /// A use of memory has begun, and nothing was done with it yet.
+    pub(crate) entered: Window,
+    /// Nobody may begin to use some memory any more, and nobody was told to end yet.
+    pub(crate) revoking: Window,
+    /// Nobody uses memory that is being revoked any more, and its mappings are still there.
+    pub(crate) quiet: Window,
     /// An endpoint's cause of its end is set, and its queue pair was not drained yet.
     pub(crate) down: Window,
 }
@@ -53,6 +59,9 @@ pub(crate) static WINDOWS: Windows = Windows {
     arrived: Window::new(),
     answered: Window::new(),
     taken: Window::new(),
+    entered: Window::new(),
+    revoking: Window::new(),
+    quiet: Window::new(),
     down: Window::new(),
 };
 
@@ -65,6 +74,9 @@ pub(crate) fn debugfs(dir: &Dir) -> impl PinInit<Scope<&'static Windows>> + '_ {
         dir.read_write_file(c"arrived", &windows.arrived.0);
         dir.read_write_file(c"answered", &windows.answered.0);
         dir.read_write_file(c"taken", &windows.taken.0);
+        dir.read_write_file(c"entered", &windows.entered.0);
+        dir.read_write_file(c"revoking", &windows.revoking.0);
+        dir.read_write_file(c"quiet", &windows.quiet.0);
         dir.read_write_file(c"down", &windows.down.0);
     })
 }

@@ -82,12 +82,13 @@ impl Info {
 
     /// Names of the capabilities; those unknown to this library as hexadecimal bits.
     pub fn capability_names(&self) -> Vec<String> {
-        const NAMES: [(u64, &str); 5] = [
+        const NAMES: &[(u64, &str)] = &[
             (abi::CAP_HOST_BUFFERS, "host-buffers"),
             (abi::CAP_RDMA, "rdma"),
             (abi::CAP_POLL, "poll"),
             (abi::CAP_SQPOLL, "sqpoll"),
             (abi::CAP_COALESCE, "coalesce"),
+            (abi::CAP_REVOKE, "revoke"),
         ];
         let known = NAMES
             .iter()

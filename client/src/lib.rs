@@ -52,6 +52,7 @@ mod error;
 mod grant;
 pub mod kv;
 mod listener;
+mod memory;
 mod sys;
 pub mod topology;
 
@@ -65,4 +66,5 @@ pub use endpoint::{ConnectOptions, Endpoint, EndpointInfo, EndpointState};
 pub use error::{Call, CallError, Error, Result};
 pub use grant::{GrantTerms, LocalGrant, RemoteGrant, Rights, Target};
 pub use listener::{DEFAULT_RECV_DEPTH, Listener};
+pub use memory::{MemoryInfo, RevokeCause, Standing};
 pub use rustix::io::Errno;

@@ -51,6 +51,8 @@ argument! {
     Query = IOC_QUERY,
     Destroy = IOC_DESTROY,
     BufferCreate = IOC_BUFFER_CREATE,
+    BufferRevoke = IOC_BUFFER_REVOKE,
+    MemoryQuery = IOC_MEMORY_QUERY,
     ChannelCreate = IOC_CHANNEL_CREATE,
     Enter = IOC_ENTER,
     Listen = IOC_LISTEN,

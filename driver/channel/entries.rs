@@ -2,10 +2,11 @@
 
 //! What entries may say, and what they name. Only ever looks at the kernel's copy of an entry.
 
-use super::ticket::MAX_TIMEOUT_NS;
+use super::ticket::{Ticket, MAX_TIMEOUT_NS};
 use crate::{
     context::Context,
     logic::{
+        operation::End,
         range,
         wire::{Payload, SEND_BYTES},
     },
@@ -19,6 +20,18 @@ pub(crate) const MAX_OP_BYTES: u32 = 4 << 20;
 
 /// Which member is wrong, and how.
 pub(super) type Refusal = (u16, Error);
+
+/// A member that names a buffer whose memory is being revoked: [`refused`] makes it the terminal state of its own.
+const GONE: Error = ESTALE;
+
+/// Ends an entry that was refused.
+pub(super) fn refused(ticket: Ticket, (field, error): Refusal) {
+    if error == GONE {
+        ticket.complete(End::Revoked.outcome());
+    } else {
+        ticket.refuse(field, error);
+    }
+}
 
 /// Which members an operation uses beyond `op`, `user_data` and `trace_id`.
 struct Uses {
@@ -88,12 +101,14 @@ impl Uses {
             },
             uapi::OP_CANCEL => Self {
                 endpoint: true,
+                buffer: true,
                 offset: true,
                 flags: uapi::SQE_CANCEL_ENDPOINT | uapi::SQE_CANCEL_ALL | uapi::SQE_CANCEL_QUEUED,
                 ..Self::NONE
             },
             uapi::OP_WATCH => Self {
                 endpoint: true,
+                buffer: true,
                 grant: true,
                 offset: true,
                 length: true,
@@ -133,7 +148,14 @@ pub(super) fn check(entry: &Sqe) -> Result<(), Refusal> {
     if entry.op == uapi::OP_CANCEL {
         check_cancel(entry)?;
     }
-    let of_grant = entry.op == uapi::OP_WATCH && entry.grant != 0;
+    let of_buffer = entry.op == uapi::OP_WATCH && entry.buffer != 0;
+    if of_buffer && (entry.endpoint != 0 || entry.grant != 0) {
+        return Err((uapi::FIELD_BUFFER, EINVAL));
+    }
+    if of_buffer && entry.timeout_ns != 0 {
+        return Err((uapi::FIELD_TIMEOUT, EINVAL));
+    }
+    let of_grant = entry.op == uapi::OP_WATCH && (entry.grant != 0 || of_buffer);
     if of_grant && (entry.offset != 0 || entry.length != 0 || entry.imm != 0) {
         return Err((uapi::FIELD_RESERVED, EINVAL));
     }
@@ -151,6 +173,9 @@ fn check_cancel(entry: &Sqe) -> Result<(), Refusal> {
     }
     if all && entry.endpoint != 0 {
         return Err((uapi::FIELD_ENDPOINT, EINVAL));
+    }
+    if entry.buffer != 0 && (all || endpoint || entry.endpoint != 0) {
+        return Err((uapi::FIELD_BUFFER, EINVAL));
     }
     Ok(())
 }
@@ -195,9 +220,13 @@ pub(super) fn between(
     if !range::within(entry.remote_offset, length, grant.length()) {
         return Err((uapi::FIELD_REMOTE_OFFSET, EINVAL));
     }
-    let region = buffer.region(endpoint).map_err(at(uapi::FIELD_NONE))?;
+    let guard = buffer.memory().enter().map_err(at(uapi::FIELD_BUFFER))?;
+    let region = buffer
+        .region(&guard, endpoint)
+        .map_err(at(uapi::FIELD_NONE))?;
     Ok(Between {
         region,
+        guard,
         grant,
         offset: entry.offset,
         remote_offset: entry.remote_offset,
@@ -227,6 +256,8 @@ pub(super) fn copy(context: &Context, entry: &Sqe) -> Result<u32, Refusal> {
         return Err((uapi::FIELD_REMOTE_OFFSET, EINVAL));
     }
     let bytes = entry.length as usize;
+    let _from_guard = from.enter().map_err(at(uapi::FIELD_BUFFER))?;
+    let _to_guard = to.enter().map_err(at(uapi::FIELD_GRANT))?;
     let (to, from) = (to.pages(), from.pages());
     to.copy_from(entry.remote_offset, from, entry.offset, bytes);
     Ok(entry.length)
@@ -258,6 +289,7 @@ pub(super) fn payload(context: &Context, entry: &Sqe) -> Result<KBox<Payload>, R
     if !empty && !range::within(entry.offset, entry.length.into(), memory.bytes()) {
         return Err((uapi::FIELD_OFFSET, EINVAL));
     }
+    let _guard = memory.enter().map_err(at(uapi::FIELD_BUFFER))?;
     memory.pages().read(entry.offset, bytes);
     Ok(payload)
 }
@@ -273,15 +305,16 @@ pub(super) fn target(context: &Context, entry: &Sqe) -> Result<Option<Target>, R
     let buffer = context
         .buffer(entry.buffer)
         .map_err(at(uapi::FIELD_BUFFER))?;
-    let memory = buffer.memory().clone();
+    let memory = buffer.memory();
     if entry.length == 0 {
         return Err((uapi::FIELD_LENGTH, EINVAL));
     }
     if !range::within(entry.offset, entry.length.into(), memory.bytes()) {
         return Err((uapi::FIELD_OFFSET, EINVAL));
     }
+    let guard = memory.enter().map_err(at(uapi::FIELD_BUFFER))?;
     Ok(Some(Target {
-        memory,
+        guard,
         offset: entry.offset,
         length: entry.length,
     }))

@@ -73,7 +73,11 @@ fn dispatch(context: &Context, mut ticket: Ticket, entry: &Sqe) {
                 ticket.set_length(length);
                 ticket.complete(DONE);
             }
-            Err((field, error)) => ticket.refuse(field, error),
+            Err(refusal) => entries::refused(ticket, refusal),
+        },
+        uapi::OP_WATCH if entry.buffer != 0 => match context.buffer(entry.buffer) {
+            Ok(buffer) => buffer.watch(ticket),
+            Err(error) => ticket.refuse(uapi::FIELD_BUFFER, error),
         },
         _ => match context.endpoint(entry.endpoint) {
             Ok(endpoint) => on_endpoint(context, &endpoint, ticket, entry),
@@ -107,7 +111,7 @@ fn on_endpoint(context: &Context, endpoint: &Arc<Endpoint>, ticket: Ticket, entr
         Err((uapi::FIELD_NONE, _)) if endpoint.is_down() => {
             ticket.complete(endpoint.down_outcome());
         }
-        Err((field, error)) => ticket.refuse(field, error),
+        Err(refusal) => entries::refused(ticket, refusal),
     }
 }
 
@@ -120,6 +124,13 @@ fn cancel(context: &Context, mut ticket: Ticket, entry: &Sqe) {
             ended += tally.ended;
             spared += tally.spared;
         });
+        context.each_buffer(|buffer| ended += buffer.cancel(None));
+    } else if entry.buffer != 0 {
+        let buffer = match context.buffer(entry.buffer) {
+            Ok(buffer) => buffer,
+            Err(error) => return ticket.refuse(uapi::FIELD_BUFFER, error),
+        };
+        ended = buffer.cancel(Some(ticket.key_of(entry.offset)));
     } else {
         let endpoint = match context.endpoint(entry.endpoint) {
             Ok(endpoint) => endpoint,

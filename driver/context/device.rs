@@ -21,8 +21,9 @@ pub(crate) struct Node {
 impl MiscDevice for Node {
     type Ptr = Arc<Self>;
 
-    fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<Arc<Self>> {
+    fn open(file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<Arc<Self>> {
         let context = Context::new()?;
+        context.space.adopt(file);
         Ok(Arc::new(Self { context }, GFP_KERNEL)?)
     }
 
@@ -34,8 +35,7 @@ impl MiscDevice for Node {
         let target = MmapTarget::from_offset(vma::offset(vma));
         match node.context.mappable(&target)? {
             Object::Buffer(buffer) => {
-                let memory = buffer.memory().clone();
-                vma::map(vma, memory.clone().pages(), target.start, memory)
+                vma::map_paged(vma, target.start, buffer.memory().clone())
             }
             Object::Channel(channel) => {
                 vma::map(vma, channel.clone().memory(), target.start, channel)

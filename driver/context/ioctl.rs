@@ -16,7 +16,7 @@ use crate::{
         range, ring,
         wire::SEND_BYTES,
     },
-    memory::{Buffer, Memory, Placement},
+    memory::{Buffer, Cause, Memory, Placement},
     module_parameters,
     rdma::{connect, window_of, Listener, Terms, MAX_TTL_NS},
     uapi,
@@ -47,6 +47,8 @@ impl Context {
             uapi::IOC_DESTROY => self.ioctl_destroy(arg),
             uapi::IOC_BUFFER_CREATE => self.buffer_create(arg),
             uapi::IOC_BUFFER_QUERY => self.buffer_query(arg),
+            uapi::IOC_BUFFER_REVOKE => self.buffer_revoke(arg),
+            uapi::IOC_MEMORY_QUERY => self.memory_query(arg),
             uapi::IOC_CHANNEL_CREATE => self.channel_create(arg),
             uapi::IOC_ENTER => self.enter(arg),
             uapi::IOC_LISTEN => self.listen(arg),
@@ -84,7 +86,7 @@ impl Context {
             return Err(E2BIG);
         }
         let placement = Placement::new(want.placement, want.node)?;
-        let memory = Memory::new(want.bytes, placement, &self.quota)?;
+        let memory = Memory::new(want.bytes, placement, self.home())?;
         want.bytes = memory.bytes();
         want.handle = self.insert(Object::Buffer(Buffer::new(memory)?))?;
         want.mmap_offset = Handle::from_raw(want.handle).mmap_offset();
@@ -109,6 +111,24 @@ impl Context {
         query.misplaced_pages = misplaced;
         query.mappings = memory.mappings() as u32;
         query.regions = buffer.regions() as u32;
+        arg.write()
+    }
+
+    fn buffer_revoke(&self, arg: usize) -> Result {
+        let arg = Arg::<uapi::BufferRevoke>::read(arg)?;
+        zero(&[arg.value.flags, arg.value.reserved])?;
+        self.buffer(arg.value.handle)?.memory().revoke(Cause::Owner);
+        Ok(())
+    }
+
+    fn memory_query(&self, arg: usize) -> Result {
+        let mut arg = Arg::<uapi::MemoryQuery>::read(arg)?;
+        zero(&[arg.value.flags])?;
+        let buffer = self.buffer(arg.value.handle)?;
+        (arg.value.state, arg.value.cause) = buffer.memory().standing();
+        arg.value.kind = uapi::MEMORY_KIND_HOST;
+        arg.value.rdma = uapi::RDMA_DIRECT;
+        (_, arg.value.node) = buffer.memory().placement();
         arg.write()
     }
 
@@ -261,7 +281,7 @@ fn query(arg: usize) -> Result {
         flags: 0,
         abi_version: uapi::ABI_VERSION,
         node_ids: node_ids(),
-        capabilities: uapi::CAP_HOST_BUFFERS | uapi::CAP_RDMA,
+        capabilities: uapi::CAP_HOST_BUFFERS | uapi::CAP_RDMA | uapi::CAP_REVOKE,
         max_buffer_bytes: max_buffer_bytes(),
         max_op_bytes: MAX_OP_BYTES.into(),
         max_ring_entries: ring::MAX_ENTRIES,

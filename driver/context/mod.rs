@@ -12,8 +12,9 @@ pub(crate) use device::Node;
 use crate::{
     channel::Channel,
     gauges::{Held, GAUGES},
+    kx::space::Space,
     logic::{handle::MmapTarget, outcome::Down},
-    memory::Buffer,
+    memory::{Buffer, Home},
     rdma::{Domains, Endpoint, Grant, Listener, PeerGrant},
 };
 use kernel::{
@@ -42,7 +43,8 @@ impl Object {
             Object::Listener(listener) => listener.close(),
             Object::Endpoint(endpoint) => endpoint.shutdown(Down::Local),
             Object::Channel(channel) => channel.end(),
-            Object::Buffer(_) | Object::Grant(_) | Object::PeerGrant(_) => {}
+            Object::Buffer(buffer) => buffer.end(),
+            Object::Grant(_) | Object::PeerGrant(_) => {}
         }
     }
 }
@@ -52,9 +54,10 @@ impl Object {
 pub(crate) struct Context {
     #[pin]
     table: Mutex<Table>,
-    #[pin]
-    domains: Domains,
+    domains: Arc<Domains>,
     quota: Arc<Quota>,
+    /// Where user mappings of its memory are.
+    space: Arc<Space>,
     _count: Held,
 }
 
@@ -62,15 +65,27 @@ impl Context {
     /// An empty context.
     fn new() -> Result<Arc<Self>> {
         let quota = Quota::new()?;
+        let space = Space::new()?;
+        let domains = Domains::new()?;
         Arc::pin_init(
             pin_init!(Self {
                 quota: quota,
+                space: space,
+                domains: domains,
                 table <- new_mutex!(Table::new(), "Context::table"),
-                domains <- Domains::new(),
                 _count: GAUGES.contexts.hold(1),
             }),
             GFP_KERNEL,
         )
+    }
+
+    /// What memory of this context needs of it.
+    pub(crate) fn home(&self) -> Home {
+        Home {
+            quota: self.quota.clone(),
+            domains: self.domains.clone(),
+            space: self.space.clone(),
+        }
     }
 
     /// Names an object. `EMFILE` when there are too many; the object is then ended.
@@ -132,16 +147,30 @@ impl Context {
 
     /// Shows every endpoint to `look`, without a lock. One that is made meanwhile may be left out.
     pub(crate) fn each_endpoint(&self, mut look: impl FnMut(&Endpoint)) {
+        let endpoint = |object: &Object| match object {
+            Object::Endpoint(endpoint) => Some(endpoint.clone()),
+            _ => None,
+        };
+        self.each(endpoint, |endpoint| look(&endpoint));
+    }
+
+    /// Shows every buffer to `look`, likewise.
+    pub(crate) fn each_buffer(&self, mut look: impl FnMut(&Buffer)) {
+        let buffer = |object: &Object| match object {
+            Object::Buffer(buffer) => Some(buffer.clone()),
+            _ => None,
+        };
+        self.each(buffer, |buffer| look(&buffer));
+    }
+
+    fn each<T>(&self, pick: impl Fn(&Object) -> Option<T>, mut look: impl FnMut(T)) {
         let mut from = 0;
         loop {
-            let next = self.table.lock().find_from(from, |object| match object {
-                Object::Endpoint(endpoint) => Some(endpoint.clone()),
-                _ => None,
-            });
-            let Some((index, endpoint)) = next else {
+            let next = self.table.lock().find_from(from, &pick);
+            let Some((index, object)) = next else {
                 return;
             };
-            look(&endpoint);
+            look(object);
             from = index + 1;
         }
     }

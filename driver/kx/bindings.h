@@ -19,9 +19,16 @@ unsigned int dmaplane_node_ids(void);
 void *dmaplane_vmalloc_shared(unsigned long bytes);
 void dmaplane_vfree(void *memory);
 void dmaplane_vma_shared_only(struct vm_area_struct *vma);
+void dmaplane_vma_on_demand(struct vm_area_struct *vma, pgoff_t first);
 
 void dmaplane_move_between(struct page *to, size_t to_offset, struct page *from,
 			   size_t from_offset, size_t bytes);
+
+/* Address spaces of user mappings. */
+struct inode *dmaplane_space_new(void);
+void dmaplane_space_put(struct inode *inode);
+void dmaplane_space_adopt(struct inode *inode, struct file *file);
+void dmaplane_space_zap(struct inode *inode, pgoff_t first, pgoff_t count);
 
 /* Work that runs later. */
 void dmaplane_init_delayed_work(struct delayed_work *work, work_func_t run);

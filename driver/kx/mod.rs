@@ -13,6 +13,7 @@ pub(crate) mod pages;
 pub(crate) mod rdma;
 pub(crate) mod shared;
 pub(crate) mod signal;
+pub(crate) mod space;
 pub(crate) mod task;
 pub(crate) mod tick;
 pub(crate) mod user;

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Wrappers for what bindgen cannot bind: inline functions and macros. No policy lives here. */
+#include <linux/anon_inodes.h>
+#include <linux/file.h>
+#include <linux/fs.h>
 #include <linux/gfp.h>
 #include <linux/highmem.h>
 #include <linux/nodemask.h>
@@ -96,6 +99,49 @@ void dmaplane_vfree(void *memory)
 void dmaplane_vma_shared_only(struct vm_area_struct *vma)
 {
 	vm_flags_mod(vma, VM_DONTEXPAND | VM_DONTDUMP, VM_MAYEXEC);
+}
+
+/* As above. Pages are inserted when they are touched first. */
+void dmaplane_vma_on_demand(struct vm_area_struct *vma, pgoff_t first)
+{
+	vm_flags_set(vma, VM_MIXEDMAP);
+	vma->vm_pgoff = first;
+}
+
+static const struct file_operations dmaplane_space_fops = { .owner = THIS_MODULE };
+
+/*
+ * An inode whose address space holds user mappings and nothing else. The file that comes with it goes at once: only
+ * the inode stays.
+ */
+struct inode *dmaplane_space_new(void)
+{
+	struct file *file = anon_inode_create_getfile("[dmaplane]", &dmaplane_space_fops, NULL,
+						      O_RDWR, NULL);
+	struct inode *inode;
+
+	if (IS_ERR(file))
+		return ERR_CAST(file);
+	inode = file_inode(file);
+	ihold(inode);
+	fput(file);
+	return inode;
+}
+
+void dmaplane_space_put(struct inode *inode)
+{
+	iput(inode);
+}
+
+/* Called from open(2), before the file can be mapped. The inode outlives the file's mappings. */
+void dmaplane_space_adopt(struct inode *inode, struct file *file)
+{
+	file->f_mapping = inode->i_mapping;
+}
+
+void dmaplane_space_zap(struct inode *inode, pgoff_t first, pgoff_t count)
+{
+	unmap_mapping_pages(inode->i_mapping, first, count, true);
 }
 
 struct net *dmaplane_current_net(void)

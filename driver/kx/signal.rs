@@ -48,9 +48,14 @@ impl Signal {
 
     /// Waits until it is set, at most so long, whatever happens to the thread.
     pub(crate) fn wait_for(&self, limit_ms: u32) {
+        let _set = self.wait_at_most(limit_ms);
+    }
+
+    /// Waits until it is set, at most so long, whatever happens to the thread; false when it is not.
+    pub(crate) fn wait_at_most(&self, limit_ms: u32) -> bool {
         let jiffies = msecs_to_jiffies(limit_ms);
         // SAFETY: As above.
-        let _ = unsafe { bindings::wait_for_completion_timeout(self.completion.get(), jiffies) };
+        unsafe { bindings::wait_for_completion_timeout(self.completion.get(), jiffies) > 0 }
     }
 
     /// Waits until it is set; false when the thread is being killed.

@@ -49,6 +49,8 @@ abi!(
     EndpointQuery,
     GrantCreate,
     GrantWait,
+    BufferRevoke,
+    MemoryQuery,
 );
 
 /// An ioctl's argument: where it is, how long the caller says it is, and the kernel's copy.

@@ -6,8 +6,9 @@ use super::{
     pages::{Pages, PAGE_BYTES},
     raw,
     shared::SharedMemory,
+    space::Place,
 };
-use core::ptr::NonNull;
+use core::{mem::ManuallyDrop, ptr::NonNull};
 use kernel::{
     bindings,
     error::to_result,
@@ -34,17 +35,16 @@ pub(crate) trait Mappable {
     fn page(&self, offset: usize) -> Result<NonNull<bindings::page>>;
 }
 
-impl Mappable for Pages {
-    fn bytes(&self) -> usize {
-        self.count() * PAGE_BYTES
-    }
-
-    fn page(&self, offset: usize) -> Result<NonNull<bindings::page>> {
-        self.as_slice()
-            .get(offset / PAGE_BYTES)
-            .copied()
-            .ok_or(EINVAL)
-    }
+/// Pages that may be taken away from their mappings at any time.
+pub(crate) trait Paged: Mapped {
+    /// As long as this lives, the pages are not taken away.
+    type Guard;
+    /// Begins a short use; an error once they are being taken away. Runs under the process's mmap lock.
+    fn enter(self: &Arc<Self>) -> Result<Self::Guard>;
+    /// The pages.
+    fn paged(&self) -> &Pages;
+    /// Where mappings of them are found.
+    fn place(&self) -> &Place;
 }
 
 impl Mappable for SharedMemory {
@@ -64,44 +64,129 @@ pub(crate) fn offset(vma: &VmaNew) -> u64 {
     (pages as u64) * PAGE_BYTES as u64
 }
 
-/// Maps `what` from byte `start` on into the whole of `vma`, which then keeps `keeper` alive.
-///
-/// Only shared mappings are accepted, and execution is ruled out for good. `EINVAL` for a private mapping
-/// or a range beyond the object's end.
+/// Checks a wish to map `bytes` of an object from byte `start` on. Only shared mappings are accepted, and execution is
+/// ruled out for good. `EINVAL` for anything else, or a range beyond the object's end. The page to begin with.
+fn prepare(vma: &VmaNew, bytes: usize, start: u64) -> Result<usize> {
+    if vma.flags() & flags::SHARED == 0 || vma.flags() & flags::EXEC != 0 {
+        return Err(EINVAL);
+    }
+    let start = usize::try_from(start).map_err(|_| EINVAL)?;
+    let end = start
+        .checked_add(vma.end() - vma.start())
+        .ok_or(EINVAL)?;
+    if start % PAGE_BYTES != 0 || end > bytes {
+        return Err(EINVAL);
+    }
+    // SAFETY: A new VMA is exclusively ours during mmap(2).
+    unsafe { raw::dmaplane_vma_shared_only(vma.as_ptr()) };
+    Ok(start)
+}
+
+/// Hands a new VMA over to `keeper`.
+fn hand_over<K: Mapped>(
+    vma: &VmaNew,
+    table: &'static bindings::vm_operations_struct,
+    keeper: Arc<K>,
+) {
+    keeper.mapped();
+    // SAFETY: The VMA is still exclusively ours. The reference in its private data belongs to the
+    // operations below, which give it back in `close`.
+    unsafe {
+        (*vma.as_ptr()).vm_ops = table;
+        (*vma.as_ptr()).vm_private_data = Arc::into_raw(keeper).cast_mut().cast();
+    }
+}
+
+/// Maps `what` from byte `start` on into the whole of `vma`, which then keeps `keeper` alive. For `EINVAL` see
+/// [`prepare`].
 pub(crate) fn map<K: Mapped>(
     vma: &VmaNew,
     what: &impl Mappable,
     start: u64,
     keeper: Arc<K>,
 ) -> Result {
-    if vma.flags() & flags::SHARED == 0 || vma.flags() & flags::EXEC != 0 {
-        return Err(EINVAL);
-    }
-    let start = usize::try_from(start).map_err(|_| EINVAL)?;
-    let length = vma.end() - vma.start();
-    let end = start.checked_add(length).ok_or(EINVAL)?;
-    if start % PAGE_BYTES != 0 || end > what.bytes() {
-        return Err(EINVAL);
-    }
-    let raw_vma = vma.as_ptr();
-    // SAFETY: A new VMA is exclusively ours during mmap(2).
-    unsafe { raw::dmaplane_vma_shared_only(raw_vma) };
-    for offset in (0..length).step_by(PAGE_BYTES) {
+    let start = prepare(vma, what.bytes(), start)?;
+    for offset in (0..vma.end() - vma.start()).step_by(PAGE_BYTES) {
         let page = what.page(start + offset)?;
         // SAFETY: The VMA is new and the address inside it; the page is alive and of order 0, and the page
         // tables take a reference of their own. On failure the caller unmaps what was inserted.
         to_result(unsafe {
-            bindings::vm_insert_page(raw_vma, vma.start() + offset, page.as_ptr())
+            bindings::vm_insert_page(vma.as_ptr(), vma.start() + offset, page.as_ptr())
         })?;
     }
-    keeper.mapped();
-    // SAFETY: The VMA is still exclusively ours. The reference in its private data belongs to the
-    // operations below, which give it back in `close`.
-    unsafe {
-        (*raw_vma).vm_ops = &Operations::<K>::TABLE;
-        (*raw_vma).vm_private_data = Arc::into_raw(keeper).cast_mut().cast();
-    }
+    hand_over(vma, &Operations::<K>::TABLE, keeper);
     Ok(())
+}
+
+/// As [`map`], but the pages come when they are touched, so that none can be inserted behind the back of whoever takes
+/// them away: mmap(2) runs before the mapping can be found, a fault after. A touch after that gives SIGBUS.
+pub(crate) fn map_paged<K: Paged>(vma: &VmaNew, start: u64, keeper: Arc<K>) -> Result {
+    let _guard = keeper.enter()?;
+    let start = prepare(vma, keeper.paged().count() * PAGE_BYTES, start)?;
+    let first = keeper.place().first() + start / PAGE_BYTES;
+    // SAFETY: As in `prepare()`.
+    unsafe { raw::dmaplane_vma_on_demand(vma.as_ptr(), first) };
+    hand_over(vma, &Operations::<K>::PAGED, keeper);
+    Ok(())
+}
+
+/// Pages that one fault inserts at most: up to the next multiple of so many.
+const FAULT_AROUND: usize = 64;
+
+impl<K: Paged> Operations<K> {
+    const PAGED: bindings::vm_operations_struct = bindings::vm_operations_struct {
+        fault: Some(Self::fault),
+        ..Self::TABLE
+    };
+
+    /// # Safety
+    ///
+    /// Called by the memory manager for a fault in a VMA whose private data [`map_paged`] set.
+    unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
+        // SAFETY: The VMA is alive during the fault, and its private data is from `Arc::into_raw()`, whose reference the
+        // VMA keeps meanwhile.
+        let (vma, address, pgoff, keeper) = unsafe {
+            let place = &(*vmf).__bindgen_anon_1;
+            let vma = place.vma;
+            let keeper = ManuallyDrop::new(Arc::from_raw((*vma).vm_private_data.cast::<K>()));
+            (vma, place.address, place.pgoff, keeper)
+        };
+        // Nothing is inserted once the pages are being taken away, and whoever takes them waits for this.
+        let Ok(_guard) = keeper.enter() else {
+            return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
+        };
+        let pages = keeper.paged().as_slice();
+        let index = pgoff.checked_sub(keeper.place().first());
+        let Some(behind) = index.and_then(|index| pages.get(index..)) else {
+            return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
+        };
+        let address = address & !(PAGE_BYTES - 1);
+        // SAFETY: The VMA is alive, and its bounds do not change during the fault.
+        let end = unsafe { (*vma).__bindgen_anon_1.__bindgen_anon_1.vm_end };
+        let around = FAULT_AROUND - address / PAGE_BYTES % FAULT_AROUND;
+        let wanted = around.min((end - address) / PAGE_BYTES).min(behind.len());
+        let mut left = wanted;
+        // SAFETY: The range is inside the VMA, which takes inserted pages; the pages are alive, their array is only
+        // read, and the page tables take references of their own.
+        let result = to_result(unsafe {
+            bindings::vm_insert_pages(
+                vma,
+                address,
+                behind.as_ptr().cast_mut().cast(),
+                &mut left,
+            )
+        });
+        match result {
+            // The page is there, or another thread was faster: the touch is tried again.
+            Err(error) if error == ENOMEM && left == wanted => {
+                bindings::vm_fault_reason_VM_FAULT_OOM
+            }
+            Err(error) if error != EBUSY && error != ENOMEM && left == wanted => {
+                bindings::vm_fault_reason_VM_FAULT_SIGBUS
+            }
+            _ => bindings::vm_fault_reason_VM_FAULT_NOPAGE,
+        }
+    }
 }
 
 struct Operations<K: Mapped>(core::marker::PhantomData<K>);
@@ -121,7 +206,7 @@ impl<K: Mapped> Operations<K> {
         // reference during this call.
         let keeper = unsafe {
             let keeper =
-                core::mem::ManuallyDrop::new(Arc::from_raw((*vma).vm_private_data.cast::<K>()));
+                ManuallyDrop::new(Arc::from_raw((*vma).vm_private_data.cast::<K>()));
             // The copy needs a reference of its own.
             core::mem::forget(Arc::clone(&keeper));
             keeper

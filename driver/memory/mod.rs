@@ -3,18 +3,22 @@
 //! Memory and the buffers that name it.
 
 mod region;
+mod revocation;
+mod watch;
 
 pub(crate) use region::Region;
+pub(crate) use revocation::{Cause, Guard};
 
 use crate::{
     context::quota::{Charge, Kind, Quota},
     gauges::{Held, GAUGES},
     kx::{
         pages::{node_has_memory, node_ids, Node, Pages, PAGE_BYTES},
+        space::{Place, Space},
         vec::retain,
-        vma::Mapped,
+        vma::{Mapped, Paged},
     },
-    rdma::Endpoint,
+    rdma::{Domains, Endpoint},
     uapi,
 };
 use kernel::{
@@ -25,16 +29,36 @@ use kernel::{
         Arc, Mutex,
     },
 };
+use revocation::Tenure;
+use watch::Watches;
 
 /// Pages of one buffer. Kept alive by the buffer, by user mappings, by regions and grants and, through them,
-/// by operations under way; freed when the last of them lets go.
+/// by operations under way; freed when the last of them lets go. May be taken away from all of them before, see
+/// [`Memory::revoke`].
+#[pin_data]
 pub(crate) struct Memory {
     pages: Pages,
+    #[pin]
+    tenure: Tenure,
+    /// Of its context: who may have something under way on it.
+    domains: Arc<Domains>,
+    /// Of its context: where its mappings are found.
+    space: Arc<Space>,
     placement: Placement,
     mappings: Atomic<usize>,
     _charge: Charge,
     _buffers: Held,
     _bytes: Held,
+}
+
+/// What memory needs of the context that it belongs to.
+pub(crate) struct Home {
+    /// What it is charged to.
+    pub(crate) quota: Arc<Quota>,
+    /// Who may have something under way on it.
+    pub(crate) domains: Arc<Domains>,
+    /// Where its mappings are found.
+    pub(crate) space: Arc<Space>,
 }
 
 /// Where a buffer was asked to be.
@@ -71,23 +95,32 @@ impl Placement {
 
 impl Memory {
     /// Allocates whole pages for `bytes`; see [`Pages::new`] for the errors.
-    pub(crate) fn new(bytes: u64, placement: Placement, quota: &Arc<Quota>) -> Result<Arc<Self>> {
+    pub(crate) fn new(bytes: u64, placement: Placement, home: Home) -> Result<Arc<Self>> {
         let whole = bytes.checked_next_multiple_of(PAGE_BYTES as u64);
-        let charge = quota.charge(Kind::Bytes, whole.ok_or(E2BIG)?)?;
+        let charge = home.quota.charge(Kind::Bytes, whole.ok_or(E2BIG)?)?;
         let bytes = usize::try_from(bytes).map_err(|_| E2BIG)?;
         let pages = Pages::new(bytes.div_ceil(PAGE_BYTES), placement.source())?;
         let bytes = pages.count() * PAGE_BYTES;
-        Ok(Arc::new(
-            Self {
+        let count = pages.count();
+        Arc::try_pin_init(
+            try_pin_init!(Self {
                 pages,
+                tenure <- Tenure::new(count),
+                domains: home.domains,
+                space: home.space,
                 placement,
                 mappings: Atomic::new(0),
                 _charge: charge,
                 _buffers: GAUGES.buffers.hold(1),
                 _bytes: GAUGES.bytes.hold(bytes),
-            },
+            }),
             GFP_KERNEL,
-        )?)
+        )
+    }
+
+    /// By what others tell it from other memory, as long as they hold it.
+    pub(crate) fn key(&self) -> usize {
+        core::ptr::from_ref(self).addr()
     }
 
     /// The pages.
@@ -141,11 +174,29 @@ impl Mapped for Memory {
     }
 }
 
+impl Paged for Memory {
+    type Guard = Guard;
+
+    fn enter(self: &Arc<Self>) -> Result<Guard> {
+        Memory::enter(self)
+    }
+
+    fn paged(&self) -> &Pages {
+        &self.pages
+    }
+
+    fn place(&self) -> &Place {
+        self.tenure.place()
+    }
+}
+
 /// A handle's view of memory: the memory and where it is registered. Lock: `regions`, which is held while a
 /// region is made, so that a buffer is registered once on each domain.
 #[pin_data]
 pub(crate) struct Buffer {
     memory: Arc<Memory>,
+    /// Whether its name is gone. Written under the lock of the memory's watches.
+    ended: Atomic<u32>,
     #[pin]
     regions: Mutex<KVec<Arc<Region>>>,
 }
@@ -156,6 +207,7 @@ impl Buffer {
         Arc::pin_init(
             pin_init!(Self {
                 memory,
+                ended: Atomic::new(0),
                 regions <- new_mutex!(KVec::new(), "Buffer::regions"),
             }),
             GFP_KERNEL,
@@ -172,8 +224,17 @@ impl Buffer {
         self.regions.lock().len()
     }
 
-    /// The memory's region on an endpoint's domain, made on first use and kept warm. May sleep.
-    pub(crate) fn region(&self, endpoint: &Endpoint) -> Result<Arc<Region>> {
+    fn is_ended(&self) -> bool {
+        self.ended.load(Relaxed) != 0
+    }
+
+    fn set_ended(&self) {
+        self.ended.store(1, Relaxed);
+    }
+
+    /// The memory's region on an endpoint's domain, made on first use and kept warm. May sleep. The guard is of this
+    /// buffer's memory.
+    pub(crate) fn region(&self, _guard: &Guard, endpoint: &Endpoint) -> Result<Arc<Region>> {
         let mut regions = self.regions.lock();
         if let Some(region) = regions
             .iter()

@@ -21,7 +21,7 @@ pub(crate) struct Region {
     id: u64,
     domain: Arc<Domain>,
     _count: Held,
-    _memory: Arc<Memory>,
+    memory: Arc<Memory>,
 }
 
 impl Region {
@@ -54,19 +54,19 @@ impl Region {
         endpoint: &Endpoint,
     ) -> Result<Arc<Self>> {
         let domain = endpoint.domain().clone();
-        let (set, id) = domain.make_region(memory.pages(), first, count, access)?;
+        let (set, id) = domain.make_region(memory, first, count, access)?;
         let region = Arc::new(
             Self {
                 set,
                 id,
                 domain,
                 _count: GAUGES.regions.hold(1),
-                _memory: memory.clone(),
+                memory: memory.clone(),
             },
             GFP_KERNEL,
         )?;
         // On a failure the region ends here, and with it whatever was registered.
-        endpoint.connection().register(&region.set)?;
+        endpoint.register(memory, &region.set)?;
         Ok(region)
     }
 
@@ -78,6 +78,11 @@ impl Region {
     /// Whether its domain is still there.
     pub(super) fn is_alive(&self) -> bool {
         self.domain.is_alive()
+    }
+
+    /// What it is over.
+    pub(crate) fn memory(&self) -> &Arc<Memory> {
+        &self.memory
     }
 
     /// Bytes of every segment but the last.

@@ -6,7 +6,6 @@ use super::Endpoint;
 use crate::{
     kx::{
         global::REGISTRY,
-        pages::Pages,
         rdma::{
             client::Device,
             mr::{Access, RegionSet},
@@ -15,12 +14,16 @@ use crate::{
         vec::retain,
     },
     logic::outcome::Down,
+    memory::Memory,
 };
 use kernel::{
     new_mutex,
     prelude::*,
     rbtree::RBTree,
-    sync::{Arc, Mutex},
+    sync::{
+        atomic::{Atomic, Relaxed},
+        Arc, Mutex,
+    },
 };
 
 /// A domain of one context on one device, so that a peer's guessed key reaches no other process's memory.
@@ -31,13 +34,21 @@ use kernel::{
 /// that waits for callbacks must not hold it.
 #[pin_data]
 pub(crate) struct Domain {
+    /// Grows from one domain to the next.
+    serial: u64,
     device: Device,
     #[pin]
     closing: Mutex<()>,
     #[pin]
     state: Mutex<State>,
     #[pin]
-    regions: Mutex<RBTree<u64, Arc<RegionSet>>>,
+    regions: Mutex<RBTree<u64, Listed>>,
+}
+
+/// A region's registration and the key of the memory under it.
+struct Listed {
+    set: Arc<RegionSet>,
+    memory: usize,
 }
 
 /// What lives on the domain. The lists hold references so that removal finds them; whoever ends one of them by
@@ -50,12 +61,16 @@ struct State {
     endpoints: RBTree<u64, Arc<Endpoint>>,
 }
 
+/// Serial of the next domain.
+static SERIALS: Atomic<u64> = Atomic::new(1);
+
 impl Domain {
     /// Allocates a domain. The registry calls this for devices that are there, and lists the result.
     pub(super) fn new(device: Device) -> Result<Arc<Self>> {
         let pd = Pd::new(device)?;
         Arc::pin_init(
             pin_init!(Self {
+                serial: SERIALS.fetch_add(1, Relaxed),
                 device,
                 closing <- new_mutex!((), "Domain::closing"),
                 state <- new_mutex!(State {
@@ -73,6 +88,11 @@ impl Domain {
     /// Whether it still serves.
     pub(crate) fn is_alive(&self) -> bool {
         self.state.lock().alive
+    }
+
+    /// Whether nothing of it is left.
+    fn is_over(&self) -> bool {
+        self.state.lock().pd.is_none()
     }
 
     /// Its device. Only alive as long as the domain serves.
@@ -107,7 +127,7 @@ impl Domain {
     /// Makes regions over pages and lists them. They are not registered yet. `ENODEV` when the device went.
     pub(crate) fn make_region(
         &self,
-        pages: &Pages,
+        memory: &Memory,
         first: usize,
         count: usize,
         access: Access,
@@ -116,11 +136,47 @@ impl Domain {
         let state = &mut *state;
         let pd = state.pd.as_ref().filter(|_| state.alive).ok_or(ENODEV)?;
         let id = state.next_id;
-        let set = RegionSet::new(pd, pages, first, count, access)?;
+        let set = RegionSet::new(pd, memory.pages(), first, count, access)?;
         let mut regions = self.regions.lock();
-        regions.try_create_and_insert(id, set.clone(), GFP_KERNEL)?;
+        let listed = Listed {
+            set: set.clone(),
+            memory: memory.key(),
+        };
+        regions.try_create_and_insert(id, listed, GFP_KERNEL)?;
         state.next_id += 1;
         Ok((set, id))
+    }
+
+    /// Shows every endpoint to `look`, without a lock. One that is made meanwhile may be left out.
+    fn each_endpoint(&self, look: &mut impl FnMut(&Endpoint)) {
+        let mut last = 0;
+        loop {
+            let next = {
+                let state = self.state.lock();
+                let mut behind = state.endpoints.iter().filter(|(id, _)| **id > last);
+                behind.next().map(|(id, endpoint)| (*id, endpoint.clone()))
+            };
+            let Some((id, endpoint)) = next else { return };
+            look(&endpoint);
+            last = id;
+        }
+    }
+
+    /// Shows every registration of some memory to `look`, without a lock.
+    fn each_region(&self, memory: usize, look: &mut impl FnMut(&RegionSet)) {
+        let mut last = 0;
+        loop {
+            let next = {
+                let regions = self.regions.lock();
+                let mut behind = regions
+                    .iter()
+                    .filter(|(id, listed)| **id > last && listed.memory == memory);
+                behind.next().map(|(id, listed)| (*id, listed.set.clone()))
+            };
+            let Some((id, set)) = next else { return };
+            look(&set);
+            last = id;
+        }
     }
 
     pub(crate) fn forget_region(&self, id: u64) {
@@ -148,12 +204,14 @@ impl Domain {
         }
         loop {
             let first = {
-                let mut regions = self.regions.lock();
-                let id = regions.keys().next().copied();
-                id.and_then(|id| regions.remove(&id))
+                let regions = self.regions.lock();
+                let mut regions = regions.iter();
+                regions.next().map(|(id, listed)| (*id, listed.set.clone()))
             };
-            let Some(set) = first else { break };
+            let Some((id, set)) = first else { break };
+            // In the list until it is done: whoever revokes the memory waits for it as well.
             set.revoke();
+            self.forget_region(id);
         }
         let pd = self.state.lock().pd.take();
         drop(pd);
@@ -169,17 +227,21 @@ pub(crate) struct Domains {
 
 impl Domains {
     /// None yet.
-    pub(crate) fn new() -> impl PinInit<Self> {
-        pin_init!(Self {
-            list <- new_mutex!(KVec::new(), "Domains::list"),
-        })
+    pub(crate) fn new() -> Result<Arc<Self>> {
+        Arc::pin_init(
+            pin_init!(Self {
+                list <- new_mutex!(KVec::new(), "Domains::list"),
+            }),
+            GFP_KERNEL,
+        )
     }
 
     /// The domain on a device, made on first use. `ENODEV` when the device is gone.
     pub(crate) fn on(&self, device: Device) -> Result<Arc<Domain>> {
         let mut list = self.list.lock();
-        retain(&mut list, |domain| domain.is_alive());
-        if let Some(domain) = list.iter().find(|domain| domain.device() == device) {
+        retain(&mut list, |domain| !domain.is_over());
+        let mut alive = list.iter().filter(|domain| domain.is_alive());
+        if let Some(domain) = alive.find(|domain| domain.device() == device) {
             return Ok(domain.clone());
         }
         list.reserve(1, GFP_KERNEL)?;
@@ -188,12 +250,41 @@ impl Domains {
         Ok(domain)
     }
 
+    /// Shows every domain to `look`, without a lock: those that are being closed as well.
+    fn each(&self, mut look: impl FnMut(&Domain)) {
+        let mut last = 0;
+        loop {
+            let next = {
+                let list = self.list.lock();
+                let mut behind = list.iter().filter(|domain| domain.serial > last);
+                behind.next().cloned()
+            };
+            let Some(domain) = next else { return };
+            look(&domain);
+            last = domain.serial;
+        }
+    }
+
+    /// Shows every endpoint of the context to `look`, without a lock. One that is made meanwhile may be left out.
+    pub(crate) fn each_endpoint(&self, mut look: impl FnMut(&Endpoint)) {
+        self.each(|domain| domain.each_endpoint(&mut look));
+    }
+
+    /// Shows every registration of some memory to `look`, without a lock. One that is made meanwhile may be left out.
+    pub(crate) fn each_region(&self, memory: &Memory, mut look: impl FnMut(&RegionSet)) {
+        let key = memory.key();
+        self.each(|domain| domain.each_region(key, &mut look));
+    }
+
     /// Ends them all. The context's objects are gone by now, or go here.
     pub(crate) fn close(&self) {
-        let list = core::mem::take(&mut *self.list.lock());
-        for domain in list.iter() {
+        loop {
+            // In the list until it is closed: whoever revokes memory of the context finds it.
+            let first = self.list.lock().first().cloned();
+            let Some(domain) = first else { return };
             domain.close(Down::Local);
-            REGISTRY.lock().forget_domain(domain);
+            REGISTRY.lock().forget_domain(&domain);
+            retain(&mut self.list.lock(), |other| !Arc::ptr_eq(other, &domain));
         }
     }
 }

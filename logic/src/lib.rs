@@ -13,6 +13,7 @@ pub mod handle;
 pub mod operation;
 pub mod outcome;
 pub mod range;
+pub mod revocation;
 pub mod ring;
 pub mod window;
 pub mod wire;

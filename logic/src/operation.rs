@@ -25,6 +25,8 @@ pub enum End {
     Canceled,
     /// Its time limit passed.
     Expired,
+    /// The memory that it uses is taken away.
+    Revoked,
 }
 
 impl End {
@@ -39,6 +41,10 @@ impl End {
                 state: State::Timeout,
                 errno: errno::ETIMEDOUT,
             },
+            End::Revoked => Outcome {
+                state: State::Revoked,
+                errno: errno::ESTALE,
+            },
         }
     }
 
@@ -47,6 +53,7 @@ impl End {
         match self {
             End::Canceled => Down::Canceled,
             End::Expired => Down::Expired,
+            End::Revoked => Down::Revoked,
         }
     }
 }

@@ -23,6 +23,8 @@ pub enum Down {
     Expired,
     /// The peer's process died, as its kernel told.
     Died,
+    /// Memory was taken away that the provider did not give back.
+    Revoked,
 }
 
 /// A terminal state of the user-space interface and the errno that goes with it.
@@ -61,6 +63,7 @@ pub mod errno {
     pub const EPROTO: i32 = 71;
     pub const ECONNRESET: i32 = 104;
     pub const ETIMEDOUT: i32 = 110;
+    pub const ESTALE: i32 = 116;
     pub const ECANCELED: i32 = 125;
     pub const EOWNERDEAD: i32 = 130;
 }
@@ -92,6 +95,7 @@ impl Down {
             Down::Transfer => (State::Error, errno::EIO),
             Down::Canceled | Down::Expired => (State::Canceled, errno::ECANCELED),
             Down::Died => (State::PeerDead, errno::EOWNERDEAD),
+            Down::Revoked => (State::Canceled, errno::ESTALE),
         };
         Outcome { state, errno }
     }

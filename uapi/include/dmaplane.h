@@ -42,6 +42,21 @@
 #define DMAPLANE_IOC_BUFFER_QUERY ((DMAPLANE_IOC_TYPE << 8) | 17)
 
 /**
+ * Takes the memory of a buffer away from everybody ([`BufferRevoke`]), as the owner of a device's memory does before it
+ * reuses the range. When the call returns: operations on it have ended, in `STATE_REVOKED` unless they were faster;
+ * grants over it have ended with [`GRANT_END_MEMORY`]; no device reaches it; a touch of a mapping gives SIGBUS; watches
+ * of the buffer have completed. Connections live on, but for those whose provider keeps an operation on it longer than
+ * a second. The handle stays, and every use of it gives `ESTALE` or `STATE_REVOKED`. Revoking it again does nothing.
+ * Bounded by a few seconds, whatever peers do. Errors: `ENOENT`.
+ */
+#define DMAPLANE_IOC_BUFFER_REVOKE ((DMAPLANE_IOC_TYPE << 8) | 80)
+
+/**
+ * Reports what a buffer's memory is and whether it was revoked ([`MemoryQuery`]). Errors: `ENOENT`.
+ */
+#define DMAPLANE_IOC_MEMORY_QUERY ((DMAPLANE_IOC_TYPE << 8) | 81)
+
+/**
  * Creates a channel ([`ChannelCreate`]). Errors: `EINVAL` (entries not a power of two, or out of
  * range, coalescing without an eventfd, a poll node that does not exist), `EBADF` (no eventfd), `ENOMEM`,
  * `EMFILE`, `EDQUOT` (beyond [`Query::max_channels`]).
@@ -119,6 +134,11 @@
 #define DMAPLANE_CAP_COALESCE (1 << 4)
 
 /**
+ * Capability: memory can be revoked ([`IOC_BUFFER_REVOKE`], [`IOC_MEMORY_QUERY`], [`OP_WATCH`] of a buffer).
+ */
+#define DMAPLANE_CAP_REVOKE (1 << 10)
+
+/**
  * Placement: wherever the kernel finds memory.
  */
 #define DMAPLANE_PLACE_ANY 0
@@ -147,6 +167,67 @@
  * Time limit that never passes.
  */
 #define DMAPLANE_TIMEOUT_NONE UINT64_MAX
+
+/**
+ * Kind of memory: pages of the host.
+ */
+#define DMAPLANE_MEMORY_KIND_HOST 0
+
+/**
+ * How RDMA reaches memory: as it is.
+ */
+#define DMAPLANE_RDMA_DIRECT 0
+
+/**
+ * How RDMA reaches memory: not at all (`EOPNOTSUPP`); its user copies it to and from host memory by [`OP_COPY`].
+ */
+#define DMAPLANE_RDMA_STAGED 1
+
+/**
+ * Why RDMA does not reach memory: it does.
+ */
+#define DMAPLANE_RDMA_REASON_NONE 0
+
+/**
+ * Why RDMA does not reach memory: its tier has no struct pages, because a range has one mapping type at a time and
+ * theirs is uncached.
+ */
+#define DMAPLANE_RDMA_REASON_TIER 1
+
+/**
+ * Why RDMA does not reach memory: the machine could not make struct pages for the device's memory.
+ */
+#define DMAPLANE_RDMA_REASON_NO_PAGES 2
+
+/**
+ * State of memory: in use.
+ */
+#define DMAPLANE_MEMORY_LIVE 0
+
+/**
+ * State of memory: it is being revoked.
+ */
+#define DMAPLANE_MEMORY_REVOKING 1
+
+/**
+ * State of memory: it was revoked.
+ */
+#define DMAPLANE_MEMORY_REVOKED 2
+
+/**
+ * Why memory was revoked: by [`IOC_BUFFER_REVOKE`].
+ */
+#define DMAPLANE_REVOKE_OWNER 1
+
+/**
+ * Why memory was revoked: the device that it belongs to went away.
+ */
+#define DMAPLANE_REVOKE_DEVICE 2
+
+/**
+ * Why memory was revoked: the exporter that it was imported from invalidated it.
+ */
+#define DMAPLANE_REVOKE_EXPORTER 3
 
 /**
  * Flag of a channel: a kernel thread takes entries from the submission ring as they come. It runs on the processors of
@@ -237,6 +318,11 @@
 #define DMAPLANE_GRANT_END_ENDPOINT 4
 
 /**
+ * Why a grant ended: the memory was revoked.
+ */
+#define DMAPLANE_GRANT_END_MEMORY 5
+
+/**
  * Bit of [`RingHeader::sq_flags`]: the polling thread sleeps. After filling entries, user space issues a full memory
  * barrier, looks at this bit, and wakes the thread by [`ENTER_WAKE`] when it is set.
  */
@@ -291,7 +377,8 @@
  * Operation: ends operations before their time with `STATE_CANCELED`. Without flags: the first one of the
  * `endpoint` whose `user_data` is `offset` and that came by the same channel. What the provider has already is ended by
  * ending the endpoint, unless [`SQE_CANCEL_QUEUED`] forbids it. Completes with the number of operations that it ended as
- * `length`; `ENOENT` when there was none, `EBUSY` when the provider has it and the flag forbids.
+ * `length`; `ENOENT` when there was none, `EBUSY` when the provider has it and the flag forbids. With `buffer` instead
+ * of `endpoint`: the first watch of the buffer whose `user_data` is `offset`.
  */
 #define DMAPLANE_OP_CANCEL 8
 
@@ -299,6 +386,7 @@
  * Operation: without `grant`, completes when `length` WRITE_IMMs or SENDs have come to `endpoint` whose immediate, masked
  * with the lower half of `offset`, is `imm`; those count that come after the entry was accepted. With `grant`,
  * a handle of an own one, completes when nothing lands in its range any more, with one of `GRANT_END_*` as `imm`.
+ * With `buffer` and nothing else, completes when the buffer's memory was revoked, with one of `REVOKE_*` as `imm`.
  */
 #define DMAPLANE_OP_WATCH 9
 
@@ -585,6 +673,82 @@ struct dmaplane_buffer_query {
          * Out: RDMA devices on which the memory is registered.
          */
         __u32 regions;
+};
+
+/**
+ * Argument of [`IOC_BUFFER_REVOKE`].
+ */
+struct dmaplane_buffer_revoke {
+        /**
+         * Size of this structure in bytes.
+         */
+        __u32 size;
+        /**
+         * Must be 0.
+         */
+        __u32 flags;
+        /**
+         * Handle of the buffer.
+         */
+        __u32 handle;
+        /**
+         * Must be 0.
+         */
+        __u32 reserved;
+};
+
+/**
+ * Argument of [`IOC_MEMORY_QUERY`].
+ */
+struct dmaplane_memory_query {
+        /**
+         * Size of this structure in bytes.
+         */
+        __u32 size;
+        /**
+         * Must be 0.
+         */
+        __u32 flags;
+        /**
+         * Handle of the buffer.
+         */
+        __u32 handle;
+        /**
+         * Out: one of `MEMORY_KIND_*`.
+         */
+        __u32 kind;
+        /**
+         * Out: `MEMORY_LIVE`, `MEMORY_REVOKING` or `MEMORY_REVOKED`.
+         */
+        __u32 state;
+        /**
+         * Out: one of `REVOKE_*`, 0 while it is in use.
+         */
+        __u32 cause;
+        /**
+         * Out: mapping tier of a device's memory; 0 for host memory.
+         */
+        __u32 tier;
+        /**
+         * Out: how RDMA reaches it: [`RDMA_DIRECT`] or [`RDMA_STAGED`].
+         */
+        __u32 rdma;
+        /**
+         * Out: one of `RDMA_REASON_*`.
+         */
+        __u32 reason;
+        /**
+         * Out: node of the device, or the one that the buffer was created with.
+         */
+        __s32 node;
+        /**
+         * Out: number of the device; 0 for host memory.
+         */
+        __u64 device;
+        /**
+         * Out: start in the tier's zone of the device in bytes; 0 for host memory.
+         */
+        __u64 offset;
 };
 
 /**

@@ -31,6 +31,15 @@ pub const IOC_DESTROY: u32 = (IOC_TYPE << 8) | 0x01;
 pub const IOC_BUFFER_CREATE: u32 = (IOC_TYPE << 8) | 0x10;
 /// Reports where a buffer's pages are ([`BufferQuery`]). Errors: `ENOENT`, `EFAULT`.
 pub const IOC_BUFFER_QUERY: u32 = (IOC_TYPE << 8) | 0x11;
+/// Takes the memory of a buffer away from everybody ([`BufferRevoke`]), as the owner of a device's memory does before it
+/// reuses the range. When the call returns: operations on it have ended, in `STATE_REVOKED` unless they were faster;
+/// grants over it have ended with [`GRANT_END_MEMORY`]; no device reaches it; a touch of a mapping gives SIGBUS; watches
+/// of the buffer have completed. Connections live on, but for those whose provider keeps an operation on it longer than
+/// a second. The handle stays, and every use of it gives `ESTALE` or `STATE_REVOKED`. Revoking it again does nothing.
+/// Bounded by a few seconds, whatever peers do. Errors: `ENOENT`.
+pub const IOC_BUFFER_REVOKE: u32 = (IOC_TYPE << 8) | 0x50;
+/// Reports what a buffer's memory is and whether it was revoked ([`MemoryQuery`]). Errors: `ENOENT`.
+pub const IOC_MEMORY_QUERY: u32 = (IOC_TYPE << 8) | 0x51;
 /// Creates a channel ([`ChannelCreate`]). Errors: `EINVAL` (entries not a power of two, or out of
 /// range, coalescing without an eventfd, a poll node that does not exist), `EBADF` (no eventfd), `ENOMEM`,
 /// `EMFILE`, `EDQUOT` (beyond [`Query::max_channels`]).
@@ -70,6 +79,9 @@ pub const CAP_POLL: u64 = 1 << 2;
 pub const CAP_SQPOLL: u64 = 1 << 3;
 /// Capability: coalesced eventfd signals ([`ChannelCreate::event_batch`]).
 pub const CAP_COALESCE: u64 = 1 << 4;
+
+/// Capability: memory can be revoked ([`IOC_BUFFER_REVOKE`], [`IOC_MEMORY_QUERY`], [`OP_WATCH`] of a buffer).
+pub const CAP_REVOKE: u64 = 1 << 10;
 
 /// Placement: wherever the kernel finds memory.
 pub const PLACE_ANY: u32 = 0;
@@ -186,6 +198,79 @@ pub struct BufferQuery {
     pub mappings: u32,
     /// Out: RDMA devices on which the memory is registered.
     pub regions: u32,
+}
+
+/// Kind of memory: pages of the host.
+pub const MEMORY_KIND_HOST: u32 = 0;
+
+/// How RDMA reaches memory: as it is.
+pub const RDMA_DIRECT: u32 = 0;
+/// How RDMA reaches memory: not at all (`EOPNOTSUPP`); its user copies it to and from host memory by [`OP_COPY`].
+pub const RDMA_STAGED: u32 = 1;
+/// Why RDMA does not reach memory: it does.
+pub const RDMA_REASON_NONE: u32 = 0;
+/// Why RDMA does not reach memory: its tier has no struct pages, because a range has one mapping type at a time and
+/// theirs is uncached.
+pub const RDMA_REASON_TIER: u32 = 1;
+/// Why RDMA does not reach memory: the machine could not make struct pages for the device's memory.
+pub const RDMA_REASON_NO_PAGES: u32 = 2;
+
+/// State of memory: in use.
+pub const MEMORY_LIVE: u32 = 0;
+/// State of memory: it is being revoked.
+pub const MEMORY_REVOKING: u32 = 1;
+/// State of memory: it was revoked.
+pub const MEMORY_REVOKED: u32 = 2;
+
+/// Why memory was revoked: by [`IOC_BUFFER_REVOKE`].
+pub const REVOKE_OWNER: u32 = 1;
+/// Why memory was revoked: the device that it belongs to went away.
+pub const REVOKE_DEVICE: u32 = 2;
+/// Why memory was revoked: the exporter that it was imported from invalidated it.
+pub const REVOKE_EXPORTER: u32 = 3;
+
+/// Argument of [`IOC_BUFFER_REVOKE`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BufferRevoke {
+    /// Size of this structure in bytes.
+    pub size: u32,
+    /// Must be 0.
+    pub flags: u32,
+    /// Handle of the buffer.
+    pub handle: u32,
+    /// Must be 0.
+    pub reserved: u32,
+}
+
+/// Argument of [`IOC_MEMORY_QUERY`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryQuery {
+    /// Size of this structure in bytes.
+    pub size: u32,
+    /// Must be 0.
+    pub flags: u32,
+    /// Handle of the buffer.
+    pub handle: u32,
+    /// Out: one of `MEMORY_KIND_*`.
+    pub kind: u32,
+    /// Out: `MEMORY_LIVE`, `MEMORY_REVOKING` or `MEMORY_REVOKED`.
+    pub state: u32,
+    /// Out: one of `REVOKE_*`, 0 while it is in use.
+    pub cause: u32,
+    /// Out: mapping tier of a device's memory; 0 for host memory.
+    pub tier: u32,
+    /// Out: how RDMA reaches it: [`RDMA_DIRECT`] or [`RDMA_STAGED`].
+    pub rdma: u32,
+    /// Out: one of `RDMA_REASON_*`.
+    pub reason: u32,
+    /// Out: node of the device, or the one that the buffer was created with.
+    pub node: i32,
+    /// Out: number of the device; 0 for host memory.
+    pub device: u64,
+    /// Out: start in the tier's zone of the device in bytes; 0 for host memory.
+    pub offset: u64,
 }
 
 /// Flag of a channel: a kernel thread takes entries from the submission ring as they come. It runs on the processors of
@@ -484,6 +569,8 @@ pub const GRANT_END_EXPIRED: u32 = 2;
 pub const GRANT_END_USED: u32 = 3;
 /// Why a grant ended: its endpoint ended.
 pub const GRANT_END_ENDPOINT: u32 = 4;
+/// Why a grant ended: the memory was revoked.
+pub const GRANT_END_MEMORY: u32 = 5;
 
 /// Argument of [`IOC_GRANT_WAIT`].
 #[repr(C)]
@@ -566,11 +653,13 @@ pub const OP_FENCE: u8 = 7;
 /// Operation: ends operations before their time with `STATE_CANCELED`. Without flags: the first one of the
 /// `endpoint` whose `user_data` is `offset` and that came by the same channel. What the provider has already is ended by
 /// ending the endpoint, unless [`SQE_CANCEL_QUEUED`] forbids it. Completes with the number of operations that it ended as
-/// `length`; `ENOENT` when there was none, `EBUSY` when the provider has it and the flag forbids.
+/// `length`; `ENOENT` when there was none, `EBUSY` when the provider has it and the flag forbids. With `buffer` instead
+/// of `endpoint`: the first watch of the buffer whose `user_data` is `offset`.
 pub const OP_CANCEL: u8 = 8;
 /// Operation: without `grant`, completes when `length` WRITE_IMMs or SENDs have come to `endpoint` whose immediate, masked
 /// with the lower half of `offset`, is `imm`; those count that come after the entry was accepted. With `grant`,
 /// a handle of an own one, completes when nothing lands in its range any more, with one of `GRANT_END_*` as `imm`.
+/// With `buffer` and nothing else, completes when the buffer's memory was revoked, with one of `REVOKE_*` as `imm`.
 pub const OP_WATCH: u8 = 9;
 
 /// Flag of `OP_CANCEL`: all operations of `endpoint`; `offset` must be 0.
@@ -689,6 +778,8 @@ const _: () = {
     assert!(size_of::<Destroy>() == 16);
     assert!(size_of::<BufferCreate>() == 40);
     assert!(size_of::<BufferQuery>() == 56);
+    assert!(size_of::<BufferRevoke>() == 16);
+    assert!(size_of::<MemoryQuery>() == 56);
     assert!(size_of::<ChannelCreate>() == 64);
     assert!(size_of::<Enter>() == 40);
     assert!(size_of::<SockAddr>() == 24);

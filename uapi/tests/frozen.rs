@@ -181,6 +181,8 @@ fn rust_places_members_as_the_list_does() {
     let interface = Interface::read();
     let sizes = [
         ("Query", size_of::<abi::Query>()),
+        ("BufferRevoke", size_of::<abi::BufferRevoke>()),
+        ("MemoryQuery", size_of::<abi::MemoryQuery>()),
         ("ChannelCreate", size_of::<abi::ChannelCreate>()),
         ("Connect", size_of::<abi::Connect>()),
         ("EndpointQuery", size_of::<abi::EndpointQuery>()),

@@ -161,6 +161,26 @@ impl Entry {
         })
     }
 
+    /// Completes when the buffer's memory was revoked; the completion's immediate says why, see
+    /// [`RevokeCause::from_raw`](crate::RevokeCause::from_raw).
+    pub fn watch_buffer(buffer: &Buffer) -> Self {
+        Self(abi::Sqe {
+            op: abi::OP_WATCH,
+            buffer: buffer.raw_handle(),
+            ..Default::default()
+        })
+    }
+
+    /// Cancels the first watch of the buffer, pushed to the same channel, that carries `user_data`.
+    pub fn cancel_watch(buffer: &Buffer, user_data: u64) -> Self {
+        Self(abi::Sqe {
+            op: abi::OP_CANCEL,
+            buffer: buffer.raw_handle(),
+            offset: user_data,
+            ..Default::default()
+        })
+    }
+
     /// Ends the operation after `limit`, rounded up to what the kernel's timer can tell apart.
     pub fn time_limit(mut self, limit: Duration) -> Self {
         self.0.timeout_ns = nanoseconds(limit).max(1);

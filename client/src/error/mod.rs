@@ -140,6 +140,7 @@ fn map_hint(errno: Errno) -> &'static str {
         Errno::NOMEM => {
             "The address space is full or limited (ulimit -v), or has too many mappings"
         }
+        Errno::STALE => "The memory was revoked",
         Errno::INVAL => "The range is not inside the object, or not a multiple of the page size",
         _ => "The object may have been destroyed by its handle",
     }

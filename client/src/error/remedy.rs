@@ -18,6 +18,10 @@ pub enum Call {
     BufferCreate,
     /// Asking where a buffer's pages are.
     BufferQuery,
+    /// Revoking a buffer's memory.
+    BufferRevoke,
+    /// Asking what a buffer's memory is.
+    MemoryQuery,
     /// Creating a channel.
     ChannelCreate,
     /// Submitting entries and waiting for completions.
@@ -43,6 +47,8 @@ impl fmt::Display for Call {
             Self::Destroy => "destroy an object",
             Self::BufferCreate => "create a buffer",
             Self::BufferQuery => "query a buffer",
+            Self::BufferRevoke => "revoke a buffer's memory",
+            Self::MemoryQuery => "query a buffer's memory",
             Self::ChannelCreate => "create a channel",
             Self::Enter => "submit",
             Self::Listen => "listen",

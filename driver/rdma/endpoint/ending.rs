@@ -34,6 +34,8 @@ pub(crate) enum Selector {
     All,
     /// Those whose time limit has passed at this moment.
     Due(Instant<Monotonic>),
+    /// Those that use the memory of this key.
+    Memory(usize),
 }
 
 /// What an attempt to end operations did.
@@ -60,16 +62,22 @@ fn ahead_ms(moment: Instant<Monotonic>) -> u32 {
 const MAX_SLEEP_MS: u32 = 1_000_000;
 
 impl Selector {
-    fn wants(&self, key: TicketKey, deadline: Option<Instant<Monotonic>>) -> bool {
+    fn wants(
+        &self,
+        key: TicketKey,
+        deadline: Option<Instant<Monotonic>>,
+        memory: Option<usize>,
+    ) -> bool {
         match self {
             Selector::One(one) => *one == key,
             Selector::All => true,
             Selector::Due(now) => deadline.is_some_and(|deadline| !(*now - deadline).is_negative()),
+            Selector::Memory(of) => memory == Some(*of),
         }
     }
 
-    fn wants_ticket(&self, ticket: &Ticket) -> bool {
-        self.wants(ticket.key(), ticket.deadline())
+    fn wants_ticket(&self, ticket: &Ticket, memory: Option<usize>) -> bool {
+        self.wants(ticket.key(), ticket.deadline(), memory)
     }
 }
 
@@ -98,19 +106,22 @@ impl State {
     /// Takes the first operation that the driver itself still has.
     fn take(&mut self, selector: &Selector) -> Option<Taken> {
         let found = self.pending.remove_first(|transfer| {
-            let ticket = transfer.body().map(|posted| &posted.ticket);
-            ticket.is_some_and(|ticket| selector.wants_ticket(ticket))
+            let posted = transfer.body();
+            posted.is_some_and(|posted| {
+                selector.wants_ticket(&posted.ticket, posted.op.memory())
+            })
         });
         if let Some(transfer) = found {
             self.queued = self.queued.saturating_sub(1);
             self.in_flight = self.in_flight.saturating_sub(1);
             return Some(Taken::Operation(transfer));
         }
-        let wanted = |ticket: &Ticket| selector.wants_ticket(ticket);
-        if let Some(receive) = self.receives.take(wanted) {
+        let of_receive = |receive: &Receive| selector.wants_ticket(&receive.ticket, receive.memory());
+        if let Some(receive) = self.receives.take(of_receive) {
             return Some(Taken::Receive(receive));
         }
-        if let Some(watch) = self.take_watch(|watch| selector.wants_ticket(&watch.ticket)) {
+        let wanted = |ticket: &Ticket| selector.wants_ticket(ticket, None);
+        if let Some(watch) = self.take_watch(|watch| wanted(&watch.ticket)) {
             return Some(Taken::Watch(watch));
         }
         let fence = self
@@ -133,7 +144,7 @@ impl State {
                 return;
             };
             let wanted = tally.ended + tally.spared < limit;
-            if !wanted || !selector.wants(named.key, named.deadline) {
+            if !wanted || !selector.wants(named.key, named.deadline, Some(named.memory)) {
                 return;
             }
             if spare {
@@ -223,9 +234,13 @@ impl Shared {
 impl Endpoint {
     /// Cancels operations of the endpoint. What the provider has ends with the endpoint, unless it is to be spared.
     pub(crate) fn cancel(&self, selector: &Selector, spare: bool) -> Tally {
+        self.end_early(selector, End::Canceled, spare)
+    }
+
+    /// As above, for any reason.
+    pub(super) fn end_early(&self, selector: &Selector, end: End, spare: bool) -> Tally {
         let connection = &self.connection;
-        self.shared
-            .end_early(connection, selector, End::Canceled, spare)
+        self.shared.end_early(connection, selector, end, spare)
     }
 
     /// Has the clock look at a time limit when it passes.
@@ -266,9 +281,8 @@ impl Ticked for Clockwork {
             shared.fence_grants(&self.connection, uapi::GRANT_END_ENDPOINT, |_| true);
             return;
         }
-        let expired = |moment: Instant<Monotonic>| !(now - moment).is_negative();
-        shared.fence_grants(&self.connection, uapi::GRANT_END_EXPIRED, |expires| {
-            expires.is_some_and(expired)
+        shared.fence_grants(&self.connection, uapi::GRANT_END_EXPIRED, |given| {
+            given.is_expired(now)
         });
         let beat = shared.beat(&self.connection, now);
         let mut state = shared.state.lock();

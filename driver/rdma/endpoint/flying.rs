@@ -30,6 +30,8 @@ pub(super) struct Named {
     pub(super) id: u64,
     pub(super) key: TicketKey,
     pub(super) deadline: Option<Instant<Monotonic>>,
+    /// The key of the memory that it uses; 0 for none.
+    pub(super) memory: usize,
     pub(super) life: Operation,
     requests: u32,
 }
@@ -41,9 +43,15 @@ impl Flying {
             id: posted.id,
             key: posted.ticket.key(),
             deadline: posted.ticket.deadline(),
+            memory: posted.op.memory().unwrap_or(0),
             life: posted.life,
             requests,
         }
+    }
+
+    /// Whether it uses some memory, by its key.
+    pub(super) fn is_on(&self, memory: usize) -> bool {
+        matches!(self, Flying::Provider(named) if named.memory == memory)
     }
 
     /// The ticket of a fence.

@@ -29,7 +29,7 @@ use kernel::{
 pub(crate) const MAX_TTL_NS: u64 = 86_400_000_000_000;
 
 /// A grant that was given.
-struct Given {
+pub(super) struct Given {
     number: u32,
     region: Arc<Region>,
     revocation: Revocation,
@@ -42,6 +42,19 @@ struct Given {
     asked: Option<Instant<Monotonic>>,
     /// Set when the peer has answered, or never will.
     answered: Arc<Signal>,
+}
+
+impl Given {
+    /// Whether its time to live is over at this moment.
+    pub(super) fn is_expired(&self, now: Instant<Monotonic>) -> bool {
+        self.expires
+            .is_some_and(|moment| !(now - moment).is_negative())
+    }
+
+    /// Whether it gives access to some memory.
+    pub(super) fn is_over(&self, memory: &Memory) -> bool {
+        self.region.memory().key() == memory.key()
+    }
 }
 
 /// How far the taking back of a grant is.
@@ -176,6 +189,8 @@ impl Endpoint {
         if self.is_down() {
             return Err(ENOTCONN);
         }
+        // Until the grant is listed: a revocation of the memory then finds it.
+        let guard = memory.enter()?;
         let access = Access::Remote {
             read: terms.rights & uapi::RIGHT_READ != 0,
             write: terms.rights & uapi::RIGHT_WRITE != 0,
@@ -223,6 +238,7 @@ impl Endpoint {
                 .map_err(|_| ENOMEM)?;
             number
         };
+        drop(guard);
         let told = self.tell_alone(number, terms, &region, deadline);
         // From here on the grant's drop takes it back.
         let grant = Grant::new(self.clone(), number, region, fate)?;
@@ -278,6 +294,10 @@ impl Endpoint {
                 deadline.wait(&mut state, &self.shared.changed, |state| {
                     if let Phase::Down(_) = state.phase {
                         return Some(Err(ENOTCONN));
+                    }
+                    // The peer has been asked for it, or will be: nothing of it may come behind that.
+                    if region.memory().is_revoked() {
+                        return Some(Err(ESTALE));
                     }
                     let part = waiting.take()?;
                     match state.outbox.push_part(number, part) {
@@ -386,29 +406,43 @@ impl Shared {
         }
     }
 
-    /// Takes back all grants whose time to live `due` chooses: first all are asked for, then all are waited for.
+    /// Takes back all grants that `due` chooses: first all are asked for, then all are waited for.
     pub(super) fn fence_grants(
         &self,
         connection: &Connection<Self>,
         why: u32,
-        due: impl Fn(Option<Instant<Monotonic>>) -> bool,
+        due: impl Fn(&Given) -> bool,
     ) {
-        let next = |after: u32| {
-            let state = self.state.lock();
-            let numbers = state.grants.given.iter();
-            let behind = numbers.filter(|given| given.number > after && due(given.expires));
-            behind.map(|given| given.number).min()
-        };
+        self.ask_back_all(connection, &due);
         let mut last = 0;
-        while let Some(number) = next(last) {
-            let _asked = self.ask_back(number);
-            last = number;
-        }
-        let mut last = 0;
-        while let Some(number) = next(last) {
+        while let Some(number) = self.next_given(last, &due) {
             self.take_back(connection, number, why);
             last = number;
         }
+    }
+
+    /// Asks the peer for all grants that `due` chooses. Does not wait.
+    pub(super) fn ask_back_all(
+        &self,
+        connection: &Connection<Self>,
+        due: impl Fn(&Given) -> bool,
+    ) {
+        let mut last = 0;
+        while let Some(number) = self.next_given(last, &due) {
+            let _asked = self.ask_back(number);
+            last = number;
+        }
+        if last != 0 {
+            self.pump(connection);
+        }
+    }
+
+    /// The first grant behind a number that `due` chooses.
+    fn next_given(&self, after: u32, due: impl Fn(&Given) -> bool) -> Option<u32> {
+        let state = self.state.lock();
+        let numbers = state.grants.given.iter();
+        let behind = numbers.filter(|given| given.number > after && due(given));
+        behind.map(|given| given.number).min()
     }
 
     /// The peer gives a grant back, as it was asked to or because its uses are used up.

@@ -15,6 +15,7 @@ mod grants;
 mod messages;
 mod operations;
 mod receives;
+mod revoking;
 mod stall;
 mod watches;
 
@@ -58,6 +59,7 @@ use kernel::{
 };
 use messages::{Assembly, Outbox};
 use receives::Receives;
+use revoking::Registering;
 use stall::Stall;
 use watches::Watch;
 
@@ -104,6 +106,8 @@ struct State {
     senders: KVec<Option<KBox<Transfer<operations::Posted>>>>,
     /// Number of the next operation that is posted.
     next_id: u64,
+    /// Memory that is being registered.
+    registering: Registering,
     /// Bounds what the provider has.
     window: Window,
     /// Waiting for the peer's receives.
@@ -170,6 +174,7 @@ impl Shared {
             flying: Fifo::none(),
             senders: KVec::new(),
             next_id: 1,
+            registering: Registering::default(),
             window: window_of(0, 0)?,
             stall: Stall::default(),
             not_ready: 0,
@@ -310,11 +315,6 @@ impl Endpoint {
     /// Its protection domain.
     pub(crate) fn domain(&self) -> &Arc<Domain> {
         &self.domain
-    }
-
-    /// Its connection.
-    pub(crate) fn connection(&self) -> &Connection<Shared> {
-        &self.connection
     }
 
     /// The peer's address.

@@ -7,12 +7,12 @@ use crate::{
     channel::Ticket,
     kx::rdma::{connection::Connection, transfer::Transfer, Status},
     logic::{
-        operation::Operation,
+        operation::{End, Operation},
         outcome::{errno, Down, Outcome, State as Terminal},
         range::Pieces,
         wire::Payload,
     },
-    memory::Region,
+    memory::{Guard, Region},
     rdma::PeerGrant,
     windows::WINDOWS,
 };
@@ -59,6 +59,8 @@ pub(crate) enum Direction {
 pub(crate) struct Between {
     /// The local memory on the endpoint's domain.
     pub(crate) region: Arc<Region>,
+    /// Of that memory.
+    pub(crate) guard: Guard,
     /// The peer's memory.
     pub(crate) grant: Arc<PeerGrant>,
     /// Start in the local memory.
@@ -109,10 +111,29 @@ impl Op {
         }
     }
 
-    /// Whether the peer's grant allows no more.
-    fn is_revoked(&self) -> bool {
-        self.grant()
-            .is_some_and(|grant| grant.is_revoked() || grant.is_used_up())
+    /// The key of the local memory that it uses.
+    pub(super) fn memory(&self) -> Option<usize> {
+        match self {
+            Op::Transfer(between) => Some(between.guard.memory().key()),
+            Op::Send(_) | Op::Fence => None,
+        }
+    }
+
+    /// Whether the local memory is being taken away.
+    fn is_memory_gone(&self) -> bool {
+        matches!(self, Op::Transfer(between) if between.guard.memory().is_revoked())
+    }
+
+    /// How it ends without the provider when the local memory is being taken away, or the peer's grant allows no more.
+    fn revoked(&self) -> Option<Outcome> {
+        let Op::Transfer(Between { grant, .. }) = self else {
+            return None;
+        };
+        if self.is_memory_gone() {
+            Some(End::Revoked.outcome())
+        } else {
+            (grant.is_revoked() || grant.is_used_up()).then_some(REVOKED)
+        }
     }
 }
 
@@ -127,8 +148,8 @@ enum Unposted {
 impl Endpoint {
     /// Takes an operation over. Its completion comes whatever happens.
     pub(crate) fn submit(&self, ticket: Ticket, op: Op) {
-        if op.is_revoked() && !self.is_down() {
-            return ticket.complete(REVOKED);
+        if let Some(outcome) = op.revoked().filter(|_| !self.is_down()) {
+            return ticket.complete(outcome);
         }
         let deadline = ticket.deadline();
         let transfer = match build(ticket, op) {
@@ -138,7 +159,11 @@ impl Endpoint {
         let refused = {
             let mut state = self.shared.state.lock();
             match state.phase {
-                Phase::Down(cause) => Some((transfer, Ok(cause))),
+                Phase::Down(cause) => Some((transfer, Ok(cause.outcome()))),
+                // Under the lock: what comes later is not swept out of the queue any more.
+                _ if transfer.body().is_some_and(|posted| posted.op.is_memory_gone()) => {
+                    Some((transfer, Ok(End::Revoked.outcome())))
+                }
                 _ if state.queued >= MAX_QUEUED => Some((transfer, Err(ENOBUFS))),
                 Phase::Connecting | Phase::Up => {
                     state.pending.push_back(transfer);
@@ -149,7 +174,7 @@ impl Endpoint {
             }
         };
         match refused {
-            Some((transfer, Ok(cause))) => cut_off(transfer, cause.outcome()),
+            Some((transfer, Ok(outcome))) => cut_off(transfer, outcome),
             Some((transfer, Err(error))) => {
                 if let Some(Posted { ticket, op, .. }) = Transfer::into_body(transfer) {
                     ticket.fail(error);
@@ -264,11 +289,11 @@ impl Shared {
             };
             match why {
                 Unposted::Done => ticket.complete(DONE),
-                Unposted::Refused(_) if op.is_revoked() => ticket.complete(REVOKED),
-                Unposted::Refused(error) if error == ESHUTDOWN => {
-                    ticket.complete(self.down_cause().outcome());
-                }
-                Unposted::Refused(error) => ticket.fail(error),
+                Unposted::Refused(error) => match op.revoked() {
+                    Some(outcome) => ticket.complete(outcome),
+                    None if error == ESHUTDOWN => ticket.complete(self.down_cause().outcome()),
+                    None => ticket.fail(error),
+                },
             }
             drop(op);
         }
@@ -349,7 +374,7 @@ impl State {
         while let Some(front) = self.pending.front() {
             let requests = front.count();
             let Posted { op, .. } = front.body()?;
-            if op.is_revoked() {
+            if op.revoked().is_some() {
                 return Some((self.unqueue()?, Unposted::Refused(EACCES)));
             }
             if self.flying.is_full() {

@@ -11,17 +11,18 @@ use crate::{
     kx::fifo::Fifo,
     logic::{
         flow::{Flow, Violation},
+        operation::End,
         wire::Payload,
     },
-    memory::Memory,
+    memory::Guard,
     windows::WINDOWS,
 };
-use kernel::{prelude::*, sync::Arc};
+use kernel::prelude::*;
 
 /// Where a SEND's bytes go.
 pub(crate) struct Target {
     /// The memory; the caller has checked the range.
-    pub(crate) memory: Arc<Memory>,
+    pub(crate) guard: Guard,
     /// Start, bytes.
     pub(crate) offset: u64,
     /// Bytes.
@@ -60,6 +61,8 @@ enum Posting {
     Meets(Receive, Arrival),
     /// It cannot be.
     Refused(Receive, Option<Error>),
+    /// Its memory is being taken away.
+    Revoked(Receive),
 }
 
 impl Receives {
@@ -110,16 +113,26 @@ impl Receives {
     }
 
     /// Takes a receive that is to end before its time.
-    pub(super) fn take(&mut self, wanted: impl Fn(&Ticket) -> bool) -> Option<Receive> {
-        let receive = self
-            .waiting
-            .remove_first(|receive| wanted(&receive.ticket))?;
+    pub(super) fn take(&mut self, wanted: impl Fn(&Receive) -> bool) -> Option<Receive> {
+        let receive = self.waiting.remove_first(wanted)?;
         self.orphans += 1;
         Some(receive)
     }
 }
 
 impl Receive {
+    /// The key of the memory that it uses.
+    pub(super) fn memory(&self) -> Option<usize> {
+        let target = self.target.as_ref();
+        target.map(|target| target.guard.memory().key())
+    }
+
+    /// Whether its memory is being taken away.
+    fn is_revoked(&self) -> bool {
+        let target = self.target.as_ref();
+        target.is_some_and(|target| target.guard.memory().is_revoked())
+    }
+
     /// Completes it with what came. Copies the bytes of a SEND, so never under a lock.
     fn complete(mut self, arrival: &Arrival) {
         let payload = arrival.payload.as_deref();
@@ -130,7 +143,8 @@ impl Receive {
             return self.ticket.fail(EMSGSIZE);
         }
         if let Some(target) = &self.target {
-            target.memory.pages().write(target.offset, bytes);
+            let memory = target.guard.memory();
+            memory.pages().write(target.offset, bytes);
         }
         self.ticket.complete(DONE);
     }
@@ -146,6 +160,8 @@ impl Endpoint {
             let state = &mut *state;
             if !state.receiving || matches!(state.phase, Phase::Down(_)) {
                 Posting::Refused(receive, None)
+            } else if receive.is_revoked() {
+                Posting::Revoked(receive)
             } else {
                 state.receives.post(&mut state.flow, receive)
             }
@@ -156,6 +172,10 @@ impl Endpoint {
                 self.shared.pump(&self.connection);
             }
             Posting::Meets(receive, arrival) => receive.complete(&arrival),
+            Posting::Revoked(Receive { ticket, target }) => {
+                ticket.complete(End::Revoked.outcome());
+                drop(target);
+            }
             Posting::Refused(Receive { ticket, target }, why) => {
                 match why {
                     Some(error) => ticket.fail(error),

@@ -6,7 +6,7 @@ use std::ffi::c_void;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use dmaplane_uapi as abi;
@@ -252,6 +252,17 @@ impl Forked {
         Ok(libc::WEXITSTATUS(status) == 0)
     }
 
+    /// Waits for the child's death by a signal, and gives the signal.
+    ///
+    /// # Errors
+    /// When it ended otherwise.
+    pub fn wait_signal(self) -> Result<i32> {
+        let status = self.reap()?;
+        std::mem::forget(self);
+        ensure!(libc::WIFSIGNALED(status), "the child ended by itself");
+        Ok(libc::WTERMSIG(status))
+    }
+
     fn reap(&self) -> Result<libc::c_int> {
         let mut status = 0;
         // SAFETY: The child is ours and `status` is borrowed for the call.
@@ -272,6 +283,49 @@ impl Drop for Forked {
         // It is gone in any case.
         let _ = self.reap();
     }
+}
+
+/// How often a touch of memory that was taken away has met [`replace_taken_pages`] in this process.
+static TAKEN: AtomicU64 = AtomicU64::new(0);
+
+/// How often a touch of memory that was taken away gave SIGBUS since [`replace_taken_pages`].
+pub fn taken_pages() -> u64 {
+    TAKEN.load(Ordering::Relaxed)
+}
+
+/// From here on, a touch of memory that was taken away (SIGBUS) finds a page of zeroes instead, which is this
+/// process' own, and is counted.
+///
+/// # Errors
+/// When the handler cannot be installed.
+pub fn replace_taken_pages() -> Result<()> {
+    extern "C" fn replace(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut c_void) {
+        TAKEN.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: The kernel passes the signal's information. The page is replaced as a whole: whatever was mapped there
+        // is gone for good. mmap(2) may be called in a handler.
+        unsafe {
+            let page = (*info).si_addr().map_addr(|address| address & !0xfff);
+            let prot = libc::PROT_READ | libc::PROT_WRITE;
+            let flags = libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+            if libc::mmap(page, 0x1000, prot, flags, -1, 0) == libc::MAP_FAILED {
+                libc::_exit(99);
+            }
+        }
+    }
+    let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut c_void) = replace;
+    // SAFETY: The handler only does what is allowed in one.
+    let result = unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = handler as *const () as usize;
+        action.sa_flags = libc::SA_SIGINFO;
+        libc::sigaction(libc::SIGBUS, &raw const action, std::ptr::null_mut())
+    };
+    ensure!(
+        result == 0,
+        "cannot handle SIGBUS: {}",
+        io::Error::last_os_error()
+    );
+    Ok(())
 }
 
 fn check(result: i64) -> Result<(), Errno> {

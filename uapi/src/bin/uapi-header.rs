@@ -23,6 +23,8 @@ const STRUCTS: &[(&str, &str)] = &[
     ("Destroy", "dmaplane_destroy"),
     ("BufferCreate", "dmaplane_buffer_create"),
     ("BufferQuery", "dmaplane_buffer_query"),
+    ("BufferRevoke", "dmaplane_buffer_revoke"),
+    ("MemoryQuery", "dmaplane_memory_query"),
     ("ChannelCreate", "dmaplane_channel_create"),
     ("Enter", "dmaplane_enter"),
     ("SockAddr", "dmaplane_sockaddr"),

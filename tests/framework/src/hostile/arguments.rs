@@ -23,7 +23,7 @@ const REFUSED: u64 = 1 << 40;
 const ENTRIES: u32 = 256;
 
 /// The ioctls by name, their structures' bytes, and how often they are called.
-const CALLS: [(&str, u32, usize, u64); 12] = [
+const CALLS: &[(&str, u32, usize, u64)] = &[
     ("QUERY", abi::IOC_QUERY, size_of::<abi::Query>(), 40),
     ("DESTROY", abi::IOC_DESTROY, size_of::<abi::Destroy>(), 60),
     (
@@ -37,6 +37,18 @@ const CALLS: [(&str, u32, usize, u64); 12] = [
         abi::IOC_BUFFER_QUERY,
         size_of::<abi::BufferQuery>(),
         60,
+    ),
+    (
+        "BUFFER_REVOKE",
+        abi::IOC_BUFFER_REVOKE,
+        size_of::<abi::BufferRevoke>(),
+        5,
+    ),
+    (
+        "MEMORY_QUERY",
+        abi::IOC_MEMORY_QUERY,
+        size_of::<abi::MemoryQuery>(),
+        10,
     ),
     (
         "CHANNEL_CREATE",
@@ -101,7 +113,7 @@ impl Argument {
         let total = CALLS.iter().map(|call| call.3).sum();
         let mut at = numbers.below(total);
         let mut opcode = abi::IOC_QUERY;
-        for (_, candidate, _, weight) in CALLS {
+        for &(_, candidate, _, weight) in CALLS {
             opcode = candidate;
             if at < weight {
                 break;
@@ -144,6 +156,11 @@ impl Argument {
                 self.put32(offset_of!(abi::BufferQuery, handle), handle);
                 self.put32(offset_of!(abi::BufferQuery, node_count), 8);
                 self.put64(offset_of!(abi::BufferQuery, pages_by_node), room.array());
+            }
+            abi::IOC_BUFFER_REVOKE | abi::IOC_MEMORY_QUERY => {
+                // Both have it at the same place.
+                let handle = any(Kind::Buffer, numbers);
+                self.put32(offset_of!(abi::MemoryQuery, handle), handle);
             }
             abi::IOC_CHANNEL_CREATE => {
                 let entries = 1 << numbers.below(6);

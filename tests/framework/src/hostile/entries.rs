@@ -97,6 +97,10 @@ fn entry(tables: &Tables, file: usize, numbers: &mut Numbers) -> [u32; 16] {
             let target = tables.pick(file, Kind::Buffer, numbers).handle;
             put(offset_of!(abi::Sqe, grant), target.into(), false);
         }
+        abi::OP_WATCH if numbers.below(2) == 0 => {
+            put(offset_of!(abi::Sqe, endpoint), 0, false);
+            put(offset_of!(abi::Sqe, buffer), buffer.handle.into(), false);
+        }
         abi::OP_WATCH => put(offset_of!(abi::Sqe, length), 1, false),
         _ => {}
     }

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Where user mappings are found again, so that they can be emptied.
+//!
+//! All opens of a device node share its inode, and with it one tree of mappings. A file that adopted a [`Space`] has
+//! its mappings in that space instead: emptying a range concerns nobody else, and nobody else's mappings are in the
+//! way. The space is the address space of an anonymous inode, as graphics drivers and vfio have it.
+
+use super::{pages::PAGE_BYTES, raw};
+use core::ptr::NonNull;
+use kernel::{
+    bindings,
+    error::from_err_ptr,
+    fs::File,
+    prelude::*,
+    sync::{
+        atomic::{Atomic, Relaxed},
+        Arc,
+    },
+};
+
+/// A tree of user mappings.
+///
+/// # Invariants
+///
+/// `inode` is an anonymous inode, and one reference to it is ours until drop.
+pub(crate) struct Space {
+    inode: NonNull<bindings::inode>,
+}
+
+// SAFETY: Inodes are not tied to a thread.
+unsafe impl Send for Space {}
+// SAFETY: Address spaces lock themselves.
+unsafe impl Sync for Space {}
+
+/// Start of the places in a space, in pages: below are the offsets that user space maps channels by (their slots do not
+/// reach as far), above as well, with the bits of their generations.
+const FIRST: usize = 1 << (59 - 12);
+/// Places, in pages: 512 PiB.
+const COUNT: usize = 1 << (59 - 12);
+const _: () = assert!(PAGE_BYTES == 1 << 12);
+
+/// Pages that were given a place since the module was loaded.
+static GIVEN: Atomic<usize> = Atomic::new(0);
+
+/// A range of pages of a space that one object has for itself.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    first: usize,
+    count: usize,
+}
+
+impl Place {
+    /// A place for so many pages. When all have been given once, they are given again: whoever then shares one by
+    /// chance has a mapping emptied that is filled again on the next touch.
+    pub(crate) fn new(count: usize) -> Self {
+        let count = count.min(COUNT);
+        let given = GIVEN.fetch_add(count, Relaxed) & (COUNT - 1);
+        // Never across the end.
+        let start = if given + count > COUNT { 0 } else { given };
+        Self {
+            first: FIRST + start,
+            count,
+        }
+    }
+
+    /// Where it begins, in pages.
+    pub(super) fn first(&self) -> usize {
+        self.first
+    }
+}
+
+impl Space {
+    /// A space without mappings.
+    pub(crate) fn new() -> Result<Arc<Self>> {
+        // SAFETY: Process context. A success gives one reference.
+        let inode = from_err_ptr(unsafe { raw::dmaplane_space_new() })?;
+        let inode = NonNull::new(inode).ok_or(ENOMEM)?;
+        // INVARIANT: See above.
+        let space = Self { inode };
+        Ok(Arc::new(space, GFP_KERNEL)?)
+    }
+
+    /// Has all mappings of a file here. For open(2), before anybody can map it. The caller keeps the space until the
+    /// file's release.
+    pub(crate) fn adopt(&self, file: &File) {
+        // SAFETY: By the type invariant the inode is alive. The file is being opened, so that nobody else looks at its
+        // mapping; mappings hold the file, so that they end before its release.
+        unsafe { raw::dmaplane_space_adopt(self.inode.as_ptr(), file.as_ptr()) };
+    }
+
+    /// Empties all user mappings of a place: the next touch faults. May sleep.
+    pub(crate) fn zap(&self, place: &Place) {
+        // SAFETY: By the type invariant the inode is alive.
+        unsafe { raw::dmaplane_space_zap(self.inode.as_ptr(), place.first, place.count) };
+    }
+}
+
+impl Drop for Space {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant the reference is ours.
+        unsafe { raw::dmaplane_space_put(self.inode.as_ptr()) };
+    }
+}

@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! How memory is taken away from everybody who uses it. One mechanism for every cause: its owner's wish, the removal of
+//! the device that it belongs to, the invalidation by the exporter that it was imported from.
+//!
+//! Whoever uses memory holds a [`Guard`], from the acceptance of an operation to its completion. What lasts (regions,
+//! grants, mappings, exports) holds none: the revocation ends it.
+//!
+//! | step | what | why there |
+//! |---|---|---|
+//! | 1 | nobody enters any more | each later step looks at what is there, once |
+//! | 2 | operations that the driver still has end in REVOKED; peers are asked for their grants | neither waits for anybody |
+//! | 3 | grants end, their watches are told [`uapi::GRANT_END_MEMORY`] | their connections live on |
+//! | 4 | what the provider has gets a second to come back | most of it does, and its connection lives on |
+//! | 5 | endpoints that still have some of it are torn down, which ends it in REVOKED | a bounded end, whatever the provider does |
+//! | 6 | regions are deregistered, on every domain | no work request refers to them any more |
+//! | 7 | CPU mappings are emptied: a touch gives SIGBUS | faults entered before 1 have left by now |
+//! | 8 | exports are invalidated | importers have what they need to hear |
+//! | 9 | buffers' watches complete, with the cause | all of the above is true when they are read |
+//!
+//! # Contexts
+//! Process context, which may sleep: an ioctl, a device's removal, an exporter's invalidation, which holds a `dma_resv`
+//! lock. So nothing that holds a guard, and nothing that the steps wait for, may take such a lock or the mmap lock:
+//! faults hold the latter when they enter, which is the other order. The turn is the outermost lock of the driver.
+
+use super::{Memory, Watches};
+use crate::{
+    kx::{signal::Signal, space::Place},
+    logic::revocation::{Closed, Life, Stage},
+    uapi,
+    windows::WINDOWS,
+};
+use kernel::{
+    new_mutex,
+    prelude::*,
+    sync::{
+        atomic::{ordering, Atomic, Relaxed},
+        Arc, Mutex,
+    },
+};
+
+/// How long operations that the provider has may take to come back, in milliseconds.
+const COME_BACK_MS: u32 = 1000;
+
+/// Why memory is taken away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+#[allow(dead_code)] // Reason: providers of memory that name theirs are modules of their own.
+pub(crate) enum Cause {
+    /// Its owner asked for it.
+    Owner = uapi::REVOKE_OWNER,
+    /// The device that it belongs to goes.
+    Device = uapi::REVOKE_DEVICE,
+    /// The exporter that it was imported from invalidates it.
+    Exporter = uapi::REVOKE_EXPORTER,
+}
+
+/// Something that lasts and hears of the revocation of the memory that it holds, such as an export.
+pub(crate) trait Follower: Send + Sync {
+    /// The memory is used by nobody any more, and this must not give it to anybody. Called once, in the contexts that
+    /// the file's head tells, without a lock but the turn.
+    fn revoked(&self, cause: Cause);
+}
+
+/// A follower and the number by which it leaves.
+type Followed = (u64, Arc<dyn Follower>);
+
+/// Memory's life. Locks: `turn` is held during the whole of a revocation, so that whoever comes second returns when all
+/// is done; `followers` is taken alone.
+#[pin_data]
+pub(crate) struct Tenure {
+    word: Atomic<u32>,
+    cause: Atomic<u32>,
+    /// Set when the last user has left after the beginning of the revocation.
+    quiet: Arc<Signal>,
+    place: Place,
+    #[pin]
+    turn: Mutex<()>,
+    #[pin]
+    followers: Mutex<(u64, KVec<Followed>)>,
+    #[pin]
+    pub(super) watches: Watches,
+}
+
+impl Tenure {
+    /// Of memory of so many pages.
+    pub(super) fn new(pages: usize) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            word: Atomic::new(Life::new().word()),
+            cause: Atomic::new(0),
+            quiet: Signal::new()?,
+            place: Place::new(pages),
+            turn <- new_mutex!((), "Memory::turn"),
+            followers <- new_mutex!((1, KVec::new()), "Memory::followers"),
+            watches <- Watches::new(),
+        })
+    }
+
+    /// Where its mappings are found.
+    pub(super) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Applies a step of the life until nobody came between.
+    fn step<T, E>(
+        &self,
+        step: impl Fn(Life) -> core::result::Result<(Life, T), E>,
+    ) -> core::result::Result<T, E> {
+        let mut word = self.word.load(Relaxed);
+        loop {
+            let (after, result) = step(Life::from_word(word))?;
+            match self.word.cmpxchg(word, after.word(), ordering::Full) {
+                Ok(_) => return Ok(result),
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    fn stage(&self) -> Stage {
+        Life::from_word(self.word.load(ordering::Acquire)).stage()
+    }
+}
+
+/// A use of memory. As long as it lives, a revocation waits: so it lives for a bounded time only, whatever the user does,
+/// or is with an operation that the revocation finds and ends.
+pub(crate) struct Guard {
+    memory: Arc<Memory>,
+}
+
+impl Guard {
+    /// What is used.
+    pub(crate) fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let tenure = &self.memory.tenure;
+        let left = tenure.step(|life| Ok::<_, core::convert::Infallible>(life.leave()));
+        if let Ok(true) = left {
+            tenure.quiet.set();
+        }
+    }
+}
+
+impl Memory {
+    /// Begins a use. `ESTALE` once the memory is being revoked.
+    pub(crate) fn enter(self: &Arc<Self>) -> Result<Guard> {
+        let entered = self.tenure.step(|life| life.enter().map(|after| (after, ())));
+        entered.map_err(|closed| match closed {
+            Closed::Revoked => ESTALE,
+            Closed::Full => EBUSY,
+        })?;
+        let guard = Guard {
+            memory: self.clone(),
+        };
+        WINDOWS.entered.pass();
+        Ok(guard)
+    }
+
+    /// Whether it is being revoked, or was.
+    pub(crate) fn is_revoked(&self) -> bool {
+        self.tenure.stage() != Stage::Live
+    }
+
+    /// One of `MEMORY_*` and one of `REVOKE_*`, as a query tells them.
+    pub(crate) fn standing(&self) -> (u32, u32) {
+        let stage = match self.tenure.stage() {
+            Stage::Live => uapi::MEMORY_LIVE,
+            Stage::Revoking => uapi::MEMORY_REVOKING,
+            Stage::Revoked => uapi::MEMORY_REVOKED,
+        };
+        (stage, self.tenure.cause.load(Relaxed))
+    }
+
+    /// Has a follower hear of the revocation; the number by which it leaves with [`Self::forget`], which it must do
+    /// before it lets go of the memory. `ESTALE` when it is too late.
+    #[allow(dead_code)] // Reason: for exports, which are a module of their own.
+    pub(crate) fn follow(self: &Arc<Self>, follower: Arc<dyn Follower>) -> Result<u64> {
+        // A revocation that begins now waits for the guard, and finds the follower.
+        let _guard = self.enter()?;
+        let mut followers = self.tenure.followers.lock();
+        let (next, list) = &mut *followers;
+        let number = *next;
+        list.push((number, follower), GFP_KERNEL)?;
+        *next += 1;
+        Ok(number)
+    }
+
+    /// Takes a follower off. It may be hearing of the revocation meanwhile.
+    #[allow(dead_code)] // Reason: as above.
+    pub(crate) fn forget(&self, number: u64) {
+        let mut followers = self.tenure.followers.lock();
+        let list = &mut followers.1;
+        let at = list.iter().position(|(other, _)| *other == number);
+        let follower = at.and_then(|at| list.remove(at).ok());
+        drop(followers);
+        drop(follower);
+    }
+
+    /// Takes the memory away from everybody, as the file's head tells. When this returns, nobody uses it, nobody ever
+    /// will, and everybody has been told; whoever calls it second returns when the first is done.
+    pub(crate) fn revoke(self: &Arc<Self>, cause: Cause) {
+        let tenure = &self.tenure;
+        let _turn = tenure.turn.lock();
+        // Before anybody can see that it has begun.
+        if tenure.stage() == Stage::Live {
+            tenure.cause.store(cause as u32, Relaxed);
+        }
+        let Ok(users) = tenure.step(|life| life.begin().map(|after| (after, after.users())).ok_or(()))
+        else {
+            return;
+        };
+        if users == 0 {
+            tenure.quiet.set();
+        }
+        WINDOWS.revoking.pass();
+        let domains = &self.domains;
+        domains.each_endpoint(|endpoint| endpoint.sweep(self));
+        domains.each_endpoint(|endpoint| endpoint.fence_memory(self));
+        if !tenure.quiet.wait_at_most(COME_BACK_MS) {
+            domains.each_endpoint(|endpoint| endpoint.give_up(self));
+            tenure.quiet.wait();
+        }
+        // Those that were being given when it began.
+        domains.each_endpoint(|endpoint| endpoint.fence_memory(self));
+        domains.each_region(self, |set| set.revoke());
+        WINDOWS.quiet.pass();
+        self.space.zap(&tenure.place);
+        let mut last = 0;
+        loop {
+            let next = {
+                let followers = tenure.followers.lock();
+                let mut behind = followers.1.iter().filter(|(number, _)| *number > last);
+                behind.next().cloned()
+            };
+            let Some((number, follower)) = next else { break };
+            follower.revoked(cause);
+            last = number;
+        }
+        // The last user has left, and nobody entered: so this cannot fail.
+        let _ended = tenure.step(|life| life.end().map(|after| (after, ())).ok_or(()));
+        tenure.watches.tell(cause as u32);
+    }
+}

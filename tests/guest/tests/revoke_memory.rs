@@ -1,0 +1,411 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Taking memory away by its owner: whatever was under way ends, whoever held it is told, the connection lives on.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use dmaplane::{
+    Buffer, Channel, Completion, Context, EndpointState, Entry, Errno, GrantTerms, Placement,
+    RevokeCause, Standing, State,
+};
+use dmaplane_guest_tests::{Local, complete, refusal};
+use dmaplane_testkit::window::Window;
+use dmaplane_testkit::{ErrorContext as _, Guest, Result, ensure, sys, test};
+use dmaplane_uapi as abi;
+
+const PAGE: u64 = 4096;
+
+/// Fails unless a completion says that the memory was revoked.
+fn is_revoked(done: &Completion) -> Result<()> {
+    let errno = done.result().err().map(|error| error.errno());
+    ensure!(
+        done.state() == State::Revoked && errno == Some(Errno::STALE),
+        "{done:?}"
+    );
+    Ok(())
+}
+
+fn is_up(local: &Local) -> Result<()> {
+    for endpoint in [&local.near, &local.far] {
+        let info = endpoint.query()?;
+        ensure!(info.state == EndpointState::Up, "{info:?}");
+    }
+    Ok(())
+}
+
+/// Fails unless the names `0..count` each have exactly one completion, all in `states`.
+fn once_each(done: &[Completion], count: u64, states: &[State]) -> Result<()> {
+    let mut seen = HashMap::new();
+    for completion in done {
+        ensure!(states.contains(&completion.state()), "{completion:?}");
+        *seen.entry(completion.user_data()).or_insert(0) += 1;
+    }
+    let right = (0..count).all(|name| seen.get(&name) == Some(&1)) && seen.len() as u64 == count;
+    ensure!(right, "{seen:?}");
+    Ok(())
+}
+
+#[test]
+fn revoke_memory_ends_what_waits_on_it() {
+    test(|guest| {
+        let local = Local::new(guest)?;
+        let (_theirs, _grant, given) = local.granted(guest, &GrantTerms::default())?;
+        let context = &local.near_context;
+        let mine = Buffer::create(context, PAGE, Placement::Any)?;
+        let other = Buffer::create(context, PAGE, Placement::Any)?;
+        let mut channel = Channel::builder().entries(32).build(context)?;
+        // Without the peer's receives the first kind waits, without its SENDs the second.
+        for name in 0..4 {
+            let write = Entry::write_imm(mine.range(0, 64), given.at(0), 1);
+            channel.push(write.user_data(name))?;
+            let receive = Entry::recv_into(&local.near, mine.range(0, 64));
+            channel.push(receive.user_data(4 + name))?;
+        }
+        channel.push(Entry::watch_buffer(&mine).user_data(8))?;
+        // Nothing of this concerns the other buffer.
+        channel.push(Entry::write_imm(other.range(0, 64), given.at(0), 2).user_data(9))?;
+        channel.push(Entry::watch_buffer(&other).user_data(10))?;
+        channel.submit()?;
+        let before = mine.memory()?;
+        ensure!(
+            before.standing == Standing::Live && before.cause.is_none(),
+            "{before:?}"
+        );
+        mine.revoke()?;
+        let info = mine.memory()?;
+        ensure!(info.standing == Standing::Revoked, "{info:?}");
+        ensure!(info.cause == Some(RevokeCause::Owner), "{info:?}");
+        // All of it had ended when the call returned.
+        let done = complete(&mut channel, 9, Duration::ZERO)?;
+        once_each(&done, 9, &[State::Revoked, State::Ok])?;
+        for done in done {
+            if done.user_data() == 8 {
+                ensure!(
+                    done.result()? == 0 && done.imm() == abi::REVOKE_OWNER,
+                    "{done:?}"
+                );
+            } else {
+                is_revoked(&done)?;
+            }
+        }
+        // Again changes nothing.
+        mine.revoke()?;
+        is_up(&local)?;
+        // The credits that the receives left behind are good for the next ones.
+        let mut there = Channel::builder().entries(8).build(&local.far_context)?;
+        there.push(Entry::recv(&local.far))?;
+        there.submit()?;
+        let done = complete(&mut channel, 1, guest.limit(10))?[0];
+        ensure!(done.user_data() == 9 && done.is_ok(), "{done:?}");
+        channel.push(Entry::cancel_watch(&other, 10).user_data(11))?;
+        let done = complete(&mut channel, 2, guest.limit(10))?;
+        ensure!(
+            done[0].user_data() == 10 && done[0].state() == State::Canceled,
+            "{done:?}"
+        );
+        ensure!(done[1].result()? == 1, "{done:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn revoke_memory_refuses_use_after() {
+    test(|guest| {
+        let local = Local::new(guest)?;
+        let (_theirs, _grant, given) = local.granted(guest, &GrantTerms::default())?;
+        let context = &local.near_context;
+        let mine = Buffer::create(context, PAGE, Placement::Any)?;
+        let other = Buffer::create(context, PAGE, Placement::Any)?;
+        mine.revoke()?;
+        let mut channel = Channel::builder().entries(8).build(context)?;
+        for entry in [
+            Entry::write(mine.range(0, 64), given.at(0)),
+            Entry::write_imm(mine.range(0, 64), given.at(0), 1),
+            Entry::read(mine.range(0, 64), given.at(0)),
+            Entry::send(&local.near, mine.range(0, 64), 1),
+            Entry::recv_into(&local.near, mine.range(0, 64)),
+            Entry::copy(mine.range(0, 64), &other, 0),
+            Entry::copy(other.range(0, 64), &mine, 0),
+        ] {
+            // A READ needs a right that the grant does not have; it is told first.
+            channel.push(entry)?;
+            let done = complete(&mut channel, 1, guest.limit(10))?[0];
+            if entry.raw().op == abi::OP_READ {
+                ensure!(done.state() == State::Error, "{done:?}");
+            } else {
+                is_revoked(&done).with_context(|| format!("{entry:?}"))?;
+            }
+        }
+        channel.push(Entry::watch_buffer(&mine))?;
+        let done = complete(&mut channel, 1, guest.limit(10))?[0];
+        ensure!(done.is_ok() && done.imm() == abi::REVOKE_OWNER, "{done:?}");
+        let limit = guest.limit(10);
+        let granted = local
+            .near
+            .grant_on(&mine, 0..PAGE, &GrantTerms::default(), limit);
+        ensure!(refusal(granted)? == Errno::STALE, "another errno");
+        ensure!(refusal(mine.map(0..PAGE))? == Errno::STALE, "another errno");
+        is_up(&local)
+    });
+}
+
+#[test]
+fn revoke_memory_watch_ends_with_the_name() {
+    test(|guest| {
+        let context = Context::open()?;
+        let buffer = Buffer::create(&context, PAGE, Placement::Any)?;
+        let mut channel = Channel::builder().entries(8).build(&context)?;
+        let timed = Entry::watch_buffer(&buffer).time_limit(Duration::from_secs(1));
+        channel.push(timed)?;
+        let done = complete(&mut channel, 1, guest.limit(10))?[0];
+        let field = done.result().err().map(|error| error.field());
+        ensure!(field == Some(dmaplane::Field::Timeout), "{done:?}");
+        for name in 0..3 {
+            channel.push(Entry::watch_buffer(&buffer).user_data(name))?;
+        }
+        channel.submit()?;
+        channel.push(Entry::cancel_all().user_data(9))?;
+        let done = complete(&mut channel, 4, guest.limit(10))?;
+        ensure!(done[3].result()? == 3, "{done:?}");
+        channel.push(Entry::watch_buffer(&buffer))?;
+        channel.submit()?;
+        // What is mapped keeps the memory, but nobody can name it any more.
+        let _mapping = buffer.into_mapping();
+        let done = complete(&mut channel, 1, guest.limit(10))?[0];
+        ensure!(done.state() == State::Canceled, "{done:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn revoke_memory_takes_mappings_away() {
+    test(|_| {
+        let context = Context::open()?;
+        let buffer = Buffer::create(&context, 8 * PAGE, Placement::Any)?;
+        let told = Buffer::create(&context, PAGE, Placement::Any)?;
+        buffer.write_at(0, &[7; 8 * PAGE as usize]);
+        let second = buffer.map(PAGE..3 * PAGE)?;
+        let mut seen = [0; 2 * PAGE as usize];
+        second.read_at(0, &mut seen);
+        ensure!(seen == [7; 2 * PAGE as usize], "another page is mapped");
+        // It has the pages that its parent has touched, and sees the revocation of its parent's.
+        let child = sys::fork(|| {
+            let mut word = [0; 8];
+            while word == [0; 8] {
+                told.read_at(0, &mut word);
+            }
+            buffer.write_at(0, &[1]);
+            true
+        })?;
+        buffer.revoke()?;
+        told.write_at(0, &[1; 8]);
+        ensure!(child.wait_signal()? == 7, "not SIGBUS");
+        sys::replace_taken_pages()?;
+        for mapping in 0..2 {
+            let taken = sys::taken_pages();
+            let mut seen = [7; 8];
+            match mapping {
+                0 => buffer.read_at(4 * PAGE, &mut seen),
+                _ => second.read_at(0, &mut seen),
+            }
+            ensure!(seen == [0; 8], "the memory shows through: {seen:?}");
+            ensure!(sys::taken_pages() == taken + 1, "no SIGBUS");
+        }
+        let residency = buffer.residency()?;
+        ensure!(residency.bytes == 8 * PAGE, "{residency:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn revoke_memory_takes_grants_back() {
+    test(|guest| {
+        let local = Local::new(guest)?;
+        let mine = Buffer::create(&local.near_context, PAGE, Placement::Any)?;
+        for round in 0..guest.pick(200, 20) {
+            let (theirs, grant, given) = local.granted(guest, &GrantTerms::default())?;
+            let mut here = Channel::builder().entries(64).build(&local.near_context)?;
+            let mut there = Channel::builder().entries(8).build(&local.far_context)?;
+            there.push(Entry::watch_grant(&local.far, &grant))?;
+            there.submit()?;
+            for name in 0..32 {
+                here.push(Entry::write(mine.range(0, 4096), given.at(0)).user_data(name))?;
+            }
+            here.submit()?;
+            theirs.revoke()?;
+            let done = complete(&mut there, 1, Duration::ZERO)?[0];
+            ensure!(
+                done.is_ok() && done.imm() == abi::GRANT_END_MEMORY,
+                "round {round}: {done:?}"
+            );
+            let done = complete(&mut here, 32, guest.limit(10))?;
+            once_each(&done, 32, &[State::Ok, State::Revoked])?;
+            is_up(&local)?;
+        }
+        Ok(())
+    });
+}
+
+/// Runs a race without a window and with each of them, so many rounds each.
+fn forced(
+    guest: &Guest,
+    windows: &[&str],
+    rounds: u64,
+    race: impl Fn(u64) -> Result<()>,
+) -> Result<()> {
+    let length = Duration::from_micros(guest.pick(2_000, 20_000));
+    for name in [None].into_iter().chain(windows.iter().map(Some)) {
+        let _open = name.map(|name| Window::open(name, length)).transpose()?;
+        for round in 0..rounds {
+            race(round).with_context(|| format!("window {name:?}, round {round}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs `work` while another thread revokes the buffer.
+fn against<T: Send>(buffer: &Buffer, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    std::thread::scope(|scope| {
+        let worker = scope.spawn(work);
+        buffer.revoke()?;
+        let joined = worker.join();
+        joined.map_err(|_| dmaplane_testkit::anyhow!("the other thread panicked"))?
+    })
+}
+
+#[test]
+fn revoke_window_enter() {
+    test(|guest| {
+        let context = Context::open()?;
+        let windows = ["accepted", "entered", "revoking", "quiet"];
+        forced(guest, &windows, guest.pick(20, 3), |_| {
+            let buffer = Buffer::create(&context, PAGE, Placement::Any)?;
+            let other = Buffer::create(&context, PAGE, Placement::Any)?;
+            let mut channel = Channel::builder().entries(64).build(&context)?;
+            for name in 0..32 {
+                channel.push(Entry::copy(other.range(0, 4096), &buffer, 0).user_data(name))?;
+            }
+            let done = against(&buffer, || complete(&mut channel, 32, guest.limit(10)))?;
+            once_each(&done, 32, &[State::Ok, State::Revoked])
+        })
+    });
+}
+
+#[test]
+fn revoke_window_fault() {
+    test(|guest| {
+        let context = Context::open()?;
+        sys::replace_taken_pages()?;
+        let windows = ["entered", "revoking", "quiet"];
+        let bytes = 256 * PAGE;
+        let nines = Buffer::create(&context, bytes, Placement::Any)?;
+        for page in 0..bytes / PAGE {
+            nines.write_at(page * PAGE, &[9; PAGE as usize]);
+        }
+        forced(guest, &windows, guest.pick(20, 3), |_| {
+            let buffer = Buffer::create(&context, bytes, Placement::Any)?;
+            let mut channel = Channel::builder().entries(8).build(&context)?;
+            let length = u32::try_from(bytes)?;
+            channel.push(Entry::copy(nines.range(0, length), &buffer, 0))?;
+            complete(&mut channel, 1, guest.limit(10))?[0].result()?;
+            against(&buffer, || {
+                for page in 0..bytes / PAGE {
+                    buffer.write_at(page * PAGE, &[1]);
+                }
+                Ok(())
+            })?;
+            // A page that a fault put back behind the revocation would show what the memory holds.
+            for page in 0..bytes / PAGE {
+                let seen = buffer.to_vec(page * PAGE + 8..page * PAGE + 9);
+                ensure!(seen == [0], "page {page} shows {seen:?}");
+            }
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn revoke_window_post() {
+    test(|guest| {
+        let windows = [
+            "accepted", "entered", "landed", "revoking", "taken", "quiet",
+        ];
+        let local = Local::new(guest)?;
+        let (theirs, _grant, given) = local.granted(guest, &GrantTerms::default())?;
+        forced(guest, &windows, guest.pick(20, 3), |_| {
+            let buffer = Buffer::create(&local.near_context, PAGE, Placement::Any)?;
+            buffer.write_at(0, &[3; 4096]);
+            let mut channel = Channel::builder().entries(64).build(&local.near_context)?;
+            for name in 0..32 {
+                channel.push(
+                    match name % 4 {
+                        0 => Entry::recv_into(&local.near, buffer.range(0, 64)),
+                        1 => Entry::write_imm(buffer.range(0, 64), given.at(0), 0),
+                        _ => Entry::write(buffer.range(0, 4096), given.at(0)),
+                    }
+                    .user_data(name),
+                )?;
+            }
+            let done = against(&buffer, || complete(&mut channel, 32, guest.limit(10)))?;
+            once_each(&done, 32, &[State::Ok, State::Revoked])?;
+            let seen = theirs.to_vec(0..4096);
+            let whole = seen.iter().all(|byte| *byte == 3 || *byte == 0);
+            ensure!(whole, "something else was sent");
+            is_up(&local)
+        })
+    });
+}
+
+#[test]
+fn revoke_window_grant() {
+    test(|guest| {
+        let windows = ["entered", "revoking", "answered", "quiet"];
+        let local = Local::new(guest)?;
+        let mine = Buffer::create(&local.near_context, PAGE, Placement::Any)?;
+        let limit = guest.limit(10);
+        forced(guest, &windows, guest.pick(20, 3), |_| {
+            let theirs = Buffer::create(&local.far_context, PAGE, Placement::Any)?;
+            let terms = GrantTerms::default();
+            let granted = against(&theirs, || {
+                Ok(local.far.grant_on(&theirs, 0..PAGE, &terms, limit))
+            })?;
+            match granted {
+                // It came first: the peer got it, and it has ended.
+                Ok(grant) => {
+                    let mut there = Channel::builder().entries(8).build(&local.far_context)?;
+                    there.push(Entry::watch_grant(&local.far, &grant))?;
+                    let done = complete(&mut there, 1, limit)?[0];
+                    ensure!(done.imm() == abi::GRANT_END_MEMORY, "{done:?}");
+                }
+                Err(error) => ensure!(error.errno() == Some(Errno::STALE), "{error}"),
+            }
+            // Whatever the peer heard of it, a write on it ends as it should.
+            while let Ok(given) = local.near.wait_grant(Duration::ZERO) {
+                let mut here = Channel::builder().entries(8).build(&local.near_context)?;
+                here.push(Entry::write(mine.range(0, 64), given.at(0)))?;
+                let done = complete(&mut here, 1, limit)?[0];
+                ensure!(done.state() == State::Revoked, "{done:?}");
+            }
+            is_up(&local)
+        })
+    });
+}
+
+#[test]
+fn revoke_window_both_revokers() {
+    test(|guest| {
+        let windows = ["revoking", "quiet", "entered"];
+        let context = Context::open()?;
+        forced(guest, &windows, guest.pick(20, 3), |_| {
+            let buffer = Buffer::create(&context, PAGE, Placement::Any)?;
+            // Whoever comes second must find it done as well.
+            let standing = against(&buffer, || {
+                buffer.revoke()?;
+                Ok(buffer.memory()?.standing)
+            })?;
+            ensure!(standing == Standing::Revoked, "{standing:?}");
+            Ok(())
+        })
+    });
+}
