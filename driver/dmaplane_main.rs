@@ -5,7 +5,7 @@
 use crate::{context::Node, gauges::Gauges, windows::Windows};
 use kernel::{
     debugfs::{Dir, Scope},
-    miscdevice::{MiscDeviceOptions, MiscDeviceRegistration},
+    miscdevice::MiscDeviceOptions,
     prelude::*,
 };
 
@@ -47,6 +47,10 @@ module! {
             default: 4096,
             description: "Quota of channels in one open file",
         },
+        max_pollers: u32 {
+            default: 16,
+            description: "Most polling threads of channels, of all open files together",
+        },
         heartbeat_ms: u32 {
             default: 1000,
             description: "Time between heartbeats to a peer in milliseconds, 10 to 60000",
@@ -59,7 +63,7 @@ module! {
 #[pin_data]
 struct Dmaplane {
     #[pin]
-    _node: MiscDeviceRegistration<Node>,
+    _node: kx::miscdev::Registration<Node>,
     _client: kx::rdma::client::Registration<rdma::Client>,
     _registry: kx::global::Life,
     #[pin]
@@ -77,7 +81,7 @@ impl kernel::InPlaceModule for Dmaplane {
             _gauges <- gauges::debugfs(&dir),
             _windows <- windows::debugfs(&dir),
             _client: kx::rdma::client::Registration::new()?,
-            _node <- MiscDeviceRegistration::register(MiscDeviceOptions { name: c"dmaplane" }),
+            _node <- kx::miscdev::Registration::register(MiscDeviceOptions { name: c"dmaplane" }),
             _registry: registry,
             _dir: dir,
         })

@@ -31,6 +31,13 @@ impl Gauge {
             amount,
         }
     }
+
+    /// Adds 1 until the result is dropped, unless there are `most` already.
+    pub(crate) fn hold_below(&'static self, most: usize) -> Option<Held> {
+        let held = self.hold(1);
+        // Whoever comes at the same time may be refused too, which is no harm.
+        (self.0.load(Relaxed) <= most).then_some(held)
+    }
 }
 
 impl Drop for Held {
@@ -53,6 +60,8 @@ pub(crate) struct Gauges {
     pub(crate) grants: Gauge,
     /// Channels.
     pub(crate) channels: Gauge,
+    /// Polling threads of channels.
+    pub(crate) pollers: Gauge,
     /// Listeners.
     pub(crate) listeners: Gauge,
     /// Endpoints, those being connected included.
@@ -69,6 +78,7 @@ pub(crate) static GAUGES: Gauges = Gauges {
     regions: Gauge::new(),
     grants: Gauge::new(),
     channels: Gauge::new(),
+    pollers: Gauge::new(),
     listeners: Gauge::new(),
     endpoints: Gauge::new(),
     operations: Gauge::new(),
@@ -88,6 +98,7 @@ pub(crate) fn debugfs(dir: &Dir) -> impl PinInit<Scope<&'static Gauges>> + '_ {
         dir.read_callback_file(c"regions", &gauges.regions, &show);
         dir.read_callback_file(c"grants", &gauges.grants, &show);
         dir.read_callback_file(c"channels", &gauges.channels, &show);
+        dir.read_callback_file(c"pollers", &gauges.pollers, &show);
         dir.read_callback_file(c"listeners", &gauges.listeners, &show);
         dir.read_callback_file(c"endpoints", &gauges.endpoints, &show);
         dir.read_callback_file(c"operations", &gauges.operations, &show);

@@ -50,6 +50,18 @@ pub(crate) struct Windows {
     pub(crate) quiet: Window,
     /// An endpoint's cause of its end is set, and its queue pair was not drained yet.
     pub(crate) down: Window,
+    /// A polling thread found nothing, and has not said yet that it sleeps.
+    pub(crate) dozing: Window,
+    /// A polling thread has said that it sleeps, and does not yet.
+    pub(crate) dozed: Window,
+    /// A polling thread woke, and has not looked for entries yet.
+    pub(crate) roused: Window,
+    /// An RDMA device is being removed: nothing new starts on it, and nothing was ended yet.
+    pub(crate) removing: Window,
+    /// The connection manager told of the peer's end, or of the device's, and it was not noted yet.
+    pub(crate) told: Window,
+    /// A message of the peer's came, and was not read yet.
+    pub(crate) mailed: Window,
 }
 
 /// All of them.
@@ -63,6 +75,12 @@ pub(crate) static WINDOWS: Windows = Windows {
     revoking: Window::new(),
     quiet: Window::new(),
     down: Window::new(),
+    dozing: Window::new(),
+    dozed: Window::new(),
+    roused: Window::new(),
+    removing: Window::new(),
+    told: Window::new(),
+    mailed: Window::new(),
 };
 
 /// The folder `windows` in the driver's debugfs folder.
@@ -78,5 +96,11 @@ pub(crate) fn debugfs(dir: &Dir) -> impl PinInit<Scope<&'static Windows>> + '_ {
         dir.read_write_file(c"revoking", &windows.revoking.0);
         dir.read_write_file(c"quiet", &windows.quiet.0);
         dir.read_write_file(c"down", &windows.down.0);
+        dir.read_write_file(c"dozing", &windows.dozing.0);
+        dir.read_write_file(c"dozed", &windows.dozed.0);
+        dir.read_write_file(c"roused", &windows.roused.0);
+        dir.read_write_file(c"removing", &windows.removing.0);
+        dir.read_write_file(c"told", &windows.told.0);
+        dir.read_write_file(c"mailed", &windows.mailed.0);
     })
 }

@@ -21,6 +21,9 @@ pub const DEVICE_PATH: &str = "/dev/dmaplane";
 /// A context is cheap to clone; clones name the same file, and every object keeps it open. When the
 /// last of them is dropped, or the process dies, the driver ends whatever is left.
 ///
+/// Its descriptor ([`AsFd`]) can be given to poll(2) and epoll(7): it is readable while a channel of it has completions that
+/// were not taken, and has an error while a channel's ring was corrupted. For edges, each completion is one.
+///
 /// ```no_run
 /// # fn main() -> dmaplane::Result<()> {
 /// let context = dmaplane::Context::open()?;

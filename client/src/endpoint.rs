@@ -82,6 +82,8 @@ pub struct EndpointInfo {
     pub stalled: Duration,
     /// Operations that failed because the peer had no receive: never anything but 0.
     pub not_ready: u64,
+    /// Messages of the peer's that broke the protocol; the first one ends the endpoint.
+    pub violations: u64,
 }
 
 /// A connection to a peer. Dropping it disconnects; its operations then complete.
@@ -187,6 +189,7 @@ impl Endpoint {
             stalls: query.stalls,
             stalled: Duration::from_nanos(query.stalled_ns),
             not_ready: query.not_ready,
+            violations: query.violations,
         })
     }
 

@@ -58,8 +58,8 @@ pub mod topology;
 
 pub use buffer::{Buffer, FrozenBuffer, Mapping, Placement, Residency, Source};
 pub use channel::{
-    Channel, ChannelBuilder, Completion, Completions, Entry, Field, OpError, QueueFull, State,
-    Submitted,
+    Channel, ChannelBuilder, Completion, Completions, Entry, Field, OpError, Polling, QueueFull,
+    State, Submitted,
 };
 pub use context::{Context, DEVICE_PATH, Info};
 pub use endpoint::{ConnectOptions, Endpoint, EndpointInfo, EndpointState};

@@ -3,17 +3,20 @@
 //! Channels: the rings that a process shares with the kernel.
 
 mod entries;
+mod poller;
 mod run;
+mod signals;
 mod submit;
 mod ticket;
 
 pub(crate) use entries::MAX_OP_BYTES;
+pub(crate) use poller::Polling;
 pub(crate) use ticket::{Ticket, TicketKey};
 
 use crate::{
-    context::quota::Charge,
+    context::{quota::Charge, Readiness},
     gauges::{Held, GAUGES},
-    kx::{eventfd::EventFd, pages::PAGE_BYTES, shared::SharedMemory, vma::Mapped},
+    kx::{pages::PAGE_BYTES, shared::SharedMemory, thread::Thread, vma::Mapped},
     logic::ring::{self, Slots},
     uapi,
     wait::Deadline,
@@ -22,8 +25,9 @@ use core::mem::offset_of;
 use kernel::{
     new_condvar, new_mutex, new_spinlock,
     prelude::*,
-    sync::{Arc, CondVar, Mutex, SpinLock},
+    sync::{atomic::Atomic, Arc, CondVar, Mutex, SpinLock},
 };
+use signals::Signals;
 
 /// The kernel's side of the completion ring.
 #[derive(Default)]
@@ -31,19 +35,29 @@ struct Completions {
     slots: Slots,
     /// Its name is gone: nobody waits any more.
     ended: bool,
+    /// The polling thread found that the ring makes no sense.
+    broken: bool,
     /// Threads that wait.
     waiters: u32,
 }
 
 /// A channel. Locks: `head` (mutex) while entries are taken, inside it objects' own locks; `completions` (spinlock)
-/// to reserve and to post, innermost of all.
+/// to reserve and to post, innermost of all. `poller` (mutex) to start, wake and stop the thread; outside
+/// `completions`.
 #[pin_data]
 pub(crate) struct Channel {
     memory: SharedMemory,
     sq_entries: u32,
     cq_entries: u32,
     cq_offset: usize,
-    eventfd: Option<EventFd>,
+    signals: Option<Signals>,
+    readiness: Arc<Readiness>,
+    /// Whether a thread takes the entries, and nobody else.
+    polled: bool,
+    #[pin]
+    poller: Mutex<Option<Thread>>,
+    /// 1 when the thread was woken and has not looked since.
+    nudged: Atomic<u32>,
     /// Index of the next entry to take.
     #[pin]
     head: Mutex<u32>,
@@ -59,26 +73,26 @@ pub(crate) struct Channel {
 const SQ_OFFSET: usize = PAGE_BYTES;
 
 const SQ_HEAD: usize = offset_of!(uapi::RingHeader, sq_head);
+const SQ_FLAGS: usize = offset_of!(uapi::RingHeader, sq_flags);
 const SQ_TAIL: usize = offset_of!(uapi::RingHeader, sq_tail);
 const CQ_HEAD: usize = offset_of!(uapi::RingHeader, cq_head);
 const CQ_TAIL: usize = offset_of!(uapi::RingHeader, cq_tail);
 
 impl Channel {
-    /// Allocates both rings. `EINVAL` for sizes that are no powers of two or out of range.
+    /// Allocates both rings. `EINVAL` for sizes that are no powers of two or out of range, and for signals that make no
+    /// sense. One that is `polled` waits for its thread: [`Self::start_polling`].
     pub(crate) fn new(
-        sq_entries: u32,
-        cq_entries: u32,
-        eventfd: i32,
+        want: &uapi::ChannelCreate,
+        polled: bool,
+        readiness: Arc<Readiness>,
         charge: Charge,
     ) -> Result<Arc<Self>> {
+        let (sq_entries, cq_entries) = (want.sq_entries, want.cq_entries);
         let valid = ring::valid_entries(sq_entries) && ring::valid_entries(cq_entries);
         if !valid || cq_entries < sq_entries {
             return Err(EINVAL);
         }
-        let eventfd = match eventfd {
-            -1 => None,
-            fd => Some(EventFd::from_fd(fd)?),
-        };
+        let signals = Signals::new(want)?;
         let cq_offset = SQ_OFFSET + sq_entries as usize * size_of::<uapi::Sqe>();
         let bytes = cq_offset + cq_entries as usize * size_of::<uapi::Cqe>();
         let memory = SharedMemory::new(bytes)?;
@@ -88,7 +102,11 @@ impl Channel {
                 sq_entries,
                 cq_entries,
                 cq_offset,
-                eventfd,
+                signals,
+                readiness,
+                polled,
+                poller <- new_mutex!(None, "Channel::poller"),
+                nudged: Atomic::new(0),
                 head <- new_mutex!(0, "Channel::head"),
                 completions <- new_spinlock!(Completions::default(), "Channel::completions"),
                 posted <- new_condvar!("Channel::posted"),
@@ -129,11 +147,20 @@ impl Channel {
         if waited_for {
             self.posted.notify_all();
         }
-        if let Some(eventfd) = &self.eventfd {
-            for _ in 0..count {
-                eventfd.signal();
-            }
+        if let Some(signals) = &self.signals {
+            signals.add(count);
         }
+        self.readiness.tell();
+    }
+
+    /// Whether a thread takes the entries.
+    pub(crate) fn is_polled(&self) -> bool {
+        self.polled
+    }
+
+    /// Whether its polling thread found that the ring makes no sense, and nobody has asked it to look again.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.completions.lock().broken
     }
 
     /// Completions that are in the ring now. `EINVAL` when the user's index makes no sense.
@@ -154,6 +181,7 @@ impl Channel {
         let mut completions = self.completions.lock();
         let enough = |completions: &Completions| match self.waiting(completions) {
             Ok(count) if count < wanted && completions.ended => Some(Err(ENOENT)),
+            Ok(count) if count < wanted && completions.broken => Some(Err(EINVAL)),
             Ok(count) if count < wanted => None,
             result => Some(result),
         };
@@ -172,10 +200,14 @@ impl Channel {
         }
     }
 
-    /// Wakes whoever waits: the channel's name is gone.
+    /// Wakes whoever waits, and waits for the end of the polling thread: the channel's name is gone.
     pub(crate) fn end(&self) {
         self.completions.lock().ended = true;
         self.posted.notify_all();
+        self.stop_polling();
+        if let Some(signals) = &self.signals {
+            signals.end();
+        }
     }
 }
 

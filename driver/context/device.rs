@@ -3,7 +3,13 @@
 //! The device node `/dev/dmaplane`.
 
 use super::{Context, Object};
-use crate::{kx::vma, logic::handle::MmapTarget};
+use crate::{
+    kx::{
+        miscdev::{PollTable, Polled, Ready},
+        vma,
+    },
+    logic::handle::MmapTarget,
+};
 use kernel::{
     fs::File,
     miscdevice::{MiscDevice, MiscDeviceRegistration},
@@ -47,5 +53,12 @@ impl MiscDevice for Node {
     fn ioctl(node: ArcBorrow<'_, Self>, _file: &File, cmd: u32, arg: usize) -> Result<isize> {
         node.context.ioctl(cmd, arg)?;
         Ok(0)
+    }
+}
+
+impl Polled for Node {
+    fn poll(node: ArcBorrow<'_, Self>, file: &File, table: PollTable<'_>) -> Ready {
+        node.context.readiness.watch(file, table);
+        node.context.ready()
     }
 }

@@ -4,7 +4,7 @@
 
 use super::{quota::Kind, table::MAX_HANDLES, Context, Object};
 use crate::{
-    channel::{Channel, MAX_OP_BYTES},
+    channel::{Channel, Polling, MAX_OP_BYTES},
     kx::{
         global::REGISTRY,
         pages::{node_ids, PAGE_BYTES},
@@ -22,7 +22,7 @@ use crate::{
     uapi,
     wait::Deadline,
 };
-use kernel::prelude::*;
+use kernel::{prelude::*, sync::Arc};
 
 /// All of these must be 0 in the user's structure.
 fn zero(values: &[u32]) -> Result {
@@ -41,7 +41,7 @@ fn max_buffer_bytes() -> u64 {
 
 impl Context {
     /// Carries out an ioctl. `ENOTTY` for unknown ones.
-    pub(super) fn ioctl(&self, cmd: u32, arg: usize) -> Result {
+    pub(super) fn ioctl(self: &Arc<Self>, cmd: u32, arg: usize) -> Result {
         match cmd {
             uapi::IOC_QUERY => query(arg),
             uapi::IOC_DESTROY => self.ioctl_destroy(arg),
@@ -132,19 +132,16 @@ impl Context {
         arg.write()
     }
 
-    fn channel_create(&self, arg: usize) -> Result {
+    fn channel_create(self: &Arc<Self>, arg: usize) -> Result {
         let mut arg = Arg::<uapi::ChannelCreate>::read(arg)?;
         let want = &mut arg.value;
-        // Not there yet, as the capabilities say.
-        zero(&[
-            want.flags,
-            want.event_batch.saturating_sub(1),
-            want.event_delay_us,
-            want.poll_idle_us,
-        ])?;
-        zero(&[want.poll_node as u32])?;
+        let polling = Polling::of(want)?;
         let charge = self.quota.charge(Kind::Channels, 1)?;
-        let channel = Channel::new(want.sq_entries, want.cq_entries, want.eventfd, charge)?;
+        let readiness = self.readiness.clone();
+        let channel = Channel::new(want, polling.is_some(), readiness, charge)?;
+        if let Some(polling) = &polling {
+            channel.start_polling(self, polling)?;
+        }
         want.mmap_bytes = channel.memory().bytes() as u64;
         (want.sq_offset, want.cq_offset) = channel.offsets();
         want.handle = self.insert(Object::Channel(channel))?;
@@ -156,9 +153,19 @@ impl Context {
     fn enter(&self, arg: usize) -> Result {
         let mut arg = Arg::<uapi::Enter>::read(arg)?;
         let enter = &mut arg.value;
-        zero(&[enter.flags, enter.reserved])?;
+        zero(&[enter.flags & !uapi::ENTER_WAKE, enter.reserved])?;
+        let wake = enter.flags & uapi::ENTER_WAKE != 0;
         let channel = self.channel(enter.channel)?;
-        enter.submitted = channel.submit(self, enter.to_submit)?;
+        if !channel.is_polled() {
+            if wake {
+                return Err(EINVAL);
+            }
+            enter.submitted = channel.submit(self, enter.to_submit)?;
+        } else if enter.to_submit != 0 || (!wake && channel.is_broken()) {
+            return Err(EINVAL);
+        } else if wake {
+            channel.wake_poller()?;
+        }
         match channel.wait(enter.min_complete, Deadline::after(enter.timeout_ns)) {
             Ok(available) => enter.available = available,
             // What was submitted must be told.
@@ -281,7 +288,12 @@ fn query(arg: usize) -> Result {
         flags: 0,
         abi_version: uapi::ABI_VERSION,
         node_ids: node_ids(),
-        capabilities: uapi::CAP_HOST_BUFFERS | uapi::CAP_RDMA | uapi::CAP_REVOKE,
+        capabilities: uapi::CAP_HOST_BUFFERS
+            | uapi::CAP_RDMA
+            | uapi::CAP_POLL
+            | uapi::CAP_SQPOLL
+            | uapi::CAP_COALESCE
+            | uapi::CAP_REVOKE,
         max_buffer_bytes: max_buffer_bytes(),
         max_op_bytes: MAX_OP_BYTES.into(),
         max_ring_entries: ring::MAX_ENTRIES,

@@ -5,14 +5,16 @@
 mod device;
 mod ioctl;
 pub(crate) mod quota;
+mod readiness;
 mod table;
 
 pub(crate) use device::Node;
+pub(crate) use readiness::Readiness;
 
 use crate::{
     channel::Channel,
     gauges::{Held, GAUGES},
-    kx::space::Space,
+    kx::{miscdev::Ready, space::Space},
     logic::{handle::MmapTarget, outcome::Down},
     memory::{Buffer, Home},
     rdma::{Domains, Endpoint, Grant, Listener, PeerGrant},
@@ -58,6 +60,7 @@ pub(crate) struct Context {
     quota: Arc<Quota>,
     /// Where user mappings of its memory are.
     space: Arc<Space>,
+    readiness: Arc<Readiness>,
     _count: Held,
 }
 
@@ -67,11 +70,13 @@ impl Context {
         let quota = Quota::new()?;
         let space = Space::new()?;
         let domains = Domains::new()?;
+        let readiness = Readiness::new()?;
         Arc::pin_init(
             pin_init!(Self {
                 quota: quota,
                 space: space,
                 domains: domains,
+                readiness: readiness,
                 table <- new_mutex!(Table::new(), "Context::table"),
                 _count: GAUGES.contexts.hold(1),
             }),
@@ -175,6 +180,28 @@ impl Context {
         }
     }
 
+    /// What the file is ready for: readable while a channel has completions, or is broken.
+    fn ready(&self) -> Ready {
+        let mut ready = Ready::default();
+        let mut from = 0;
+        loop {
+            let next = self.table.lock().find_from(from, |object| match object {
+                Object::Channel(channel) => Some(channel.clone()),
+                _ => None,
+            });
+            let Some((index, channel)) = next else {
+                return ready;
+            };
+            match channel.available() {
+                _ if channel.is_broken() => ready = ready.with(Ready::READABLE).with(Ready::BROKEN),
+                Ok(0) => {}
+                Ok(_) => ready = ready.with(Ready::READABLE),
+                Err(_) => ready = ready.with(Ready::READABLE).with(Ready::BROKEN),
+            }
+            from = index + 1;
+        }
+    }
+
     /// What an mmap offset names.
     fn mappable(&self, target: &MmapTarget) -> Result<Object> {
         match self.table.lock().by_offset(target)? {
@@ -205,6 +232,11 @@ impl Context {
                 endpoint.bequeath_for(Down::Local);
             }
         }
+        // Endpoints first: what a polling thread waits for ends with them.
+        let endpoints = objects
+            .iter()
+            .filter(|object| matches!(object, Object::Endpoint(_)));
+        endpoints.cloned().for_each(Object::end);
         objects.iter().cloned().for_each(Object::end);
         drop(objects);
         self.domains.close();

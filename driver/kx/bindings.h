@@ -34,6 +34,17 @@ void dmaplane_space_zap(struct inode *inode, pgoff_t first, pgoff_t count);
 void dmaplane_init_delayed_work(struct delayed_work *work, work_func_t run);
 void dmaplane_run_within(struct delayed_work *work, unsigned long jiffies);
 
+/* Kernel threads. */
+struct task_struct *dmaplane_thread_create(int (*run)(void *start), void *start, int nid,
+					   const char *name);
+bool dmaplane_node_has_processors(int nid);
+void dmaplane_about_to_sleep(void);
+void dmaplane_awake(void);
+void dmaplane_breathe(void);
+struct mem_cgroup *dmaplane_memcg_of_caller(void);
+void dmaplane_charge_to(struct mem_cgroup *memcg);
+void dmaplane_memcg_put(struct mem_cgroup *memcg);
+
 /* Whether the calling thread is leaving, so that its files close by themselves. */
 bool dmaplane_is_exiting(void);
 

@@ -5,9 +5,14 @@
 #include <linux/fs.h>
 #include <linux/gfp.h>
 #include <linux/highmem.h>
+#include <linux/kthread.h>
+#include <linux/memcontrol.h>
 #include <linux/nodemask.h>
 #include <linux/nsproxy.h>
 #include <linux/sched.h>
+#include <linux/sched/mm.h>
+#include <linux/sched/task.h>
+#include <linux/topology.h>
 #include <linux/vmalloc.h>
 #include <linux/workqueue.h>
 #include "bindings.h"
@@ -63,6 +68,61 @@ void dmaplane_init_delayed_work(struct delayed_work *work, work_func_t run)
 void dmaplane_run_within(struct delayed_work *work, unsigned long jiffies)
 {
 	mod_delayed_work(system_dfl_wq, work, jiffies);
+}
+
+/* Asleep until the caller wakes it; a reference of the task is the caller's. It keeps to the node's processors. */
+struct task_struct *dmaplane_thread_create(int (*run)(void *start), void *start, int nid,
+					   const char *name)
+{
+	struct task_struct *task = kthread_create_on_node(run, start, nid, "%s", name);
+
+	if (!IS_ERR(task))
+		get_task_struct(task);
+	return task;
+}
+
+bool dmaplane_node_has_processors(int nid)
+{
+	return nid >= 0 && nid < nr_node_ids && node_online(nid) && nr_cpus_node(nid);
+}
+
+/* Idle: neither a load nor hung. Contains a full barrier. */
+void dmaplane_about_to_sleep(void)
+{
+	set_current_state(TASK_IDLE);
+}
+
+void dmaplane_awake(void)
+{
+	__set_current_state(TASK_RUNNING);
+}
+
+void dmaplane_breathe(void)
+{
+	cpu_relax();
+	cond_resched();
+}
+
+struct mem_cgroup *dmaplane_memcg_of_caller(void)
+{
+	struct mem_cgroup *memcg;
+
+	rcu_read_lock();
+	memcg = mem_cgroup_from_task(current);
+	if (memcg && !mem_cgroup_tryget(memcg))
+		memcg = NULL;
+	rcu_read_unlock();
+	return memcg;
+}
+
+void dmaplane_charge_to(struct mem_cgroup *memcg)
+{
+	set_active_memcg(memcg);
+}
+
+void dmaplane_memcg_put(struct mem_cgroup *memcg)
+{
+	mem_cgroup_put(memcg);
 }
 
 bool dmaplane_is_exiting(void)

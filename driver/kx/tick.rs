@@ -44,6 +44,11 @@ impl<T: Ticked> Tick<T> {
         })
     }
 
+    /// What runs.
+    pub(crate) fn owner(&self) -> &T {
+        &self.owner
+    }
+
     /// Has it run in so many milliseconds, instead of when it was to run before. Never sleeps, and does nothing
     /// after [`Self::stop`].
     pub(crate) fn run_within(&self, limit_ms: u32) {

@@ -22,6 +22,7 @@ use crate::{
         vec::retain,
     },
     logic::outcome::Down,
+    windows::WINDOWS,
 };
 use kernel::{prelude::*, sync::Arc};
 
@@ -125,6 +126,7 @@ impl client::Ops for Client {
                 .position(|entry| entry.device == device);
             at.and_then(|at| registry.entries.remove(at).ok())
         };
+        WINDOWS.removing.pass();
         // Listeners made meanwhile find the device gone; those that end meanwhile do not shift the others.
         let mut last = 0;
         loop {

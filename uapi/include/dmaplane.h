@@ -58,8 +58,8 @@
 
 /**
  * Creates a channel ([`ChannelCreate`]). Errors: `EINVAL` (entries not a power of two, or out of
- * range, coalescing without an eventfd, a poll node that does not exist), `EBADF` (no eventfd), `ENOMEM`,
- * `EMFILE`, `EDQUOT` (beyond [`Query::max_channels`]).
+ * range, coalescing without an eventfd, a poll node that does not exist or has no processors), `EBADF` (no eventfd),
+ * `ENOMEM`, `EMFILE`, `EDQUOT` (beyond [`Query::max_channels`], or too many polling threads on this machine).
  */
 #define DMAPLANE_IOC_CHANNEL_CREATE ((DMAPLANE_IOC_TYPE << 8) | 32)
 
@@ -119,7 +119,8 @@
 #define DMAPLANE_CAP_RDMA (1 << 1)
 
 /**
- * Capability: poll(2) on the file: readable while a channel of the file has completions waiting.
+ * Capability: poll(2) on the file: readable (`POLLIN`) while a channel of the file has completions waiting, `POLLERR` as
+ * well while one's ring makes no sense.
  */
 #define DMAPLANE_CAP_POLL (1 << 2)
 
@@ -238,7 +239,8 @@
 
 /**
  * Flag of [`Enter`]: wakes the polling thread of the channel, which takes the entries; `to_submit` must be 0. `EINVAL`
- * when the channel has none.
+ * when the channel has none, and once after the thread has found that the ring's indices make no sense
+ * ([`SQ_BROKEN`]): then it looks again.
  */
 #define DMAPLANE_ENTER_WAKE (1 << 0)
 
@@ -324,9 +326,16 @@
 
 /**
  * Bit of [`RingHeader::sq_flags`]: the polling thread sleeps. After filling entries, user space issues a full memory
- * barrier, looks at this bit, and wakes the thread by [`ENTER_WAKE`] when it is set.
+ * barrier, looks at this bit, and wakes the thread by [`ENTER_WAKE`] when it is set. So it does after taking
+ * completions while entries wait for their slots.
  */
 #define DMAPLANE_SQ_NEED_WAKEUP (1 << 0)
+
+/**
+ * Bit of [`RingHeader::sq_flags`]: the polling thread found that the ring's indices make no sense. It takes nothing until
+ * [`ENTER_WAKE`]; until then [`IOC_ENTER`] gives `EINVAL` and poll(2) `POLLERR`.
+ */
+#define DMAPLANE_SQ_BROKEN (1 << 1)
 
 /**
  * Operation: does nothing, completes with OK.
@@ -1069,6 +1078,10 @@ struct dmaplane_endpoint_query {
          * Out: operations that failed because the peer had no receive: never anything but 0.
          */
         __u64 not_ready;
+        /**
+         * Out: messages of the peer's that broke the protocol. The first one ends the endpoint with `EPROTO`.
+         */
+        __u64 violations;
 };
 
 /**

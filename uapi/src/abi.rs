@@ -41,8 +41,8 @@ pub const IOC_BUFFER_REVOKE: u32 = (IOC_TYPE << 8) | 0x50;
 /// Reports what a buffer's memory is and whether it was revoked ([`MemoryQuery`]). Errors: `ENOENT`.
 pub const IOC_MEMORY_QUERY: u32 = (IOC_TYPE << 8) | 0x51;
 /// Creates a channel ([`ChannelCreate`]). Errors: `EINVAL` (entries not a power of two, or out of
-/// range, coalescing without an eventfd, a poll node that does not exist), `EBADF` (no eventfd), `ENOMEM`,
-/// `EMFILE`, `EDQUOT` (beyond [`Query::max_channels`]).
+/// range, coalescing without an eventfd, a poll node that does not exist or has no processors), `EBADF` (no eventfd),
+/// `ENOMEM`, `EMFILE`, `EDQUOT` (beyond [`Query::max_channels`], or too many polling threads on this machine).
 pub const IOC_CHANNEL_CREATE: u32 = (IOC_TYPE << 8) | 0x20;
 /// Submits entries and waits for completions ([`Enter`]). Errors: `EINVAL` (the ring's indices make
 /// no sense), `EINTR` (nothing was submitted), `ENOENT` (also when the channel is destroyed during the
@@ -73,7 +73,8 @@ pub const IOC_GRANT_WAIT: u32 = (IOC_TYPE << 8) | 0x41;
 pub const CAP_HOST_BUFFERS: u64 = 1 << 0;
 /// Capability: RDMA endpoints, grants and the operations on them.
 pub const CAP_RDMA: u64 = 1 << 1;
-/// Capability: poll(2) on the file: readable while a channel of the file has completions waiting.
+/// Capability: poll(2) on the file: readable (`POLLIN`) while a channel of the file has completions waiting, `POLLERR` as
+/// well while one's ring makes no sense.
 pub const CAP_POLL: u64 = 1 << 2;
 /// Capability: channels with a polling submission thread ([`CHANNEL_SQPOLL`]).
 pub const CAP_SQPOLL: u64 = 1 << 3;
@@ -316,7 +317,8 @@ pub struct ChannelCreate {
 }
 
 /// Flag of [`Enter`]: wakes the polling thread of the channel, which takes the entries; `to_submit` must be 0. `EINVAL`
-/// when the channel has none.
+/// when the channel has none, and once after the thread has found that the ring's indices make no sense
+/// ([`SQ_BROKEN`]): then it looks again.
 pub const ENTER_WAKE: u32 = 1 << 0;
 
 /// Argument of [`IOC_ENTER`].
@@ -492,6 +494,8 @@ pub struct EndpointQuery {
     pub stalled_ns: u64,
     /// Out: operations that failed because the peer had no receive: never anything but 0.
     pub not_ready: u64,
+    /// Out: messages of the peer's that broke the protocol. The first one ends the endpoint with `EPROTO`.
+    pub violations: u64,
 }
 
 impl Default for EndpointQuery {
@@ -513,6 +517,7 @@ impl Default for EndpointQuery {
             stalls: 0,
             stalled_ns: 0,
             not_ready: 0,
+            violations: 0,
         }
     }
 }
@@ -601,8 +606,12 @@ pub struct GrantWait {
 }
 
 /// Bit of [`RingHeader::sq_flags`]: the polling thread sleeps. After filling entries, user space issues a full memory
-/// barrier, looks at this bit, and wakes the thread by [`ENTER_WAKE`] when it is set.
+/// barrier, looks at this bit, and wakes the thread by [`ENTER_WAKE`] when it is set. So it does after taking
+/// completions while entries wait for their slots.
 pub const SQ_NEED_WAKEUP: u32 = 1 << 0;
+/// Bit of [`RingHeader::sq_flags`]: the polling thread found that the ring's indices make no sense. It takes nothing until
+/// [`ENTER_WAKE`]; until then [`IOC_ENTER`] gives `EINVAL` and poll(2) `POLLERR`.
+pub const SQ_BROKEN: u32 = 1 << 1;
 
 /// First page of a channel's mapping. Indices run freely and wrap at 2^32; an entry's place is its
 /// index modulo the ring's size. Each index has a cache line of its own.
@@ -786,7 +795,7 @@ const _: () = {
     assert!(size_of::<Listen>() == 40);
     assert!(size_of::<Accept>() == 64);
     assert!(size_of::<Connect>() == 80);
-    assert!(size_of::<EndpointQuery>() == 176);
+    assert!(size_of::<EndpointQuery>() == 184);
     assert!(size_of::<GrantCreate>() == 80);
     assert!(size_of::<GrantWait>() == 56);
     assert!(size_of::<RingHeader>() == 256);

@@ -7,7 +7,7 @@ mod entry;
 mod ring;
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dmaplane_uapi as abi;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
@@ -29,7 +29,7 @@ pub struct QueueFull;
 /// What a submission did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Submitted {
-    /// Entries that the driver took.
+    /// Entries that the driver took; 0 with a polling thread, which takes them by itself.
     pub entries: u32,
     /// Completions that wait in the ring.
     pub available: u32,
@@ -42,6 +42,27 @@ pub struct ChannelBuilder {
     entries: u32,
     completions: Option<u32>,
     event: bool,
+    coalescing: (u32, Duration),
+    polling: Option<Polling>,
+    spin: Duration,
+}
+
+/// The thread of the kernel's that takes a channel's entries, so that submitting needs no system call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Polling {
+    /// On the processors of this NUMA node; any if not said.
+    pub node: Option<u32>,
+    /// How long it looks for entries in vain before it sleeps, at most a second. Waking it costs a system call.
+    pub idle: Duration,
+}
+
+impl Default for Polling {
+    fn default() -> Self {
+        Self {
+            node: None,
+            idle: Duration::from_millis(1),
+        }
+    }
 }
 
 impl ChannelBuilder {
@@ -65,10 +86,31 @@ impl ChannelBuilder {
         self
     }
 
+    /// With an eventfd that is signalled once for `batch` completions, and at the latest `delay` after the first of them,
+    /// rounded up to the kernel's timer tick; see [`Channel::event`].
+    pub fn coalesced_event(mut self, batch: u32, delay: Duration) -> Self {
+        self.event = true;
+        self.coalescing = (batch, delay);
+        self
+    }
+
+    /// With a polling thread of the kernel's. There is a limit on their number, set by the administrator.
+    pub fn polling(mut self, polling: Polling) -> Self {
+        self.polling = Some(polling);
+        self
+    }
+
+    /// Before a wait sleeps, looks for completions for so long: less latency for more processor time. 0 if not said.
+    pub fn spin(mut self, limit: Duration) -> Self {
+        self.spin = limit;
+        self
+    }
+
     /// Creates and maps the channel.
     ///
     /// # Errors
-    /// [`Error::Call`]: `EINVAL` (sizes), `ENOMEM`, `EMFILE`. [`Error::Map`], [`Error::Event`].
+    /// [`Error::Call`]: `EINVAL` (sizes, or a node without processors), `ENOMEM`, `EMFILE`, `EDQUOT` (channels or polling
+    /// threads). [`Error::Map`], [`Error::Event`].
     pub fn build(self, context: &Context) -> Result<Channel> {
         let event = if self.event {
             let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
@@ -80,8 +122,17 @@ impl ChannelBuilder {
             sq_entries: self.entries,
             cq_entries: self.completions.unwrap_or(self.entries.saturating_mul(2)),
             eventfd: event.as_ref().map_or(-1, AsRawFd::as_raw_fd),
+            event_batch: self.coalescing.0,
+            event_delay_us: microseconds(self.coalescing.1),
             ..Default::default()
         };
+        if let Some(polling) = self.polling {
+            create.flags |= abi::CHANNEL_SQPOLL;
+            // What is no node's number is no node of the kernel's either.
+            let node = |node| i32::try_from(node).unwrap_or(i32::MAX);
+            create.poll_node = polling.node.map_or(-1, node);
+            create.poll_idle_us = microseconds(polling.idle);
+        }
         context.call(&mut create).map_err(|errno| {
             let subject = format!(
                 " of {} entries, {} completions",
@@ -103,6 +154,8 @@ impl ChannelBuilder {
             rings: Rings::new(memory, &create),
             handle,
             event,
+            polled: self.polling.is_some(),
+            spin: self.spin,
         })
     }
 }
@@ -131,6 +184,8 @@ pub struct Channel {
     rings: Rings,
     handle: Handle,
     event: Option<OwnedFd>,
+    polled: bool,
+    spin: Duration,
 }
 
 impl Channel {
@@ -140,6 +195,9 @@ impl Channel {
             entries: 128,
             completions: None,
             event: false,
+            coalescing: (0, Duration::ZERO),
+            polling: None,
+            spin: Duration::ZERO,
         }
     }
 
@@ -249,6 +307,12 @@ impl Channel {
         }
     }
 
+    /// Whether the polling thread found that the ring was corrupted, and takes nothing. The next submission tells it as an
+    /// error, and has the thread look again.
+    pub fn has_broken_ring(&self) -> bool {
+        self.rings.is_broken()
+    }
+
     /// Overwrites a member of the ring's header, at a byte offset of
     /// [`RingHeader`](dmaplane_uapi::RingHeader).
     ///
@@ -274,6 +338,32 @@ impl Channel {
     }
 
     fn enter(&mut self, to_submit: u32, min_complete: u32, timeout: Duration) -> Result<Submitted> {
+        let mut taken = 0;
+        if !self.spin.is_zero() && min_complete > 0 {
+            taken = self.enter_once(to_submit, 0, Duration::ZERO)?.entries;
+            let start = Instant::now();
+            let limit = self.spin.min(timeout);
+            while self.rings.available() < min_complete && start.elapsed() < limit {
+                std::hint::spin_loop();
+            }
+            let available = self.rings.available();
+            if available >= min_complete {
+                let entries = taken;
+                return Ok(Submitted { entries, available });
+            }
+        }
+        // What found no slot before may find one now.
+        let mut done = self.enter_once(to_submit - taken.min(to_submit), min_complete, timeout)?;
+        done.entries += taken;
+        Ok(done)
+    }
+
+    fn enter_once(
+        &mut self,
+        to_submit: u32,
+        min_complete: u32,
+        timeout: Duration,
+    ) -> Result<Submitted> {
         let mut enter = abi::Enter {
             channel: self.handle.raw(),
             to_submit,
@@ -281,6 +371,17 @@ impl Channel {
             timeout_ns: nanoseconds(timeout),
             ..Default::default()
         };
+        if self.polled {
+            enter.to_submit = 0;
+            if self.rings.needs_wakeup() {
+                enter.flags |= abi::ENTER_WAKE;
+            }
+            let available = self.rings.available();
+            if enter.flags == 0 && available >= min_complete {
+                let entries = 0;
+                return Ok(Submitted { entries, available });
+            }
+        }
         match self.handle.context().call(&mut enter) {
             Ok(()) => {}
             // Nothing was submitted, and what has come is in the ring all the same.
@@ -292,6 +393,11 @@ impl Channel {
             available: self.rings.available(),
         })
     }
+}
+
+/// A time in microseconds as the interface has it, rounded up. What does not fit is refused by the driver.
+fn microseconds(time: Duration) -> u32 {
+    u32::try_from(time.as_nanos().div_ceil(1000)).unwrap_or(u32::MAX)
 }
 
 /// Iterator over the completions that wait in a channel.

@@ -7,7 +7,7 @@
 //! their places back by a release store of `cq_head`.
 
 use std::mem::offset_of;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 use dmaplane_uapi as abi;
 
@@ -41,6 +41,7 @@ impl Ring {
 }
 
 const SQ_HEAD: usize = offset_of!(abi::RingHeader, sq_head);
+const SQ_FLAGS: usize = offset_of!(abi::RingHeader, sq_flags);
 const SQ_TAIL: usize = offset_of!(abi::RingHeader, sq_tail);
 const CQ_HEAD: usize = offset_of!(abi::RingHeader, cq_head);
 const CQ_TAIL: usize = offset_of!(abi::RingHeader, cq_tail);
@@ -80,6 +81,20 @@ impl Rings {
         // Acquire: the kernel has read an entry's place before this side fills it again.
         let head = self.memory.atomic_u32(SQ_HEAD).load(Ordering::Acquire);
         self.sq_filled.wrapping_sub(head)
+    }
+
+    /// Whether a polling thread has to be woken for what was pushed, or for the places of completions that were taken.
+    pub(super) fn needs_wakeup(&self) -> bool {
+        // Either the kernel sees the entries, or this side sees the flag.
+        fence(Ordering::SeqCst);
+        let flags = self.memory.atomic_u32(SQ_FLAGS).load(Ordering::Acquire);
+        flags & abi::SQ_NEED_WAKEUP != 0
+    }
+
+    /// Whether a polling thread found that the indices make no sense.
+    pub(super) fn is_broken(&self) -> bool {
+        let flags = self.memory.atomic_u32(SQ_FLAGS).load(Ordering::Acquire);
+        flags & abi::SQ_BROKEN != 0
     }
 
     /// Fills the next place; `false` when the ring is full.

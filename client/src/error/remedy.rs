@@ -90,9 +90,14 @@ fn specific(call: Call, errno: Errno) -> Option<(&'static str, &'static str)> {
         ),
         (ChannelCreate, Errno::INVAL) => (
             "the rings' sizes are not powers of two, out of range, or the completion ring is the \
-             smaller one",
+             smaller one; or the polling thread's node has no processors, or a delay is too long",
             "Use powers of two up to `max_ring_entries`, with at least as many completions as \
-             submissions",
+             submissions, and a node that `dmaplane numa` lists with processors",
+        ),
+        (ChannelCreate, Errno::DQUOT) => (
+            "this context has as many channels, or the machine as many polling threads, as the \
+             administrator allows",
+            "Destroy some, or have the module's `max_channels` or `max_pollers` raised",
         ),
         (ChannelCreate, Errno::BADF) => (
             "the descriptor is not an open eventfd",
@@ -243,6 +248,7 @@ pub(crate) fn name(errno: Errno) -> String {
         Errno::CONNABORTED => "ECONNABORTED",
         Errno::CONNREFUSED => "ECONNREFUSED",
         Errno::CONNRESET => "ECONNRESET",
+        Errno::DQUOT => "EDQUOT",
         Errno::OWNERDEAD => "EOWNERDEAD",
         Errno::FAULT => "EFAULT",
         Errno::HOSTUNREACH => "EHOSTUNREACH",
@@ -279,7 +285,13 @@ mod tests {
         (Call::BufferQuery, &[Errno::NOENT, Errno::FAULT]),
         (
             Call::ChannelCreate,
-            &[Errno::INVAL, Errno::BADF, Errno::NOMEM, Errno::MFILE],
+            &[
+                Errno::INVAL,
+                Errno::BADF,
+                Errno::NOMEM,
+                Errno::MFILE,
+                Errno::DQUOT,
+            ],
         ),
         (Call::Enter, &[Errno::INVAL, Errno::INTR, Errno::NOENT]),
         (

@@ -89,7 +89,14 @@ impl Shared {
             uapi::PEER_END_DEVICE => Down::Peer,
             _ => return Err(Violation),
         };
-        self.state.lock().peer_end = reason;
+        {
+            let mut state = self.state.lock();
+            state.peer_end = reason;
+            // The connection manager may have been faster, and knows no reason.
+            if matches!(state.phase, Phase::Down(Down::Peer)) {
+                state.phase = Phase::Down(cause);
+            }
+        }
         self.go_down(cause);
         Ok(())
     }

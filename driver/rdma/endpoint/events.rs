@@ -15,6 +15,7 @@ use crate::{
         wire::{Hello, MESSAGE_BYTES},
     },
     uapi,
+    windows::WINDOWS,
 };
 use kernel::prelude::*;
 
@@ -31,12 +32,14 @@ impl cm::Handler for Shared {
             Event::Failed(error) => Step::Failed(error),
             Event::Rejected => Step::Failed(ECONNREFUSED),
             Event::Disconnected => {
-                self.go_down(Down::Peer);
+                WINDOWS.told.pass();
+                self.peer_left();
                 // Flushes the receives, whose completions come behind those of what arrived.
                 id.disconnect();
                 return;
             }
             Event::DeviceRemoval => {
+                WINDOWS.told.pass();
                 self.go_down(Down::Device);
                 return;
             }
@@ -103,6 +106,25 @@ impl Shared {
         }
     }
 
+    /// The connection manager says that the peer has gone, without a reason. A last will that came before may still have to
+    /// be read: so what waits ends with the first flushed receive, which comes behind it.
+    fn peer_left(&self) {
+        let flushed = {
+            let mut state = self.state.lock();
+            if !matches!(state.phase, Phase::Down(_)) {
+                state.phase = Phase::Down(Down::Peer);
+            }
+            state.grants.wake();
+            state.stall.end();
+            state.flushed
+        };
+        self.changed.notify_all();
+        if flushed {
+            self.fail_pending();
+            self.fail_watches();
+        }
+    }
+
     /// The peer is alive.
     fn heard(&self) {
         self.state.lock().pulse.heard = true;
@@ -110,6 +132,7 @@ impl Shared {
 
     /// The peer broke the protocol.
     pub(super) fn violation(&self, view: &InCallback<'_, Self>) {
+        self.state.lock().violations += 1;
         self.go_down(Down::Protocol);
         view.disconnect();
     }
@@ -138,6 +161,7 @@ impl Queue for Shared {
             return;
         }
         self.heard();
+        WINDOWS.mailed.pass();
         match self.take_message(message) {
             Ok(()) => {
                 self.changed.notify_all();

@@ -114,6 +114,8 @@ struct State {
     stall: Stall,
     /// Operations that failed because the peer had no receive.
     not_ready: u64,
+    /// Messages of the peer's that broke the protocol.
+    violations: u64,
     /// Operations that were accepted and not completed yet, receives and watches not counted.
     in_flight: u32,
     /// Length of the peer's next WRITE_IMM, where the provider will not know it.
@@ -178,6 +180,7 @@ impl Shared {
             window: window_of(0, 0)?,
             stall: Stall::default(),
             not_ready: 0,
+            violations: 0,
             in_flight: 0,
             announced: None,
             receives: Receives::none(),
@@ -358,6 +361,7 @@ impl Endpoint {
         query.posted = state.window.under_way();
         (query.stalls, query.stalled_ns) = state.stall.totals();
         query.not_ready = state.not_ready;
+        query.violations = state.violations;
         query.peer_end = state.peer_end;
         (query.state, query.error) = match state.phase {
             Phase::Connecting | Phase::Up => (uapi::ENDPOINT_UP, 0),
