@@ -2,6 +2,7 @@
 
 //! Soft-RoCE links of the calling thread's network namespace, through iproute2.
 
+use std::net::IpAddr;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -56,6 +57,123 @@ impl Link {
     }
 }
 
+/// An interface and an rxe device of the test's own, which it may ill-treat. Both go with it.
+#[derive(Debug)]
+pub struct Spare {
+    /// The device.
+    pub link: Link,
+    /// Its address, which only reaches itself.
+    pub address: IpAddr,
+}
+
+/// What may happen to a [`Spare`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strike {
+    /// The interface is deleted under the device.
+    DeleteInterface,
+    /// The interface is set down.
+    SetDown,
+    /// The interface loses its address.
+    RemoveAddress,
+    /// The device is deleted.
+    DeleteLink,
+}
+
+impl Spare {
+    const NAME: &str = "spare0";
+    const ADDRESS: &str = "10.99.0.1";
+
+    /// Makes both.
+    ///
+    /// # Errors
+    /// What ip(8) or rdma(8) says.
+    pub fn new() -> Result<Self> {
+        let spare = Self {
+            link: Link {
+                name: "rxespare".to_owned(),
+                netdev: Self::NAME.to_owned(),
+            },
+            address: Self::ADDRESS.parse()?,
+        };
+        spare.restore()?;
+        Ok(spare)
+    }
+
+    /// Brings back whatever is missing.
+    ///
+    /// # Errors
+    /// As [`Spare::new`].
+    pub fn restore(&self) -> Result<()> {
+        let interface = self.link.netdev.as_str();
+        if !has_interface(interface)? {
+            ip(&["link", "add", interface, "type", "dummy"])?;
+        }
+        let address = format!("{}/24", self.address);
+        ip(&["address", "replace", &address, "dev", interface])?;
+        ip(&["link", "set", interface, "up"])?;
+        let links = parse(&rdma(&["-j", "link", "show"])?)?;
+        if !links.contains(&self.link) {
+            self.link.add()?;
+        }
+        Ok(())
+    }
+
+    /// Lets it happen.
+    ///
+    /// # Errors
+    /// What ip(8) or rdma(8) says.
+    pub fn strike(&self, strike: Strike) -> Result<()> {
+        let interface = self.link.netdev.as_str();
+        match strike {
+            Strike::DeleteInterface => ip(&["link", "delete", interface]),
+            Strike::SetDown => ip(&["link", "set", interface, "down"]),
+            Strike::RemoveAddress => ip(&["address", "flush", "dev", interface]),
+            Strike::DeleteLink => self.link.delete(),
+        }
+    }
+}
+
+impl Drop for Spare {
+    fn drop(&mut self) {
+        // Takes the device along. It may be gone already.
+        if matches!(has_interface(&self.link.netdev), Ok(true))
+            && let Err(error) = ip(&["link", "delete", &self.link.netdev])
+        {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+/// Whether this network namespace has an interface. /sys may show another one's.
+fn has_interface(name: &str) -> Result<bool> {
+    let output = Command::new("ip")
+        .args(["link", "show", "dev", name])
+        .env("PATH", PATH)
+        .output()
+        .context("cannot run ip (package iproute2)")?;
+    Ok(output.status.success())
+}
+
+fn ip(args: &[&str]) -> Result<()> {
+    let output = Command::new("ip")
+        .args(args)
+        .env("PATH", PATH)
+        .output()
+        .context("cannot run ip (package iproute2)")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success(),
+        "ip {}: {}: {}",
+        args.join(" "),
+        output.status,
+        said.trim()
+    );
+    Ok(())
+}
+
+/// Where iproute2 is.
+const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// An interface that sends nothing, until this is dropped.
 #[derive(Debug)]
 pub struct Muted(String);
@@ -92,7 +210,7 @@ fn tc(args: &[&str]) -> Result<()> {
 fn rdma(args: &[&str]) -> Result<String> {
     let output = Command::new("rdma")
         .args(args)
-        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("PATH", PATH)
         .output()
         .context("cannot run rdma (package iproute2)")?;
     if !output.status.success() {

@@ -7,6 +7,8 @@ pub mod storm;
 
 pub use local::Local;
 
+use std::mem::offset_of;
+use std::os::fd::AsFd as _;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -17,7 +19,8 @@ use dmaplane::{
 use dmaplane_testkit::peer::client::unexpected;
 use dmaplane_testkit::peer::protocol::{Id, Reply, Request};
 use dmaplane_testkit::transfer::Tally;
-use dmaplane_testkit::{Guest, Peer, Result, ensure, poll};
+use dmaplane_testkit::{Guest, Peer, Result, ensure, poll, sys};
+use dmaplane_uapi as abi;
 
 /// A connection between this process and a peer.
 ///
@@ -183,6 +186,27 @@ pub fn complete(channel: &mut Channel, count: u32, limit: Duration) -> Result<Ve
         done.available
     );
     Ok(channel.completions().take(count as usize).collect())
+}
+
+/// An argument of an ioctl, as a program without the library would make it: its size and these 32-bit members.
+pub fn argument(bytes: usize, members: &[(usize, u32)]) -> Vec<u8> {
+    let mut raw = vec![0; bytes];
+    raw[..4].copy_from_slice(&(bytes as u32).to_ne_bytes());
+    for (at, value) in members {
+        raw[*at..at + 4].copy_from_slice(&value.to_ne_bytes());
+    }
+    raw
+}
+
+/// Destroys what `handle` names behind the library's back.
+///
+/// # Errors
+/// The driver's errno.
+pub fn destroy(context: &Context, handle: u32) -> Result<()> {
+    let members = [(offset_of!(abi::Destroy, handle), handle)];
+    let mut raw = argument(size_of::<abi::Destroy>(), &members);
+    sys::ioctl(context.as_fd(), abi::IOC_DESTROY, &mut raw)?;
+    Ok(())
 }
 
 /// The errno of a call that must fail.

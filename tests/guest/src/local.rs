@@ -2,6 +2,8 @@
 
 //! Both sides of a connection in one process.
 
+use std::net::SocketAddr;
+
 use dmaplane::{
     Buffer, ConnectOptions, Context, Endpoint, GrantTerms, Listener, LocalGrant, Placement,
     RemoteGrant,
@@ -37,9 +39,17 @@ impl Local {
     /// # Errors
     /// When they cannot be connected.
     pub fn with_window(guest: &Guest, window: (u32, u32)) -> Result<Self> {
+        Self::at(guest, guest.local_any_port(), window)
+    }
+
+    /// As [`Local::with_window`], over an address of this side's.
+    ///
+    /// # Errors
+    /// When they cannot be connected.
+    pub fn at(guest: &Guest, address: SocketAddr, window: (u32, u32)) -> Result<Self> {
         let near_context = Context::open()?;
         let far_context = Context::open()?;
-        let listener = Listener::bind(&far_context, guest.local_any_port(), 4)?;
+        let listener = Listener::bind(&far_context, address, 4)?;
         let limit = guest.limit(10);
         let options = ConnectOptions {
             recv_depth: 64,

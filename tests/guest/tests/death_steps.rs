@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use dmaplane::{
-    Buffer, Channel, EndpointState, Entry, Errno, LocalGrant, Placement, RemoteGrant, State,
+    Buffer, Channel, EndpointState, Entry, Errno, LocalGrant, Placement, Polling, RemoteGrant,
+    State,
 };
 use dmaplane_guest_tests::Connection;
 use dmaplane_testkit::pattern::Numbers;
@@ -216,12 +217,18 @@ fn kill_at(
     guest: &Guest,
     observer: &mut Peer,
     step: Step,
+    polled: bool,
     numbers: &mut Numbers,
 ) -> Result<Figures> {
     let here_before = Gauges::read()?;
     let there_before = there(guest, observer)?.get("contexts");
     let mut connection = Connection::to_peer(guest)?;
-    let channel = Channel::builder().entries(32).build(&connection.context)?;
+    let mut builder = Channel::builder().entries(32);
+    if polled {
+        builder = builder.polling(Polling::default());
+        connection.peer.ask(Request::Polling)?;
+    }
+    let channel = builder.build(&connection.context)?;
     let mut survivor = Survivor {
         channel,
         open: std::collections::HashSet::new(),
@@ -267,9 +274,6 @@ fn kill_at(
     // A last will may be lost, but then nothing else may be claimed than that the connection has ended.
     let cause = match info.state {
         EndpointState::Down(Errno::OWNERDEAD) if info.peer_end == abi::PEER_END_DIED => "told why",
-        EndpointState::Down(Errno::CONNRESET) if info.peer_end == abi::PEER_END_DIED => {
-            "told why after the end"
-        }
         EndpointState::Down(Errno::CONNRESET) if info.peer_end == abi::PEER_END_NONE => UNTOLD,
         state => bail!("the survivor's endpoint: {state:?}, {}", info.peer_end),
     };
@@ -308,7 +312,7 @@ fn death_at_every_step() {
             let mut told = Vec::new();
             let mut causes = BTreeMap::new();
             for round in 0..rounds {
-                let figures = kill_at(guest, &mut observer, step, &mut numbers)
+                let figures = kill_at(guest, &mut observer, step, round % 2 == 1, &mut numbers)
                     .with_context(|| format!("seed {seed}, {step:?}, round {round}"))?;
                 told.push(figures.told);
                 all_gone.push(figures.gone);

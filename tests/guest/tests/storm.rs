@@ -116,6 +116,7 @@ fn storm_every_operation_has_one_completion() {
                 .map(|index| Worker {
                     field: &field,
                     file: (index % 2) as usize,
+                    polled: index / 2 == 1,
                     count: &count,
                     numbers: Numbers::new(seed ^ (index + 1) << 56),
                     ledger: Ledger::new(index << 56),
@@ -149,6 +150,15 @@ fn storm_every_operation_has_one_completion() {
         let completed: u64 = ledgers.iter().map(Ledger::completed).sum();
         println!("{pushed} operations, {completed} completions in {took:?}; misfortunes: {done:?}");
         print(&ledgers);
+        // Every kind, and in earnest.
+        for (op, name) in OPERATIONS.iter().enumerate() {
+            let ends = ledgers.iter().flat_map(|ledger| &ledger.ends);
+            let well = ends.filter(|((of, state, _), _)| {
+                usize::from(*of) == op && State::from(*state) == State::Ok
+            });
+            let well: u64 = well.map(|(_, count)| count).sum();
+            ensure!(well >= wanted / 5000, "only {well} {name} ended well");
+        }
         ensure!(
             pushed == completed && pushed >= wanted,
             "{pushed} operations, {completed} completions"

@@ -6,10 +6,13 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use dmaplane::{Buffer, Channel, Completion, Entry, GrantTerms, Placement, State};
-use dmaplane_guest_tests::{Local, complete};
+use dmaplane::{
+    Buffer, Channel, Completion, EndpointState, Entry, Errno, GrantTerms, Placement, State,
+};
+use dmaplane_guest_tests::{Connection, Local, complete};
 use dmaplane_testkit::window::Window;
-use dmaplane_testkit::{ErrorContext as _, Guest, Result, ensure, poll, test};
+use dmaplane_testkit::{ErrorContext as _, Guest, Peer, Result, ensure, poll, test};
+use dmaplane_uapi as abi;
 
 /// Runs a race without a window and with each of them, so many rounds each.
 fn forced(
@@ -157,7 +160,7 @@ fn window_destroy_against_submission() {
             once_each(&done, 32, &states)?;
             for late in done.iter().filter(|done| done.state() == State::Error) {
                 let errno = late.result().err().map(|error| error.errno());
-                ensure!(errno == Some(dmaplane::Errno::NOENT), "{name}: {late:?}");
+                ensure!(errno == Some(Errno::NOENT), "{name}: {late:?}");
             }
             Ok(())
         })
@@ -191,5 +194,45 @@ fn window_revocation_against_writes() {
             ensure!(theirs.to_vec(0..4096) == [0x11; 4096], "a late write");
             Ok(())
         })
+    });
+}
+
+#[test]
+fn window_last_will_against_disconnect() {
+    test(|guest| {
+        // Longer than a last will is waited for: the connection manager tells of the end first.
+        let length = Duration::from_millis(guest.pick(100, 300));
+        for round in 0..guest.pick(5, 2) {
+            let mut connection = Connection::to_peer(guest)?;
+            let (_, grant) = connection.remote_buffer(guest, 4096)?;
+            let mine = Buffer::create(&connection.context, 4096, Placement::Any)?;
+            let mut here = Channel::builder().entries(16).build(&connection.context)?;
+            for name in 0..12 {
+                let endpoint = &connection.endpoint;
+                here.push(
+                    match name % 3 {
+                        0 => Entry::recv(endpoint),
+                        1 => Entry::write_imm(mine.range(0, 8), grant.at(0), 0),
+                        _ => Entry::watch(endpoint, 0, 0, 1),
+                    }
+                    .user_data(name),
+                )?;
+            }
+            here.submit()?;
+            let fresh = Peer::start(guest)?;
+            let open = Window::open("mailed", length)?;
+            std::mem::replace(&mut connection.peer, fresh).kill()?;
+            let done = complete(&mut here, 12, guest.limit(15))?;
+            drop(open);
+            once_each(&done, 12, &[State::PeerDead])?;
+            for done in done {
+                let errno = done.result().err().map(|error| error.errno());
+                ensure!(errno == Some(Errno::OWNERDEAD), "round {round}: {done:?}");
+            }
+            let info = connection.endpoint.query()?;
+            let died = info.state == EndpointState::Down(Errno::OWNERDEAD);
+            ensure!(died && info.peer_end == abi::PEER_END_DIED, "{info:?}");
+        }
+        Ok(())
     });
 }

@@ -167,12 +167,25 @@ impl Argument {
                 self.put32(offset_of!(abi::ChannelCreate, sq_entries), entries);
                 self.put32(offset_of!(abi::ChannelCreate, cq_entries), 2 * entries);
                 self.put32(offset_of!(abi::ChannelCreate, eventfd), u32::MAX);
+                // Mostly over the limit of threads, which is the point of it.
+                if numbers.below(4) == 0 {
+                    self.put32(offset_of!(abi::ChannelCreate, flags), abi::CHANNEL_SQPOLL);
+                    let node = numbers.below(4) as u32;
+                    let at = offset_of!(abi::ChannelCreate, poll_node);
+                    self.put32(at, node.wrapping_sub(1));
+                    let idle = numbers.below(1000) as u32;
+                    self.put32(offset_of!(abi::ChannelCreate, poll_idle_us), idle);
+                }
             }
             abi::IOC_ENTER => {
                 let handle = any(Kind::Channel, numbers);
                 self.put32(offset_of!(abi::Enter, channel), handle);
                 let submit = numbers.below(64) as u32;
-                self.put32(offset_of!(abi::Enter, to_submit), submit);
+                if numbers.below(4) == 0 {
+                    self.put32(offset_of!(abi::Enter, flags), abi::ENTER_WAKE);
+                } else {
+                    self.put32(offset_of!(abi::Enter, to_submit), submit);
+                }
                 let wait = u32::from(numbers.below(8) == 0);
                 self.put32(offset_of!(abi::Enter, min_complete), wait);
                 self.put64(offset_of!(abi::Enter, timeout_ns), PATIENCE_NS);

@@ -14,6 +14,7 @@ use crate::pattern::Numbers;
 const RING: usize = 4096;
 
 const SQ_HEAD: usize = offset_of!(abi::RingHeader, sq_head);
+const SQ_FLAGS: usize = offset_of!(abi::RingHeader, sq_flags);
 const SQ_TAIL: usize = offset_of!(abi::RingHeader, sq_tail);
 const CQ_HEAD: usize = offset_of!(abi::RingHeader, cq_head);
 const CQ_TAIL: usize = offset_of!(abi::RingHeader, cq_tail);
@@ -41,8 +42,9 @@ pub(super) fn push(map: &Map, tables: &Tables, file: usize, numbers: &mut Number
 /// Scribbles into the ring while others use it.
 pub(super) fn scribble(map: &Map, numbers: &mut Numbers) {
     for _ in 0..=numbers.below(8) {
-        let at = match numbers.below(8) {
+        let at = match numbers.below(9) {
             0 => SQ_HEAD,
+            8 => SQ_FLAGS,
             1 => SQ_TAIL,
             2 => CQ_HEAD,
             3 => CQ_TAIL,

@@ -174,7 +174,12 @@ impl Thread<'_> {
         self.entries += u64::from(count);
         let mut enter = Argument::new(abi::IOC_ENTER);
         enter.put32(offset_of!(abi::Enter, channel), map.of.handle);
-        enter.put32(offset_of!(abi::Enter, to_submit), count);
+        // Nobody remembers which channels have a polling thread.
+        if self.numbers.below(4) == 0 {
+            enter.put32(offset_of!(abi::Enter, flags), abi::ENTER_WAKE);
+        } else {
+            enter.put32(offset_of!(abi::Enter, to_submit), count);
+        }
         self.issue(file, enter);
     }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use dmaplane::{
-    Buffer, Channel, ConnectOptions, Context, Endpoint, EndpointState, Entry, Listener, LocalGrant,
-    Placement, RemoteGrant, Rights,
+    Buffer, Channel, ChannelBuilder, ConnectOptions, Context, Endpoint, EndpointState, Entry,
+    Listener, LocalGrant, Placement, Polling, RemoteGrant, Rights,
 };
 
 use super::protocol::{Id, Reply, Request};
@@ -29,6 +29,8 @@ pub struct Agent<'a> {
     /// For posted receives.
     channel: Option<Channel>,
     context: Option<Context>,
+    /// Of streams' channels.
+    polling: Option<Polling>,
     link: Option<Link>,
     progress: Option<&'a AtomicU64>,
 }
@@ -63,6 +65,10 @@ impl<'a> Agent<'a> {
                 Ok(Reply::Hello {
                     pid: std::process::id(),
                 })
+            }
+            Request::Polling => {
+                self.polling = Some(Polling::default());
+                Ok(Reply::Done)
             }
             Request::Listen { address, backlog } => {
                 let listener = Listener::bind(self.context()?, address, backlog)?;
@@ -306,17 +312,21 @@ impl<'a> Agent<'a> {
         if let Some(channel) = self.channel.take() {
             return Ok(channel);
         }
-        Ok(Channel::builder()
-            .entries(RECEIVE_ENTRIES)
-            .build(self.context()?)?)
+        let builder = Channel::builder().entries(RECEIVE_ENTRIES);
+        Ok(builder.build(self.context()?)?)
     }
 
     fn stream_channel(&self, depth: u32) -> Result<Channel> {
         let context = self.context.as_ref().context("the driver is not open")?;
-        Ok(Channel::builder()
-            .entries(depth)
-            .completions(depth)
-            .build(context)?)
+        let builder = self.builder().entries(depth).completions(depth);
+        Ok(builder.build(context)?)
+    }
+
+    fn builder(&self) -> ChannelBuilder {
+        match self.polling {
+            Some(polling) => Channel::builder().polling(polling),
+            None => Channel::builder(),
+        }
     }
 
     fn add(&mut self, object: Object) -> Id {

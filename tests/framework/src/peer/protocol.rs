@@ -46,6 +46,8 @@ pub struct Failure {
 pub enum Request {
     /// Open the driver. Answer: [`Reply::Hello`].
     Open,
+    /// Give the channels of streams polling threads from now on. Answer: [`Reply::Done`].
+    Polling,
     /// Listen. Answer: [`Reply::Listening`].
     Listen {
         /// Address; port 0 takes a free one.

@@ -6,7 +6,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use dmaplane::{Buffer, Channel, Entry};
+use dmaplane::{Buffer, Channel, Entry, Polling};
 use dmaplane_testkit::pattern::Numbers;
 use dmaplane_testkit::{ErrorContext as _, Result, ensure};
 use dmaplane_uapi as abi;
@@ -39,6 +39,8 @@ pub struct Worker<'a> {
     pub field: &'a Field,
     /// Which of the two files it uses.
     pub file: usize,
+    /// Whether a thread of the kernel's takes its entries.
+    pub polled: bool,
     /// Operations of all threads.
     pub count: &'a Count,
     /// Its choices.
@@ -53,10 +55,13 @@ impl Worker<'_> {
     /// # Errors
     /// When a completion is lost, comes twice or cannot be, or when a call fails.
     pub fn run(mut self, wanted: u64, limit: Duration) -> Result<Ledger> {
-        let mut channel = Channel::builder()
-            .entries(ENTRIES)
-            .completions(COMPLETIONS)
-            .build(&self.field.contexts[self.file])?;
+        let mut builder = Channel::builder().entries(ENTRIES).completions(COMPLETIONS);
+        if self.polled {
+            // Sleeps now and then, and so is woken.
+            let idle = Duration::from_micros(self.numbers.below(200));
+            builder = builder.polling(Polling { node: None, idle });
+        }
+        let mut channel = builder.build(&self.field.contexts[self.file])?;
         let worked = self.work(&mut channel, wanted);
         // In any case: the others wait for it.
         self.count.done.fetch_add(1, Ordering::Release);
@@ -147,13 +152,13 @@ impl Worker<'_> {
         let to = &buffers[numbers.below(buffers.len() as u64) as usize];
         let length = 1 + numbers.below(MOST);
         match numbers.below(8) {
-            0 => Entry::copy(
+            0..3 => Entry::copy(
                 from.range(numbers.below(BYTES - MOST), length as u32),
                 to,
                 numbers.below(BYTES - MOST),
             ),
             // No such operation.
-            1 => Entry::from_raw(abi::Sqe {
+            3 => Entry::from_raw(abi::Sqe {
                 op: abi::OP_WATCH + 1 + numbers.below(200) as u8,
                 ..Default::default()
             }),
