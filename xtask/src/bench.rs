@@ -25,6 +25,12 @@ const ROWS: &str = "rows.json";
 enum What {
     /// NOP entries per second through a channel, next to one system call for each entry.
     Rings,
+    /// A message of 4 KiB there and back, next to `ib_send_lat` (package perftest).
+    Latency,
+    /// WRITE and WRITE_IMM by size and depth, next to `ib_write_bw`.
+    Stream,
+    /// 128 chunks of 1 MiB with immediates, next to `ib_write_bw`.
+    Kv,
 }
 
 /// Measures inside a guest and compares with a reference in the same run.
@@ -72,6 +78,9 @@ pub(crate) fn run(ctx: &Ctx, args: BenchArgs) -> Result<ExitCode> {
     let guest = lab.topology.guests[0].name.clone();
     let what = match args.what {
         What::Rings => "rings",
+        What::Latency => "latency",
+        What::Stream => "stream",
+        What::Kv => "kv",
     };
     let program = lab.binaries.dir.join("dmaplane-bench");
     let program = program.display().to_string();
@@ -115,7 +124,7 @@ fn table(rows: &[Row]) -> String {
     let mut text = String::new();
     for row in rows {
         text += &format!(
-            "{:8} {:8} size {:8} depth {:4} {:14.0} {:10} {:8.2} x {} ({})\n",
+            "{:8} {:20} size {:8} depth {:4} {:14.0} {:10} {:8.2} x {} ({})\n",
             row.bench,
             row.case,
             row.size,

@@ -2,8 +2,13 @@
 
 //! Measures inside a guest, for `cargo xtask bench`: rows of JSON, each with a reference of the same guest.
 
+mod kv;
+mod latency;
+mod pairing;
+mod perftest;
 mod rings;
 mod row;
+mod stream;
 
 use std::fs;
 use std::path::PathBuf;
@@ -16,6 +21,12 @@ use clap::{Parser, ValueEnum};
 enum What {
     /// NOP entries per second through a channel, by entries for each system call.
     Rings,
+    /// A message of 4 KiB there and back, next to perftest's.
+    Latency,
+    /// Writes by size and depth, next to perftest's.
+    Stream,
+    /// Chunks of 1 MiB with immediates, next to perftest's writes.
+    Kv,
 }
 
 /// Measures and writes rows of JSON.
@@ -38,6 +49,9 @@ fn main() -> Result<()> {
     let args = Args::parse();
     let rows = match args.what {
         What::Rings => rings::measure(&args.accel, args.quick)?,
+        What::Latency => latency::measure(&args.accel, args.quick)?,
+        What::Stream => stream::measure(&args.accel, args.quick)?,
+        What::Kv => kv::measure(&args.accel, args.quick)?,
     };
     let text = serde_json::to_string_pretty(&rows)?;
     fs::write(&args.out, text).with_context(|| format!("cannot write {}", args.out.display()))

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use dmaplane::{Channel, Context, Entry};
+use dmaplane::{Channel, Context, Entry, Polling};
 
 use crate::row::{Row, median};
 
@@ -49,7 +49,58 @@ pub(crate) fn measure(accel: &str, quick: bool) -> Result<Vec<Row>> {
             accel: accel.to_owned(),
         });
     }
+    rows.push(polling_thread(&context, entries, reference, accel)?);
     Ok(rows)
+}
+
+/// Entries per second that a polling thread takes, without a system call.
+fn polling_thread(
+    context: &Context,
+    entries: u32,
+    reference: Option<f64>,
+    accel: &str,
+) -> Result<Row> {
+    const DEPTH: u32 = 256;
+    // As long as the whole run lasts, nobody has to wake it.
+    let polling = Polling {
+        node: None,
+        idle: Duration::from_secs(1),
+    };
+    let builder = Channel::builder().entries(DEPTH).polling(polling);
+    let mut channel = builder.build(context)?;
+    let mut rates = Vec::new();
+    for run in 0..=RUNS {
+        let start = Instant::now();
+        let (mut pushed, mut done) = (0, 0);
+        while done < entries {
+            while pushed < entries && channel.push(Entry::nop()).is_ok() {
+                pushed += 1;
+            }
+            channel.submit()?;
+            let came = channel.completions().filter(|done| done.is_ok()).count();
+            done += u32::try_from(came)?;
+            if came == 0 {
+                std::hint::spin_loop();
+            }
+        }
+        if run > 0 {
+            rates.push(f64::from(entries) / start.elapsed().as_secs_f64());
+        }
+    }
+    let value = median(&mut rates).context("no runs")?;
+    let reference = reference.context("no reference")?;
+    println!("     the polling thread: {value:27.0} entries/s");
+    Ok(Row {
+        bench: "rings",
+        case: "nop, polling thread".to_owned(),
+        size: 0,
+        depth: DEPTH,
+        value,
+        unit: "entries/s",
+        reference: "one system call per entry",
+        ratio: value / reference,
+        accel: accel.to_owned(),
+    })
 }
 
 /// Entries per second, completions taken included.
