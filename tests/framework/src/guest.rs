@@ -17,6 +17,10 @@ pub enum Topology {
     Numa2,
     /// One guest of four NUMA nodes; the peer is in the network namespace `dp1`.
     Numa4,
+    /// One guest behind an IOMMU; the peer is in the network namespace `dp1`.
+    Iommu,
+    /// One guest that copies what devices reach; likewise.
+    Swiotlb,
     /// Two guests; the peer is in the second.
     Pair,
 }
@@ -68,6 +72,8 @@ impl Guest {
         let topology = match get("DMAPLANE_TOPOLOGY")?.as_str() {
             "numa2" => Topology::Numa2,
             "numa4" => Topology::Numa4,
+            "iommu" => Topology::Iommu,
+            "swiotlb" => Topology::Swiotlb,
             "pair" => Topology::Pair,
             other => bail!("DMAPLANE_TOPOLOGY={other} is no topology that the tests know"),
         };

@@ -83,7 +83,21 @@ impl Machine<'_> {
         // A socket for each CPU: the kernel warns of caches that span NUMA nodes.
         let cpus = self.guest.cpus();
         line.add("-smp", format!("{cpus},sockets={cpus},cores=1,threads=1"));
-        line.add("-device", "virtio-rng-pci,bus=pcie.0");
+        if self.guest.iommu {
+            // Before the devices whose accesses it translates.
+            line.add("-device", "intel-iommu,intremap=off");
+        }
+        line.add("-device", self.virtio("virtio-rng-pci,bus=pcie.0"));
+    }
+
+    /// A virtio device, which uses the IOMMU only when it is told to.
+    fn virtio(&self, device: &str) -> String {
+        let platform = if self.guest.iommu {
+            ",disable-legacy=on,iommu_platform=on"
+        } else {
+            ""
+        };
+        format!("{device}{platform}")
     }
 
     fn memory(&self, line: &mut Line) {
@@ -118,7 +132,9 @@ impl Machine<'_> {
         line.add("-fsdev", root);
         line.add(
             "-device",
-            format!("virtio-9p-pci,bus=pcie.0,fsdev=root,mount_tag={ROOT_TAG}"),
+            self.virtio(&format!(
+                "virtio-9p-pci,bus=pcie.0,fsdev=root,mount_tag={ROOT_TAG}"
+            )),
         );
         // QEMU wants a comma in a path doubled.
         let share = self.share.display().to_string().replace(',', ",,");
@@ -128,7 +144,9 @@ impl Machine<'_> {
         );
         line.add(
             "-device",
-            format!("virtio-9p-pci,bus=pcie.0,fsdev=share,mount_tag={SHARE_TAG}"),
+            self.virtio(&format!(
+                "virtio-9p-pci,bus=pcie.0,fsdev=share,mount_tag={SHARE_TAG}"
+            )),
         );
     }
 
@@ -219,6 +237,7 @@ impl Machine<'_> {
             format!("sysctl.kernel.hung_task_timeout_secs={hung_task_s}"),
             // These guests run our own code only.
             "mitigations=off random.trust_cpu=on".to_owned(),
+            self.guest.kernel_args.join(" "),
             clock,
         ]
         .join(" ")
@@ -288,6 +307,16 @@ mod tests {
             assert!(line.contains(want), "{want} is not in {line}");
         }
         assert!(!line.contains("dist,src=0,dst=0"), "{line}");
+    }
+
+    #[test]
+    fn an_iommu_translates_what_virtio_does() {
+        let line = line("iommu", 0, None);
+        let iommu = line.find("intel-iommu").expect("an IOMMU");
+        let first = line.find("virtio-").expect("a virtio device");
+        assert!(iommu < first, "{line}");
+        assert!(line.contains("mount_tag=dmaplane-root,disable-legacy=on,iommu_platform=on"));
+        assert!(line.contains(" intel_iommu=on "), "{line}");
     }
 
     #[test]

@@ -61,6 +61,12 @@ pub(crate) struct Guest {
     /// Distances between the nodes; without them, the firmware's defaults.
     #[serde(default)]
     pub(crate) distances: Distances,
+    /// Whether devices' accesses pass an IOMMU, by which the kernel translates them.
+    #[serde(default)]
+    pub(crate) iommu: bool,
+    /// More of the kernel's command line.
+    #[serde(default)]
+    pub(crate) kernel_args: Vec<String>,
     /// PCI devices that are nothing but memory.
     #[serde(default, rename = "bar")]
     pub(crate) bars: Vec<Bar>,
@@ -200,6 +206,11 @@ impl Guest {
             !self.name.is_empty() && self.name.chars().all(plain),
             "a guest's name is made of letters, digits and `-`"
         );
+        let word = |arg: &String| !arg.is_empty() && !arg.contains(char::is_whitespace);
+        ensure!(
+            self.kernel_args.iter().all(word),
+            "a kernel argument is one word"
+        );
         let nodes = self.nodes.len();
         ensure!(self.cpus() > 0, "no node has a CPU");
         ensure!(
@@ -299,13 +310,13 @@ mod tests {
     fn the_topologies_of_the_checkout_are_valid() {
         let all = Topology::all(root()).unwrap();
         let names: Vec<_> = all.iter().map(|topology| topology.name.as_str()).collect();
-        assert_eq!(names, ["numa2", "numa4", "pair"]);
+        assert_eq!(names, ["iommu", "numa2", "numa4", "pair", "swiotlb"]);
     }
 
     #[test]
     fn an_unknown_name_lists_those_that_exist() {
         let err = Topology::load(root(), "numa3").unwrap_err().to_string();
-        assert!(err.contains("numa2, numa4, pair"), "{err}");
+        assert!(err.contains("iommu, numa2, numa4, pair, swiotlb"), "{err}");
     }
 
     #[test]
