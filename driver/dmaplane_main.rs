@@ -6,11 +6,13 @@ use crate::{context::Node, gauges::Gauges, windows::Windows};
 use kernel::{
     debugfs::{Dir, Scope},
     miscdevice::MiscDeviceOptions,
+    pci,
     prelude::*,
 };
 
 mod channel;
 mod context;
+mod device;
 mod gauges;
 mod kx;
 #[allow(dead_code, unreachable_pub)]
@@ -51,6 +53,10 @@ module! {
             default: 16,
             description: "Most polling threads of channels, of all open files together",
         },
+        device_rdma_percent: u32 {
+            default: 50,
+            description: "Share of a device's memory that gets struct pages and is uncached, 1 to 98",
+        },
         heartbeat_ms: u32 {
             default: 1000,
             description: "Time between heartbeats to a peer in milliseconds, 10 to 60000",
@@ -64,6 +70,8 @@ module! {
 struct Dmaplane {
     #[pin]
     _node: kx::miscdev::Registration<Node>,
+    #[pin]
+    _devices: kernel::driver::Registration<pci::Adapter<device::Ivshmem>>,
     _client: kx::rdma::client::Registration<rdma::Client>,
     _registry: kx::global::Life,
     #[pin]
@@ -81,6 +89,7 @@ impl kernel::InPlaceModule for Dmaplane {
             _gauges <- gauges::debugfs(&dir),
             _windows <- windows::debugfs(&dir),
             _client: kx::rdma::client::Registration::new()?,
+            _devices <- kernel::driver::Registration::new(c"dmaplane", module),
             _node <- kx::miscdev::Registration::register(MiscDeviceOptions { name: c"dmaplane" }),
             _registry: registry,
             _dir: dir,

@@ -68,6 +68,7 @@ pub(crate) struct Gauges {
     pub(crate) endpoints: Gauge,
     /// Accepted entries without a completion.
     pub(crate) operations: Gauge,
+
 }
 
 /// Their values.

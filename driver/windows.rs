@@ -48,6 +48,8 @@ pub(crate) struct Windows {
     pub(crate) revoking: Window,
     /// Nobody uses memory that is being revoked any more, and its mappings are still there.
     pub(crate) quiet: Window,
+    /// A device is being removed, and its memory was not revoked yet.
+    pub(crate) leaving: Window,
     /// An endpoint's cause of its end is set, and its queue pair was not drained yet.
     pub(crate) down: Window,
     /// A polling thread found nothing, and has not said yet that it sleeps.
@@ -74,6 +76,7 @@ pub(crate) static WINDOWS: Windows = Windows {
     entered: Window::new(),
     revoking: Window::new(),
     quiet: Window::new(),
+    leaving: Window::new(),
     down: Window::new(),
     dozing: Window::new(),
     dozed: Window::new(),
@@ -95,6 +98,7 @@ pub(crate) fn debugfs(dir: &Dir) -> impl PinInit<Scope<&'static Windows>> + '_ {
         dir.read_write_file(c"entered", &windows.entered.0);
         dir.read_write_file(c"revoking", &windows.revoking.0);
         dir.read_write_file(c"quiet", &windows.quiet.0);
+        dir.read_write_file(c"leaving", &windows.leaving.0);
         dir.read_write_file(c"down", &windows.down.0);
         dir.read_write_file(c"dozing", &windows.dozing.0);
         dir.read_write_file(c"dozed", &windows.dozed.0);

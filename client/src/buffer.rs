@@ -8,6 +8,7 @@ use std::sync::Arc;
 use dmaplane_uapi as abi;
 
 use crate::context::{Context, Handle};
+use crate::device::Tier;
 use crate::error::{Call, Error, Result};
 use crate::sys::{self, SharedMemory};
 
@@ -105,6 +106,41 @@ impl Buffer {
             memory,
             handle,
             mmap_offset: create.mmap_offset,
+            writers: Arc::new(()),
+        })
+    }
+
+    /// Makes and maps a buffer of a device's memory, zeroed. `at` chooses where in the tier's zone it begins. When the
+    /// device goes, the memory is revoked, and touching the mapping gives SIGBUS.
+    ///
+    /// # Errors
+    /// [`Error::Call`]: `ENODEV`, `EOPNOTSUPP` (no such tier), `ENOMEM` (no room), `ERANGE` and `EBUSY` (of a chosen
+    /// range). [`Error::Map`] when it cannot be mapped.
+    pub fn on_device(
+        context: &Context,
+        device: u64,
+        tier: Tier,
+        bytes: u64,
+        at: Option<u64>,
+    ) -> Result<Self> {
+        let mut alloc = abi::DeviceAlloc {
+            flags: at.map_or(0, |_| abi::DEVICE_ALLOC_AT),
+            device,
+            bytes,
+            offset: at.unwrap_or(0),
+            tier: tier.to_raw(),
+            ..Default::default()
+        };
+        context.call(&mut alloc).map_err(|errno| {
+            let subject = format!(", {bytes} bytes {tier} of device {device}");
+            Error::call(Call::DeviceAlloc, errno, subject)
+        })?;
+        let handle = context.adopt(alloc.handle);
+        let memory = map(context, alloc.mmap_offset, alloc.bytes)?;
+        Ok(Self {
+            memory,
+            handle,
+            mmap_offset: alloc.mmap_offset,
             writers: Arc::new(()),
         })
     }

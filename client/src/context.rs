@@ -92,6 +92,7 @@ impl Info {
             (abi::CAP_SQPOLL, "sqpoll"),
             (abi::CAP_COALESCE, "coalesce"),
             (abi::CAP_REVOKE, "revoke"),
+            (abi::CAP_DEVICE_MEMORY, "device-memory"),
         ];
         let known = NAMES
             .iter()

@@ -47,6 +47,7 @@ mod address;
 mod buffer;
 mod channel;
 mod context;
+mod device;
 mod endpoint;
 mod error;
 mod grant;
@@ -62,9 +63,10 @@ pub use channel::{
     State, Submitted,
 };
 pub use context::{Context, DEVICE_PATH, Info};
+pub use device::{DeviceInfo, RdmaPath, Tier, TierInfo};
 pub use endpoint::{ConnectOptions, Endpoint, EndpointInfo, EndpointState};
 pub use error::{Call, CallError, Error, Result};
 pub use grant::{GrantTerms, LocalGrant, RemoteGrant, Rights, Target};
 pub use listener::{DEFAULT_RECV_DEPTH, Listener};
-pub use memory::{MemoryInfo, RevokeCause, Standing};
+pub use memory::{MemoryInfo, MemoryKind, RevokeCause, Standing};
 pub use rustix::io::Errno;

@@ -5,6 +5,7 @@
 use dmaplane_uapi as abi;
 
 use crate::buffer::Buffer;
+use crate::device::{RdmaPath, Tier};
 use crate::error::{Call, Error, Result};
 
 /// Whether memory is in use.
@@ -48,6 +49,26 @@ impl RevokeCause {
     }
 }
 
+/// Whose memory it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum MemoryKind {
+    /// The host's.
+    Host,
+    /// A device's.
+    Device {
+        /// The device's number.
+        device: u64,
+        /// How it is mapped.
+        tier: Tier,
+        /// Start in the tier's zone, in bytes.
+        offset: u64,
+    },
+    /// Something that this library does not know.
+    Other(u32),
+}
+
 /// What a buffer's memory is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
@@ -56,6 +77,10 @@ pub struct MemoryInfo {
     pub standing: Standing,
     /// Why not, if so.
     pub cause: Option<RevokeCause>,
+    /// Whose it is.
+    pub kind: MemoryKind,
+    /// How RDMA reaches it.
+    pub rdma: RdmaPath,
 }
 
 impl Buffer {
@@ -77,6 +102,16 @@ impl Buffer {
                 _ => Standing::Revoked,
             },
             cause: RevokeCause::from_raw(query.cause),
+            kind: match (query.kind, Tier::ALL.get(query.tier as usize)) {
+                (abi::MEMORY_KIND_HOST, _) => MemoryKind::Host,
+                (abi::MEMORY_KIND_DEVICE, Some(tier)) => MemoryKind::Device {
+                    device: query.device,
+                    tier: *tier,
+                    offset: query.offset,
+                },
+                (other, _) => MemoryKind::Other(other),
+            },
+            rdma: RdmaPath::from_raw(query.rdma, query.reason),
         })
     }
 

@@ -53,6 +53,8 @@ argument! {
     BufferCreate = IOC_BUFFER_CREATE,
     BufferRevoke = IOC_BUFFER_REVOKE,
     MemoryQuery = IOC_MEMORY_QUERY,
+    DeviceQuery = IOC_DEVICE_QUERY,
+    DeviceAlloc = IOC_DEVICE_ALLOC,
     ChannelCreate = IOC_CHANNEL_CREATE,
     Enter = IOC_ENTER,
     Listen = IOC_LISTEN,

@@ -221,6 +221,8 @@ pub(super) fn between(
         return Err((uapi::FIELD_REMOTE_OFFSET, EINVAL));
     }
     let guard = buffer.memory().enter().map_err(at(uapi::FIELD_BUFFER))?;
+    // Told before anything is tried.
+    buffer.memory().pages().map_err(at(uapi::FIELD_BUFFER))?;
     let region = buffer
         .region(&guard, endpoint)
         .map_err(at(uapi::FIELD_NONE))?;
@@ -256,10 +258,10 @@ pub(super) fn copy(context: &Context, entry: &Sqe) -> Result<u32, Refusal> {
         return Err((uapi::FIELD_REMOTE_OFFSET, EINVAL));
     }
     let bytes = entry.length as usize;
-    let _from_guard = from.enter().map_err(at(uapi::FIELD_BUFFER))?;
-    let _to_guard = to.enter().map_err(at(uapi::FIELD_GRANT))?;
-    let (to, from) = (to.pages(), from.pages());
-    to.copy_from(entry.remote_offset, from, entry.offset, bytes);
+    let from = from.enter().map_err(at(uapi::FIELD_BUFFER))?;
+    let to = to.enter().map_err(at(uapi::FIELD_GRANT))?;
+    to.copy_from(entry.remote_offset, &from, entry.offset, bytes)
+        .map_err(at(uapi::FIELD_NONE))?;
     Ok(entry.length)
 }
 
@@ -289,8 +291,8 @@ pub(super) fn payload(context: &Context, entry: &Sqe) -> Result<KBox<Payload>, R
     if !empty && !range::within(entry.offset, entry.length.into(), memory.bytes()) {
         return Err((uapi::FIELD_OFFSET, EINVAL));
     }
-    let _guard = memory.enter().map_err(at(uapi::FIELD_BUFFER))?;
-    memory.pages().read(entry.offset, bytes);
+    let guard = memory.enter().map_err(at(uapi::FIELD_BUFFER))?;
+    guard.read(entry.offset, bytes);
     Ok(payload)
 }
 

@@ -5,6 +5,7 @@
 use super::{quota::Kind, table::MAX_HANDLES, Context, Object};
 use crate::{
     channel::{Channel, Polling, MAX_OP_BYTES},
+    device,
     kx::{
         global::REGISTRY,
         pages::{node_ids, PAGE_BYTES},
@@ -48,6 +49,8 @@ impl Context {
             uapi::IOC_BUFFER_CREATE => self.buffer_create(arg),
             uapi::IOC_BUFFER_QUERY => self.buffer_query(arg),
             uapi::IOC_BUFFER_REVOKE => self.buffer_revoke(arg),
+            uapi::IOC_DEVICE_QUERY => device_query(arg),
+            uapi::IOC_DEVICE_ALLOC => self.device_alloc(arg),
             uapi::IOC_MEMORY_QUERY => self.memory_query(arg),
             uapi::IOC_CHANNEL_CREATE => self.channel_create(arg),
             uapi::IOC_ENTER => self.enter(arg),
@@ -117,7 +120,7 @@ impl Context {
     fn buffer_revoke(&self, arg: usize) -> Result {
         let arg = Arg::<uapi::BufferRevoke>::read(arg)?;
         zero(&[arg.value.flags, arg.value.reserved])?;
-        self.buffer(arg.value.handle)?.memory().revoke(Cause::Owner);
+        self.buffer(arg.value.handle)?.memory().tenure().revoke(Cause::Owner);
         Ok(())
     }
 
@@ -126,10 +129,35 @@ impl Context {
         zero(&[arg.value.flags])?;
         let buffer = self.buffer(arg.value.handle)?;
         (arg.value.state, arg.value.cause) = buffer.memory().standing();
-        arg.value.kind = uapi::MEMORY_KIND_HOST;
-        arg.value.rdma = uapi::RDMA_DIRECT;
-        (_, arg.value.node) = buffer.memory().placement();
+        buffer.memory().describe(&mut arg.value);
         arg.write()
+    }
+
+    fn device_alloc(&self, arg: usize) -> Result {
+        let mut arg = Arg::<uapi::DeviceAlloc>::read(arg)?;
+        let want = &mut arg.value;
+        let page = PAGE_BYTES as u64;
+        let chosen = want.flags & uapi::DEVICE_ALLOC_AT != 0;
+        zero(&[want.flags & !uapi::DEVICE_ALLOC_AT])?;
+        if want.bytes == 0 || (!chosen && want.offset != 0) || want.offset % page != 0 {
+            return Err(EINVAL);
+        }
+        if want.bytes > max_buffer_bytes() {
+            return Err(E2BIG);
+        }
+        let wanted = device::Want {
+            tier: device::tier(want.tier)?,
+            bytes: want.bytes,
+            at: chosen.then_some(want.offset),
+        };
+        let memory = device::find(want.device)?.take(&wanted, self.home())?;
+        let mut told = uapi::MemoryQuery::default();
+        memory.describe(&mut told);
+        (want.bytes, want.offset) = (memory.bytes(), told.offset);
+        want.handle = self.insert(Object::Buffer(Buffer::new(memory)?))?;
+        want.mmap_offset = Handle::from_raw(want.handle).mmap_offset();
+        let handle = want.handle;
+        self.hand_out(&arg, handle)
     }
 
     fn channel_create(self: &Arc<Self>, arg: usize) -> Result {
@@ -293,7 +321,8 @@ fn query(arg: usize) -> Result {
             | uapi::CAP_POLL
             | uapi::CAP_SQPOLL
             | uapi::CAP_COALESCE
-            | uapi::CAP_REVOKE,
+            | uapi::CAP_REVOKE
+            | uapi::CAP_DEVICE_MEMORY,
         max_buffer_bytes: max_buffer_bytes(),
         max_op_bytes: MAX_OP_BYTES.into(),
         max_ring_entries: ring::MAX_ENTRIES,
@@ -306,6 +335,13 @@ fn query(arg: usize) -> Result {
         max_endpoints: Kind::Endpoints.limit() as u32,
         max_channels: Kind::Channels.limit() as u32,
     };
+    arg.write()
+}
+
+fn device_query(arg: usize) -> Result {
+    let mut arg = Arg::<uapi::DeviceQuery>::read(arg)?;
+    zero(&[arg.value.flags])?;
+    device::after(arg.value.after)?.describe(&mut arg.value);
     arg.write()
 }
 

@@ -30,6 +30,22 @@ void dmaplane_space_put(struct inode *inode);
 void dmaplane_space_adopt(struct inode *inode, struct file *file);
 void dmaplane_space_zap(struct inode *inode, pgoff_t first, pgoff_t count);
 
+/* Memory of a PCI device. */
+struct pci_dev;
+struct page *dmaplane_virt_to_page(const void *address);
+void *dmaplane_page_address(const struct page *page);
+int dmaplane_pci_claim(struct pci_dev *pdev, int bar);
+void dmaplane_pci_release(struct pci_dev *pdev, int bar);
+int dmaplane_pci_node(struct pci_dev *pdev);
+u32 dmaplane_pci_address(struct pci_dev *pdev);
+void *dmaplane_io_map(phys_addr_t start, size_t bytes, u32 tier);
+void dmaplane_io_unmap(void *mapping);
+void dmaplane_io_copy(void *to, const void *from, size_t bytes);
+void dmaplane_io_zero(void *to, size_t bytes);
+void dmaplane_vma_of_io(struct vm_area_struct *vma, pgoff_t first, u32 tier);
+vm_fault_t dmaplane_vma_insert_io(struct vm_area_struct *vma, unsigned long address,
+				  unsigned long pfn, unsigned long count);
+
 /* Work that runs later. */
 void dmaplane_init_delayed_work(struct delayed_work *work, work_func_t run);
 void dmaplane_run_within(struct delayed_work *work, unsigned long jiffies);

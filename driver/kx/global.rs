@@ -2,7 +2,7 @@
 
 //! The one lock that exists before any object does.
 
-use crate::rdma::Registry;
+use crate::{device::Devices, rdma::Registry};
 use kernel::{prelude::*, sync::global_lock};
 
 global_lock! {
@@ -10,7 +10,12 @@ global_lock! {
     pub(crate) unsafe(uninit) static REGISTRY: Mutex<Registry> = Registry::new();
 }
 
-/// The lock's life. A module's statics are not dropped when it goes, so that what they hold must be dropped by
+global_lock! {
+    // SAFETY: As above.
+    pub(crate) unsafe(uninit) static DEVICES: Mutex<Devices> = Devices::new();
+}
+
+/// The locks' life. A module's statics are not dropped when it goes, so that what they hold must be dropped by
 /// somebody: this, as the last of the module's fields that use the lock.
 pub(crate) struct Life(());
 
@@ -20,7 +25,10 @@ impl Life {
     /// A module's initialisation runs once for each load, and its statics are fresh each time.
     pub(crate) fn begin(_proof: &'static ThisModule) -> Self {
         // SAFETY: Called once for each load, see above.
-        unsafe { REGISTRY.init() };
+        unsafe {
+            REGISTRY.init();
+            DEVICES.init();
+        }
         Self(())
     }
 }
@@ -29,5 +37,7 @@ impl Drop for Life {
     fn drop(&mut self) {
         let registry = core::mem::replace(&mut *REGISTRY.lock(), Registry::new());
         drop(registry);
+        let devices = core::mem::replace(&mut *DEVICES.lock(), Devices::new());
+        drop(devices);
     }
 }

@@ -4,6 +4,7 @@
 //!
 //! Nothing in here knows what a buffer, a channel or a grant is. Code above this folder is safe Rust.
 
+pub(crate) mod bar;
 pub(crate) mod chain;
 pub(crate) mod eventfd;
 pub(crate) mod fifo;

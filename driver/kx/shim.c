@@ -9,6 +9,8 @@
 #include <linux/memcontrol.h>
 #include <linux/nodemask.h>
 #include <linux/nsproxy.h>
+#include <linux/io.h>
+#include <linux/pci.h>
 #include <linux/sched.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/task.h>
@@ -202,6 +204,115 @@ void dmaplane_space_adopt(struct inode *inode, struct file *file)
 void dmaplane_space_zap(struct inode *inode, pgoff_t first, pgoff_t count)
 {
 	unmap_mapping_pages(inode->i_mapping, first, count, true);
+}
+
+struct page *dmaplane_virt_to_page(const void *address)
+{
+	return virt_to_page(address);
+}
+
+void *dmaplane_page_address(const struct page *page)
+{
+	return page_address(page);
+}
+
+/* Enables the device's memory and takes one BAR for this driver alone. */
+int dmaplane_pci_claim(struct pci_dev *pdev, int bar)
+{
+	int error = pci_enable_device_mem(pdev);
+
+	if (error)
+		return error;
+	error = pci_request_region(pdev, bar, KBUILD_MODNAME);
+	if (error)
+		pci_disable_device(pdev);
+	return error;
+}
+
+void dmaplane_pci_release(struct pci_dev *pdev, int bar)
+{
+	pci_release_region(pdev, bar);
+	pci_disable_device(pdev);
+}
+
+int dmaplane_pci_node(struct pci_dev *pdev)
+{
+	return dev_to_node(&pdev->dev);
+}
+
+/* Domain, bus, device and function. */
+u32 dmaplane_pci_address(struct pci_dev *pdev)
+{
+	return (u32)pci_domain_nr(pdev->bus) << 16 | pci_dev_id(pdev);
+}
+
+/* The tiers' numbers are those of kx/bar.rs. */
+void *dmaplane_io_map(phys_addr_t start, size_t bytes, u32 tier)
+{
+	switch (tier) {
+	case 0:
+		return (void __force *)ioremap(start, bytes);
+	case 1:
+		return (void __force *)ioremap_wc(start, bytes);
+	default:
+		return (void __force *)ioremap_cache(start, bytes);
+	}
+}
+
+void dmaplane_io_unmap(void *mapping)
+{
+	iounmap((void __iomem __force *)mapping);
+}
+
+/*
+ * Whole words where both sides allow it. Either side may be a device's memory: the accesses of a plain memcpy() are not
+ * specified for it.
+ */
+void dmaplane_io_copy(void *to, const void *from, size_t bytes)
+{
+	while (bytes) {
+		if (bytes >= 8 && !(((uintptr_t)to | (uintptr_t)from) & 7)) {
+			WRITE_ONCE(*(u64 *)to, READ_ONCE(*(const u64 *)from));
+			to += 8;
+			from += 8;
+			bytes -= 8;
+		} else {
+			WRITE_ONCE(*(u8 *)to, READ_ONCE(*(const u8 *)from));
+			to++;
+			from++;
+			bytes--;
+		}
+	}
+	cond_resched();
+}
+
+void dmaplane_io_zero(void *to, size_t bytes)
+{
+	memset_io((void __iomem __force *)to, 0, bytes);
+}
+
+/* Called from mmap(2) with the VMA still private to the caller. */
+void dmaplane_vma_of_io(struct vm_area_struct *vma, pgoff_t first, u32 tier)
+{
+	vm_flags_set(vma, VM_IO | VM_PFNMAP);
+	vma->vm_pgoff = first;
+	if (tier == 0)
+		vma->vm_page_prot = pgprot_noncached(vma->vm_page_prot);
+	else if (tier == 1)
+		vma->vm_page_prot = pgprot_writecombine(vma->vm_page_prot);
+}
+
+/* Called from a fault in such a VMA. */
+vm_fault_t dmaplane_vma_insert_io(struct vm_area_struct *vma, unsigned long address,
+				  unsigned long pfn, unsigned long count)
+{
+	vm_fault_t result = VM_FAULT_NOPAGE;
+	unsigned long at;
+
+	for (at = 0; at < count && result == VM_FAULT_NOPAGE; at++)
+		result = vmf_insert_pfn(vma, address + at * PAGE_SIZE, pfn + at);
+	/* The touched page is there, or another thread was faster. */
+	return at > 1 ? VM_FAULT_NOPAGE : result;
 }
 
 struct net *dmaplane_current_net(void)

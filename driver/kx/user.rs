@@ -51,6 +51,8 @@ abi!(
     GrantWait,
     BufferRevoke,
     MemoryQuery,
+    DeviceQuery,
+    DeviceAlloc,
 );
 
 /// An ioctl's argument: where it is, how long the caller says it is, and the kernel's copy.

@@ -3,6 +3,7 @@
 //! Mapping pages into a process, with the mapping keeping an object alive.
 
 use super::{
+    bar::IoRange,
     pages::{Pages, PAGE_BYTES},
     raw,
     shared::SharedMemory,
@@ -35,14 +36,31 @@ pub(crate) trait Mappable {
     fn page(&self, offset: usize) -> Result<NonNull<bindings::page>>;
 }
 
+/// What a mapping shows.
+pub(crate) enum What<'a> {
+    /// Pages of host memory.
+    Pages(&'a Pages),
+    /// A range of a device's memory, by its frames.
+    Io(&'a IoRange),
+}
+
+impl What<'_> {
+    fn count(&self) -> usize {
+        match self {
+            What::Pages(pages) => pages.count(),
+            What::Io(range) => range.count(),
+        }
+    }
+}
+
 /// Pages that may be taken away from their mappings at any time.
 pub(crate) trait Paged: Mapped {
     /// As long as this lives, the pages are not taken away.
     type Guard;
     /// Begins a short use; an error once they are being taken away. Runs under the process's mmap lock.
     fn enter(self: &Arc<Self>) -> Result<Self::Guard>;
-    /// The pages.
-    fn paged(&self) -> &Pages;
+    /// What is mapped.
+    fn what(&self) -> What<'_>;
     /// Where mappings of them are found.
     fn place(&self) -> &Place;
 }
@@ -122,10 +140,18 @@ pub(crate) fn map<K: Mapped>(
 /// them away: mmap(2) runs before the mapping can be found, a fault after. A touch after that gives SIGBUS.
 pub(crate) fn map_paged<K: Paged>(vma: &VmaNew, start: u64, keeper: Arc<K>) -> Result {
     let _guard = keeper.enter()?;
-    let start = prepare(vma, keeper.paged().count() * PAGE_BYTES, start)?;
+    let what = keeper.what();
+    let start = prepare(vma, what.count() * PAGE_BYTES, start)?;
     let first = keeper.place().first() + start / PAGE_BYTES;
     // SAFETY: As in `prepare()`.
-    unsafe { raw::dmaplane_vma_on_demand(vma.as_ptr(), first) };
+    unsafe {
+        match what {
+            What::Pages(_) => raw::dmaplane_vma_on_demand(vma.as_ptr(), first),
+            What::Io(range) => {
+                raw::dmaplane_vma_of_io(vma.as_ptr(), first, range.tier() as u32);
+            }
+        }
+    };
     hand_over(vma, &Operations::<K>::PAGED, keeper);
     Ok(())
 }
@@ -155,37 +181,53 @@ impl<K: Paged> Operations<K> {
         let Ok(_guard) = keeper.enter() else {
             return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
         };
-        let pages = keeper.paged().as_slice();
+        let what = keeper.what();
         let index = pgoff.checked_sub(keeper.place().first());
-        let Some(behind) = index.and_then(|index| pages.get(index..)) else {
+        let left = index.and_then(|index| what.count().checked_sub(index));
+        let (Some(index), Some(left @ 1..)) = (index, left) else {
             return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
         };
         let address = address & !(PAGE_BYTES - 1);
         // SAFETY: The VMA is alive, and its bounds do not change during the fault.
         let end = unsafe { (*vma).__bindgen_anon_1.__bindgen_anon_1.vm_end };
         let around = FAULT_AROUND - address / PAGE_BYTES % FAULT_AROUND;
-        let wanted = around.min((end - address) / PAGE_BYTES).min(behind.len());
-        let mut left = wanted;
-        // SAFETY: The range is inside the VMA, which takes inserted pages; the pages are alive, their array is only
-        // read, and the page tables take references of their own.
-        let result = to_result(unsafe {
-            bindings::vm_insert_pages(
-                vma,
-                address,
-                behind.as_ptr().cast_mut().cast(),
-                &mut left,
-            )
-        });
-        match result {
-            // The page is there, or another thread was faster: the touch is tried again.
-            Err(error) if error == ENOMEM && left == wanted => {
-                bindings::vm_fault_reason_VM_FAULT_OOM
-            }
-            Err(error) if error != EBUSY && error != ENOMEM && left == wanted => {
-                bindings::vm_fault_reason_VM_FAULT_SIGBUS
-            }
-            _ => bindings::vm_fault_reason_VM_FAULT_NOPAGE,
+        let wanted = around.min((end - address) / PAGE_BYTES).min(left);
+        match what {
+            What::Pages(pages) => insert_pages(vma, address, pages, index, wanted),
+            // SAFETY: The range is inside the VMA, which takes frames; these are the keeper's, as the guard says.
+            What::Io(range) => unsafe {
+                raw::dmaplane_vma_insert_io(vma, address, range.pfn() + index, wanted)
+            },
         }
+    }
+}
+
+/// Inserts `wanted` pages from page `index` on, inside the VMA, for a fault.
+fn insert_pages(
+    vma: *mut bindings::vm_area_struct,
+    address: usize,
+    pages: &Pages,
+    index: usize,
+    wanted: usize,
+) -> bindings::vm_fault_t {
+    let Some(row) = pages.as_slice().get(index..index + wanted) else {
+        return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
+    };
+    let mut left = wanted;
+    // SAFETY: The range is inside the VMA, which takes inserted pages; the pages are alive, their array is only
+    // read, and the page tables take references of their own.
+    let result = to_result(unsafe {
+        bindings::vm_insert_pages(vma, address, row.as_ptr().cast_mut().cast(), &mut left)
+    });
+    match result {
+        Err(error) if error == ENOMEM && left == wanted => {
+            bindings::vm_fault_reason_VM_FAULT_OOM
+        }
+        Err(error) if error != EBUSY && error != ENOMEM && left == wanted => {
+            bindings::vm_fault_reason_VM_FAULT_SIGBUS
+        }
+        // The page is there, or another thread was faster: the touch is tried again.
+        _ => bindings::vm_fault_reason_VM_FAULT_NOPAGE,
     }
 }
 

@@ -2,12 +2,13 @@
 
 //! Memory and the buffers that name it.
 
+mod backing;
 mod region;
 mod revocation;
 mod watch;
 
 pub(crate) use region::Region;
-pub(crate) use revocation::{Cause, Guard};
+pub(crate) use revocation::{Cause, Follower, Guard, Tenure};
 
 use crate::{
     context::quota::{Charge, Kind, Quota},
@@ -16,8 +17,10 @@ use crate::{
         pages::{node_has_memory, node_ids, Node, Pages, PAGE_BYTES},
         space::{Place, Space},
         vec::retain,
-        vma::{Mapped, Paged},
+        vma::{Mapped, Paged, What},
     },
+    device::{self, Range},
+    kx::bar::IoRange,
     rdma::{Domains, Endpoint},
     uapi,
 };
@@ -29,21 +32,15 @@ use kernel::{
         Arc, Mutex,
     },
 };
-use revocation::Tenure;
+use backing::Backing;
 use watch::Watches;
 
 /// Pages of one buffer. Kept alive by the buffer, by user mappings, by regions and grants and, through them,
 /// by operations under way; freed when the last of them lets go. May be taken away from all of them before, see
 /// [`Memory::revoke`].
-#[pin_data]
 pub(crate) struct Memory {
-    pages: Pages,
-    #[pin]
-    tenure: Tenure,
-    /// Of its context: who may have something under way on it.
-    domains: Arc<Domains>,
-    /// Of its context: where its mappings are found.
-    space: Arc<Space>,
+    backing: Backing,
+    tenure: Arc<Tenure>,
     placement: Placement,
     mappings: Atomic<usize>,
     _charge: Charge,
@@ -101,36 +98,67 @@ impl Memory {
         let bytes = usize::try_from(bytes).map_err(|_| E2BIG)?;
         let pages = Pages::new(bytes.div_ceil(PAGE_BYTES), placement.source())?;
         let bytes = pages.count() * PAGE_BYTES;
-        let count = pages.count();
-        Arc::try_pin_init(
-            try_pin_init!(Self {
-                pages,
-                tenure <- Tenure::new(count),
-                domains: home.domains,
-                space: home.space,
-                placement,
-                mappings: Atomic::new(0),
-                _charge: charge,
-                _buffers: GAUGES.buffers.hold(1),
-                _bytes: GAUGES.bytes.hold(bytes),
-            }),
-            GFP_KERNEL,
-        )
+        let tenure = Tenure::new(pages.count(), &home)?;
+        Self::made_of(Backing::Pages(pages), tenure, placement, charge, bytes)
+    }
+
+    /// Memory of a range of a device's, which is revoked with the device. The caller holds off the device's end.
+    pub(crate) fn of_device(
+        range: Arc<Range>,
+        io: IoRange,
+        pages: Option<Pages>,
+        home: Home,
+    ) -> Result<Arc<Self>> {
+        let bytes = io.count() * PAGE_BYTES;
+        let charge = home.quota.charge(Kind::Bytes, bytes as u64)?;
+        let tenure = Tenure::new(io.count(), &home)?;
+        // Who has the range is free to reuse it from then on.
+        tenure.follow(range.clone())?;
+        let placement = Placement {
+            policy: uapi::PLACE_ANY,
+            node: range.device().node(),
+        };
+        let backing = Backing::Device { io, pages, range };
+        Self::made_of(backing, tenure, placement, charge, bytes)
+    }
+
+    fn made_of(
+        backing: Backing,
+        tenure: Arc<Tenure>,
+        placement: Placement,
+        charge: Charge,
+        bytes: usize,
+    ) -> Result<Arc<Self>> {
+        let memory = Self {
+            backing,
+            tenure,
+            placement,
+            mappings: Atomic::new(0),
+            _charge: charge,
+            _buffers: GAUGES.buffers.hold(1),
+            _bytes: GAUGES.bytes.hold(bytes),
+        };
+        Ok(Arc::new(memory, GFP_KERNEL)?)
     }
 
     /// By what others tell it from other memory, as long as they hold it.
     pub(crate) fn key(&self) -> usize {
-        core::ptr::from_ref(self).addr()
+        self.tenure.key()
     }
 
-    /// The pages.
-    pub(crate) fn pages(&self) -> &Pages {
-        &self.pages
+    /// The struct pages, for RDMA. `EOPNOTSUPP` for memory that has none. Used under a guard only.
+    pub(crate) fn pages(&self) -> Result<&Pages> {
+        self.backing.pages().ok_or(EOPNOTSUPP)
+    }
+
+    /// How many pages it has.
+    pub(crate) fn count(&self) -> usize {
+        self.backing.count()
     }
 
     /// Its size.
     pub(crate) fn bytes(&self) -> u64 {
-        (self.pages.count() * PAGE_BYTES) as u64
+        (self.count() * PAGE_BYTES) as u64
     }
 
     /// Policy and node it was created with.
@@ -148,7 +176,15 @@ impl Memory {
     pub(crate) fn census(&self) -> Result<(KVec<u64>, u64)> {
         let mut by_node = KVec::from_elem(0u64, node_ids() as usize, GFP_KERNEL)?;
         let mut misplaced = 0;
-        self.pages.each_folio(|_, node, order| {
+        let Backing::Pages(pages) = &self.backing else {
+            // All of a device's memory is where the device is, if that is known.
+            let place = usize::try_from(self.placement.node);
+            if let Some(count) = place.ok().and_then(|at| by_node.get_mut(at)) {
+                *count += self.count() as u64;
+            }
+            return Ok((by_node, 0));
+        };
+        pages.each_folio(|_, node, order| {
             let pages = 1u64 << order;
             if let Some(count) = usize::try_from(node)
                 .ok()
@@ -161,6 +197,53 @@ impl Memory {
             }
         });
         Ok((by_node, misplaced))
+    }
+}
+
+impl Memory {
+    /// Fills in what a query tells of the memory's kind.
+    pub(crate) fn describe(&self, query: &mut uapi::MemoryQuery) {
+        query.node = self.placement.node;
+        match &self.backing {
+            Backing::Pages(_) => {
+                query.kind = uapi::MEMORY_KIND_HOST;
+                query.rdma = uapi::RDMA_DIRECT;
+            }
+            Backing::Device { io, pages, range } => {
+                query.kind = uapi::MEMORY_KIND_DEVICE;
+                query.tier = io.tier() as u32;
+                query.rdma = device::rdma_path(pages.is_some());
+                query.reason = device::rdma_reason(pages.is_some(), io.tier());
+                query.device = range.device().serial();
+                query.offset = range.offset();
+            }
+        }
+    }
+}
+
+impl Guard {
+    /// Copies bytes into the memory, at a checked range.
+    pub(crate) fn write(&self, offset: u64, from: &[u8]) {
+        self.memory().backing.write(offset, from);
+    }
+
+    /// Copies bytes out of it, likewise.
+    pub(crate) fn read(&self, offset: u64, to: &mut [u8]) {
+        self.memory().backing.read(offset, to);
+    }
+
+    /// Copies bytes from other memory or this, likewise. `ENOMEM`. May sleep.
+    pub(crate) fn copy_from(&self, offset: u64, from: &Self, at: u64, bytes: usize) -> Result {
+        let (to, from) = (&self.memory().backing, &from.memory().backing);
+        to.copy_from(offset, from, at, bytes)
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if let Backing::Device { range, .. } = &self.backing {
+            range.device().forget(&self.tenure);
+        }
     }
 }
 
@@ -181,8 +264,8 @@ impl Paged for Memory {
         Memory::enter(self)
     }
 
-    fn paged(&self) -> &Pages {
-        &self.pages
+    fn what(&self) -> What<'_> {
+        self.backing.what()
     }
 
     fn place(&self) -> &Place {

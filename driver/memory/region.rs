@@ -27,7 +27,7 @@ pub(crate) struct Region {
 impl Region {
     /// All of the memory, for sending from it.
     pub(super) fn local(memory: &Arc<Memory>, endpoint: &Endpoint) -> Result<Arc<Self>> {
-        Self::new(memory, 0, memory.pages().count(), Access::Local, endpoint)
+        Self::new(memory, 0, memory.count(), Access::Local, endpoint)
     }
 
     /// A range of it, for the peer to reach. `offset` is page-aligned and the range inside the memory, which

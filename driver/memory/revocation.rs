@@ -23,10 +23,14 @@
 //! lock. So nothing that holds a guard, and nothing that the steps wait for, may take such a lock or the mmap lock:
 //! faults hold the latter when they enter, which is the other order. The turn is the outermost lock of the driver.
 
-use super::{Memory, Watches};
+use super::{Home, Memory, Watches};
 use crate::{
-    kx::{signal::Signal, space::Place},
+    kx::{
+        signal::Signal,
+        space::{Place, Space},
+    },
     logic::revocation::{Closed, Life, Stage},
+    rdma::Domains,
     uapi,
     windows::WINDOWS,
 };
@@ -45,7 +49,7 @@ const COME_BACK_MS: u32 = 1000;
 /// Why memory is taken away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-#[allow(dead_code)] // Reason: providers of memory that name theirs are modules of their own.
+#[allow(dead_code)] // Reason: importers are a module of their own.
 pub(crate) enum Cause {
     /// Its owner asked for it.
     Owner = uapi::REVOKE_OWNER,
@@ -65,12 +69,16 @@ pub(crate) trait Follower: Send + Sync {
 /// A follower and the number by which it leaves.
 type Followed = (u64, Arc<dyn Follower>);
 
-/// Memory's life. Locks: `turn` is held during the whole of a revocation, so that whoever comes second returns when all
+/// Memory's life, and all that a revocation needs of it: whoever may revoke it keeps this and not the memory. Locks: `turn` is held during the whole of a revocation, so that whoever comes second returns when all
 /// is done; `followers` is taken alone.
 #[pin_data]
 pub(crate) struct Tenure {
     word: Atomic<u32>,
     cause: Atomic<u32>,
+    /// Of its context: who may have something under way on it.
+    domains: Arc<Domains>,
+    /// Of its context: where its mappings are found.
+    space: Arc<Space>,
     /// Set when the last user has left after the beginning of the revocation.
     quiet: Arc<Signal>,
     place: Place,
@@ -84,16 +92,24 @@ pub(crate) struct Tenure {
 
 impl Tenure {
     /// Of memory of so many pages.
-    pub(super) fn new(pages: usize) -> impl PinInit<Self, Error> {
-        try_pin_init!(Self {
+    pub(super) fn new(pages: usize, home: &Home) -> Result<Arc<Self>> {
+        let init = try_pin_init!(Self {
             word: Atomic::new(Life::new().word()),
             cause: Atomic::new(0),
+            domains: home.domains.clone(),
+            space: home.space.clone(),
             quiet: Signal::new()?,
             place: Place::new(pages),
             turn <- new_mutex!((), "Memory::turn"),
             followers <- new_mutex!((1, KVec::new()), "Memory::followers"),
             watches <- Watches::new(),
-        })
+        });
+        Arc::try_pin_init(init, GFP_KERNEL)
+    }
+
+    /// By what others tell its memory from other memory, as long as they hold it.
+    pub(crate) fn key(&self) -> usize {
+        core::ptr::from_ref(self).addr()
     }
 
     /// Where its mappings are found.
@@ -174,13 +190,21 @@ impl Memory {
         (stage, self.tenure.cause.load(Relaxed))
     }
 
+    /// Its life, which revokes it.
+    pub(crate) fn tenure(&self) -> &Arc<Tenure> {
+        &self.tenure
+    }
+}
+
+impl Tenure {
     /// Has a follower hear of the revocation; the number by which it leaves with [`Self::forget`], which it must do
     /// before it lets go of the memory. `ESTALE` when it is too late.
-    #[allow(dead_code)] // Reason: for exports, which are a module of their own.
-    pub(crate) fn follow(self: &Arc<Self>, follower: Arc<dyn Follower>) -> Result<u64> {
-        // A revocation that begins now waits for the guard, and finds the follower.
-        let _guard = self.enter()?;
-        let mut followers = self.tenure.followers.lock();
+    pub(crate) fn follow(&self, follower: Arc<dyn Follower>) -> Result<u64> {
+        let mut followers = self.followers.lock();
+        // The lock is taken when they are told as well: a revocation that has begun either finds it, or is seen here.
+        if self.stage() != Stage::Live {
+            return Err(ESTALE);
+        }
         let (next, list) = &mut *followers;
         let number = *next;
         list.push((number, follower), GFP_KERNEL)?;
@@ -189,9 +213,9 @@ impl Memory {
     }
 
     /// Takes a follower off. It may be hearing of the revocation meanwhile.
-    #[allow(dead_code)] // Reason: as above.
+    #[allow(dead_code)] // Reason: for exports, which are a module of their own.
     pub(crate) fn forget(&self, number: u64) {
-        let mut followers = self.tenure.followers.lock();
+        let mut followers = self.followers.lock();
         let list = &mut followers.1;
         let at = list.iter().position(|(other, _)| *other == number);
         let follower = at.and_then(|at| list.remove(at).ok());
@@ -201,8 +225,8 @@ impl Memory {
 
     /// Takes the memory away from everybody, as the file's head tells. When this returns, nobody uses it, nobody ever
     /// will, and everybody has been told; whoever calls it second returns when the first is done.
-    pub(crate) fn revoke(self: &Arc<Self>, cause: Cause) {
-        let tenure = &self.tenure;
+    pub(crate) fn revoke(&self, cause: Cause) {
+        let tenure = self;
         let _turn = tenure.turn.lock();
         // Before anybody can see that it has begun.
         if tenure.stage() == Stage::Live {
@@ -216,16 +240,16 @@ impl Memory {
             tenure.quiet.set();
         }
         WINDOWS.revoking.pass();
-        let domains = &self.domains;
-        domains.each_endpoint(|endpoint| endpoint.sweep(self));
-        domains.each_endpoint(|endpoint| endpoint.fence_memory(self));
+        let (domains, key) = (&self.domains, self.key());
+        domains.each_endpoint(|endpoint| endpoint.sweep(key));
+        domains.each_endpoint(|endpoint| endpoint.fence_memory(key));
         if !tenure.quiet.wait_at_most(COME_BACK_MS) {
-            domains.each_endpoint(|endpoint| endpoint.give_up(self));
+            domains.each_endpoint(|endpoint| endpoint.give_up(key));
             tenure.quiet.wait();
         }
         // Those that were being given when it began.
-        domains.each_endpoint(|endpoint| endpoint.fence_memory(self));
-        domains.each_region(self, |set| set.revoke());
+        domains.each_endpoint(|endpoint| endpoint.fence_memory(key));
+        domains.each_region(key, |set| set.revoke());
         WINDOWS.quiet.pass();
         self.space.zap(&tenure.place);
         let mut last = 0;

@@ -136,7 +136,7 @@ impl Domain {
         let state = &mut *state;
         let pd = state.pd.as_ref().filter(|_| state.alive).ok_or(ENODEV)?;
         let id = state.next_id;
-        let set = RegionSet::new(pd, memory.pages(), first, count, access)?;
+        let set = RegionSet::new(pd, memory.pages()?, first, count, access)?;
         let mut regions = self.regions.lock();
         let listed = Listed {
             set: set.clone(),
@@ -271,8 +271,7 @@ impl Domains {
     }
 
     /// Shows every registration of some memory to `look`, without a lock. One that is made meanwhile may be left out.
-    pub(crate) fn each_region(&self, memory: &Memory, mut look: impl FnMut(&RegionSet)) {
-        let key = memory.key();
+    pub(crate) fn each_region(&self, key: usize, mut look: impl FnMut(&RegionSet)) {
         self.each(|domain| domain.each_region(key, &mut look));
     }
 

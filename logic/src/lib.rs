@@ -8,6 +8,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod extents;
 pub mod flow;
 pub mod handle;
 pub mod operation;

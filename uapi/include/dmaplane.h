@@ -57,6 +57,21 @@
 #define DMAPLANE_IOC_MEMORY_QUERY ((DMAPLANE_IOC_TYPE << 8) | 81)
 
 /**
+ * Reports a device whose memory can be buffers' memory ([`DeviceQuery`]): the first one behind a number. Errors:
+ * `ENODEV` (there is none).
+ */
+#define DMAPLANE_IOC_DEVICE_QUERY ((DMAPLANE_IOC_TYPE << 8) | 82)
+
+/**
+ * Makes a buffer of a device's memory ([`DeviceAlloc`]), zeroed and charged to [`Query::max_context_bytes`]. When the
+ * device goes, by unbinding, unplugging or unloading, the memory is revoked with [`REVOKE_DEVICE`], as by
+ * [`IOC_BUFFER_REVOKE`]. Errors: `ENODEV` (no such device, or it goes), `EINVAL` (no bytes, an unknown tier, an offset
+ * that is not whole pages), `EOPNOTSUPP` (the device has no memory of this tier), `ERANGE` (beyond the tier's zone),
+ * `EBUSY` (some of the chosen range is taken), `ENOMEM` (no free range of this size), `E2BIG`, `EDQUOT`, `EMFILE`.
+ */
+#define DMAPLANE_IOC_DEVICE_ALLOC ((DMAPLANE_IOC_TYPE << 8) | 83)
+
+/**
  * Creates a channel ([`ChannelCreate`]). Errors: `EINVAL` (entries not a power of two, or out of
  * range, coalescing without an eventfd, a poll node that does not exist or has no processors), `EBADF` (no eventfd),
  * `ENOMEM`, `EMFILE`, `EDQUOT` (beyond [`Query::max_channels`], or too many polling threads on this machine).
@@ -140,6 +155,11 @@
 #define DMAPLANE_CAP_REVOKE (1 << 10)
 
 /**
+ * Capability: buffers of devices' memory ([`IOC_DEVICE_QUERY`], [`IOC_DEVICE_ALLOC`]).
+ */
+#define DMAPLANE_CAP_DEVICE_MEMORY (1 << 11)
+
+/**
  * Placement: wherever the kernel finds memory.
  */
 #define DMAPLANE_PLACE_ANY 0
@@ -173,6 +193,31 @@
  * Kind of memory: pages of the host.
  */
 #define DMAPLANE_MEMORY_KIND_HOST 0
+
+/**
+ * Kind of memory: a range of a device's.
+ */
+#define DMAPLANE_MEMORY_KIND_DEVICE 1
+
+/**
+ * Mapping tier of a device's memory: each access goes to the device by itself.
+ */
+#define DMAPLANE_TIER_UNCACHED 0
+
+/**
+ * Mapping tier: writes are gathered on their way to the device, reads are as slow as uncached ones.
+ */
+#define DMAPLANE_TIER_WRITE_COMBINED 1
+
+/**
+ * Mapping tier: cached as host memory is. For devices whose memory is coherent with the processors' caches only.
+ */
+#define DMAPLANE_TIER_CACHED 2
+
+/**
+ * Flag of [`DeviceAlloc`]: the range begins at `offset`.
+ */
+#define DMAPLANE_DEVICE_ALLOC_AT (1 << 0)
 
 /**
  * How RDMA reaches memory: as it is.
@@ -758,6 +803,100 @@ struct dmaplane_memory_query {
          * Out: start in the tier's zone of the device in bytes; 0 for host memory.
          */
         __u64 offset;
+};
+
+/**
+ * One tier of a device, in [`DeviceQuery`].
+ */
+struct dmaplane_device_tier {
+        /**
+         * Bytes of the tier's zone; 0 when the device does not have the tier.
+         */
+        __u64 bytes;
+        /**
+         * Bytes of it that are free.
+         */
+        __u64 free;
+        /**
+         * One of `RDMA_*`: [`RDMA_DIRECT`] or [`RDMA_STAGED`].
+         */
+        __u32 rdma;
+        /**
+         * One of `RDMA_REASON_*`.
+         */
+        __u32 reason;
+};
+
+/**
+ * Argument of [`IOC_DEVICE_QUERY`].
+ */
+struct dmaplane_device_query {
+        /**
+         * Size of this structure in bytes.
+         */
+        __u32 size;
+        /**
+         * Must be 0.
+         */
+        __u32 flags;
+        /**
+         * Number behind which to look; 0 for the first device.
+         */
+        __u64 after;
+        /**
+         * Out: the device's number, which never repeats as long as the driver is loaded.
+         */
+        __u64 device;
+        /**
+         * Out: its NUMA node, -1 when it has none.
+         */
+        __s32 node;
+        /**
+         * Out: PCI domain in the upper half; bus, device and function in the lower.
+         */
+        __u32 address;
+        /**
+         * Out: its tiers, by `TIER_*`.
+         */
+        struct dmaplane_device_tier tiers[3];
+};
+
+/**
+ * Argument of [`IOC_DEVICE_ALLOC`].
+ */
+struct dmaplane_device_alloc {
+        /**
+         * Size of this structure in bytes.
+         */
+        __u32 size;
+        /**
+         * `DEVICE_ALLOC_*` bits.
+         */
+        __u32 flags;
+        /**
+         * The device's number.
+         */
+        __u64 device;
+        /**
+         * Wanted bytes; in out rounded up to whole pages.
+         */
+        __u64 bytes;
+        /**
+         * Start in the tier's zone in bytes, with [`DEVICE_ALLOC_AT`], else 0; in out where it begins.
+         */
+        __u64 offset;
+        /**
+         * One of `TIER_*`.
+         */
+        __u32 tier;
+        /**
+         * Out: handle of the buffer.
+         */
+        __u32 handle;
+        /**
+         * Out: offset to pass to mmap(2), shared mappings only.
+         */
+        __u64 mmap_offset;
 };
 
 /**

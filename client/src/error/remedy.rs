@@ -22,6 +22,10 @@ pub enum Call {
     BufferRevoke,
     /// Asking what a buffer's memory is.
     MemoryQuery,
+    /// Asking which devices have memory.
+    DeviceQuery,
+    /// Making a buffer of a device's memory.
+    DeviceAlloc,
     /// Creating a channel.
     ChannelCreate,
     /// Submitting entries and waiting for completions.
@@ -49,6 +53,8 @@ impl fmt::Display for Call {
             Self::BufferQuery => "query a buffer",
             Self::BufferRevoke => "revoke a buffer's memory",
             Self::MemoryQuery => "query a buffer's memory",
+            Self::DeviceQuery => "list devices with memory",
+            Self::DeviceAlloc => "make a buffer of a device's memory",
             Self::ChannelCreate => "create a channel",
             Self::Enter => "submit",
             Self::Listen => "listen",
@@ -68,8 +74,8 @@ pub(super) fn explain(call: Call, errno: Errno) -> (&'static str, &'static str) 
 
 fn specific(call: Call, errno: Errno) -> Option<(&'static str, &'static str)> {
     use Call::{
-        Accept, BufferCreate, BufferQuery, ChannelCreate, Connect, Enter, GrantCreate, GrantWait,
-        Listen,
+        Accept, BufferCreate, BufferQuery, ChannelCreate, Connect, DeviceAlloc, Enter, GrantCreate,
+        GrantWait, Listen,
     };
     let text = match (call, errno) {
         (BufferCreate, Errno::INVAL) => (
@@ -83,6 +89,26 @@ fn specific(call: Call, errno: Errno) -> Option<(&'static str, &'static str)> {
         (BufferCreate, Errno::NOMEM) => (
             "no memory is free where the placement allows it, or the memory cgroup is at its limit",
             "Free memory on the node, choose a preferred placement, or raise memory.max",
+        ),
+        (DeviceAlloc, Errno::NODEV) => (
+            "the device is not there, or is being removed",
+            "Choose one that `DeviceInfo::list` lists now",
+        ),
+        (DeviceAlloc, Errno::OPNOTSUPP) => (
+            "the device has no memory of this tier",
+            "Choose a tier that `DeviceInfo::list` lists for it",
+        ),
+        (DeviceAlloc, Errno::RANGE) => (
+            "the range ends beyond the tier's zone",
+            "Choose a range inside the zone's bytes, or none",
+        ),
+        (DeviceAlloc, Errno::BUSY) => (
+            "some of the chosen range is taken",
+            "Choose another range, or none",
+        ),
+        (DeviceAlloc, Errno::NOMEM) => (
+            "the tier's zone has no free range of this size",
+            "Ask for less, free other buffers of the device, or choose another tier",
         ),
         (BufferQuery, Errno::FAULT) => (
             "the array for the nodes is not writable memory",

@@ -52,8 +52,8 @@ impl Given {
     }
 
     /// Whether it gives access to some memory.
-    pub(super) fn is_over(&self, memory: &Memory) -> bool {
-        self.region.memory().key() == memory.key()
+    pub(super) fn is_over(&self, memory: usize) -> bool {
+        self.region.memory().key() == memory
     }
 }
 

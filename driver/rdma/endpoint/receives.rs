@@ -143,8 +143,7 @@ impl Receive {
             return self.ticket.fail(EMSGSIZE);
         }
         if let Some(target) = &self.target {
-            let memory = target.guard.memory();
-            memory.pages().write(target.offset, bytes);
+            target.guard.write(target.offset, bytes);
         }
         self.ticket.complete(DONE);
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! What an endpoint does when memory is taken away from under it. [`Memory::revoke`] has the order.
+//! What an endpoint does when memory is taken away from under it. [`Tenure::revoke`](crate::memory::Tenure::revoke) has
+//! the order, and names the memory by its key.
 
 use super::{ending::Selector, Endpoint, Phase};
 use crate::{
@@ -47,23 +48,22 @@ impl Endpoint {
 
     /// Ends the operations on some memory that the driver itself still has, and asks the peer for the grants over it.
     /// Does not wait.
-    pub(crate) fn sweep(&self, memory: &Memory) {
-        let selector = Selector::Memory(memory.key());
+    pub(crate) fn sweep(&self, memory: usize) {
+        let selector = Selector::Memory(memory);
         let _ended = self.end_early(&selector, End::Revoked, true);
         self.shared
             .ask_back_all(&self.connection, |given| given.is_over(memory));
     }
 
     /// Takes the grants over some memory back, and tells whoever watches them.
-    pub(crate) fn fence_memory(&self, memory: &Memory) {
+    pub(crate) fn fence_memory(&self, memory: usize) {
         let why = uapi::GRANT_END_MEMORY;
         self.shared
             .fence_grants(&self.connection, why, |given| given.is_over(memory));
     }
 
     /// Ends what the provider does not give back of some memory, and the endpoint with it.
-    pub(crate) fn give_up(&self, memory: &Memory) {
-        let key = memory.key();
+    pub(crate) fn give_up(&self, key: usize) {
         let waits = {
             let mut state = self.shared.state.lock();
             let mut waits = state.registering.0.contains(&key) || state.broken;

@@ -2,6 +2,7 @@
 
 //! What the suites share: a connection to the peer, with a buffer granted in either direction.
 
+pub mod device;
 mod local;
 pub mod storm;
 

@@ -51,6 +51,18 @@ const CALLS: &[(&str, u32, usize, u64)] = &[
         10,
     ),
     (
+        "DEVICE_QUERY",
+        abi::IOC_DEVICE_QUERY,
+        size_of::<abi::DeviceQuery>(),
+        10,
+    ),
+    (
+        "DEVICE_ALLOC",
+        abi::IOC_DEVICE_ALLOC,
+        size_of::<abi::DeviceAlloc>(),
+        20,
+    ),
+    (
         "CHANNEL_CREATE",
         abi::IOC_CHANNEL_CREATE,
         size_of::<abi::ChannelCreate>(),
@@ -157,6 +169,12 @@ impl Argument {
                 self.put32(offset_of!(abi::BufferQuery, node_count), 8);
                 self.put64(offset_of!(abi::BufferQuery, pages_by_node), room.array());
             }
+            abi::IOC_DEVICE_ALLOC => {
+                self.put64(offset_of!(abi::DeviceAlloc, device), 1 + numbers.below(2));
+                self.put64(offset_of!(abi::DeviceAlloc, bytes), numbers.below(BUFFER));
+                let tier = numbers.below(4) as u32;
+                self.put32(offset_of!(abi::DeviceAlloc, tier), tier);
+            }
             abi::IOC_BUFFER_REVOKE | abi::IOC_MEMORY_QUERY => {
                 // Both have it at the same place.
                 let handle = any(Kind::Buffer, numbers);
@@ -258,6 +276,13 @@ impl Argument {
         match self.opcode {
             abi::IOC_BUFFER_CREATE => {
                 let at = offset_of!(abi::BufferCreate, bytes);
+                let bytes = self.get64(at);
+                if bytes > BUFFER && bytes < REFUSED {
+                    self.put64(at, bytes % BUFFER);
+                }
+            }
+            abi::IOC_DEVICE_ALLOC => {
+                let at = offset_of!(abi::DeviceAlloc, bytes);
                 let bytes = self.get64(at);
                 if bytes > BUFFER && bytes < REFUSED {
                     self.put64(at, bytes % BUFFER);

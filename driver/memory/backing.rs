@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! What memory consists of, as the kernel reaches it.
+
+use crate::{
+    device::Range,
+    kx::{
+        bar::IoRange,
+        pages::{Pages, PAGE_BYTES},
+        vma::What,
+    },
+};
+use kernel::{prelude::*, sync::Arc};
+
+/// What memory consists of. Its bytes are touched under a guard of the memory only: a device's are gone afterwards.
+pub(crate) enum Backing {
+    /// Pages with a mapping like any other.
+    Pages(Pages),
+    /// A range of a device's memory.
+    Device {
+        /// How the processor reaches it.
+        io: IoRange,
+        /// Its struct pages, where it has some.
+        pages: Option<Pages>,
+        /// The range.
+        range: Arc<Range>,
+    },
+}
+
+impl Backing {
+    /// How many pages it has.
+    pub(super) fn count(&self) -> usize {
+        match self {
+            Backing::Pages(pages) => pages.count(),
+            Backing::Device { io, .. } => io.count(),
+        }
+    }
+
+    /// Its struct pages, which RDMA needs.
+    pub(super) fn pages(&self) -> Option<&Pages> {
+        match self {
+            Backing::Pages(pages) => Some(pages),
+            Backing::Device { pages, .. } => pages.as_ref(),
+        }
+    }
+
+    /// What a mapping shows.
+    pub(super) fn what(&self) -> What<'_> {
+        match self {
+            Backing::Pages(pages) => What::Pages(pages),
+            Backing::Device { io, .. } => What::Io(io),
+        }
+    }
+
+    /// Copies bytes in. What does not fit is left out, which the caller's check of the range rules out.
+    pub(super) fn write(&self, offset: u64, from: &[u8]) {
+        match self {
+            Backing::Pages(pages) => pages.write(offset, from),
+            Backing::Device { io, .. } => io.write(offset, from),
+        }
+    }
+
+    /// Copies bytes out, likewise.
+    pub(super) fn read(&self, offset: u64, to: &mut [u8]) {
+        match self {
+            Backing::Pages(pages) => pages.read(offset, to),
+            Backing::Device { io, .. } => io.read(offset, to),
+        }
+    }
+
+    /// Copies bytes from other memory, or from this, where the ranges may overlap. May sleep. `ENOMEM` when there is no
+    /// memory for what lies between two devices' accesses.
+    pub(super) fn copy_from(&self, offset: u64, from: &Self, at: u64, bytes: usize) -> Result {
+        if let (Backing::Pages(to), Backing::Pages(from)) = (self, from) {
+            to.copy_from(offset, from, at, bytes);
+            return Ok(());
+        }
+        let mut between = KVec::from_elem(0u8, PAGE_BYTES, GFP_KERNEL)?;
+        let backwards = core::ptr::eq(self, from) && at < offset;
+        let mut done = 0;
+        while done < bytes {
+            let count = (bytes - done).min(PAGE_BYTES);
+            // Behind what was done, or before it: a page is read as a whole before it is written.
+            let step = if backwards { bytes - done - count } else { done } as u64;
+            let part = between.get_mut(..count).ok_or(EINVAL)?;
+            from.read(at + step, part);
+            self.write(offset + step, part);
+            done += count;
+        }
+        Ok(())
+    }
+}
