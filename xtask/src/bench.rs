@@ -31,6 +31,8 @@ enum What {
     Stream,
     /// 128 chunks of 1 MiB with immediates, next to `ib_write_bw`.
     Kv,
+    /// A device's memory by mapping tier, both directions, next to host memory.
+    Tiers,
 }
 
 /// Measures inside a guest and compares with a reference in the same run.
@@ -81,6 +83,7 @@ pub(crate) fn run(ctx: &Ctx, args: BenchArgs) -> Result<ExitCode> {
         What::Latency => "latency",
         What::Stream => "stream",
         What::Kv => "kv",
+        What::Tiers => "tiers",
     };
     let program = lab.binaries.dir.join("dmaplane-bench");
     let program = program.display().to_string();
@@ -124,7 +127,7 @@ fn table(rows: &[Row]) -> String {
     let mut text = String::new();
     for row in rows {
         text += &format!(
-            "{:8} {:20} size {:8} depth {:4} {:14.0} {:10} {:8.2} x {} ({})\n",
+            "{:8} {:24} size {:8} depth {:4} {:14.0} {:10} {:8.2} x {} ({})\n",
             row.bench,
             row.case,
             row.size,

@@ -9,6 +9,7 @@ mod perftest;
 mod rings;
 mod row;
 mod stream;
+mod tiers;
 
 use std::fs;
 use std::path::PathBuf;
@@ -27,6 +28,8 @@ enum What {
     Stream,
     /// Chunks of 1 MiB with immediates, next to perftest's writes.
     Kv,
+    /// A device's memory by mapping tier, next to host memory.
+    Tiers,
 }
 
 /// Measures and writes rows of JSON.
@@ -52,6 +55,7 @@ fn main() -> Result<()> {
         What::Latency => latency::measure(&args.accel, args.quick)?,
         What::Stream => stream::measure(&args.accel, args.quick)?,
         What::Kv => kv::measure(&args.accel, args.quick)?,
+        What::Tiers => tiers::measure(&args.accel, args.quick)?,
     };
     let text = serde_json::to_string_pretty(&rows)?;
     fs::write(&args.out, text).with_context(|| format!("cannot write {}", args.out.display()))
