@@ -121,6 +121,16 @@ impl Flow {
         self.data_limit.wrapping_sub(self.data_sent)
     }
 
+    /// Number of the WRITE_IMM or SEND that was sent last, the first one's being 1.
+    pub fn data_sent(&self) -> u32 {
+        self.data_sent
+    }
+
+    /// Number of the one that came last.
+    pub fn data_received(&self) -> u32 {
+        self.consumed
+    }
+
     /// Receives posted by the user and not yet consumed.
     pub fn posted_receives(&self) -> u32 {
         self.posted.wrapping_sub(self.consumed)

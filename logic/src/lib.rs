@@ -11,6 +11,7 @@
 pub mod extents;
 pub mod flow;
 pub mod handle;
+pub mod histogram;
 pub mod operation;
 pub mod outcome;
 pub mod range;

@@ -39,6 +39,11 @@ impl Window {
         fits
     }
 
+    /// Whether so many more would have to wait.
+    pub fn would_pause(&self, count: u32) -> bool {
+        !self.clone().admits(count)
+    }
+
     /// So many were posted.
     pub fn posted(&mut self, count: u32) {
         self.under_way = self.under_way.saturating_add(count);

@@ -168,6 +168,20 @@ pub enum Body {
 }
 
 impl Body {
+    /// Its number on the wire.
+    pub fn kind(&self) -> u8 {
+        match self {
+            Body::Credit => KIND_CREDIT,
+            Body::Grant(_) => KIND_GRANT,
+            Body::Revoke => KIND_REVOKE,
+            Body::Revoked => KIND_REVOKED,
+            Body::Split(_) => KIND_SPLIT,
+            Body::Ping => KIND_PING,
+            Body::LastWill(_) => KIND_LAST_WILL,
+            Body::Send(_) => KIND_SEND,
+        }
+    }
+
     /// From which budget it is sent.
     pub fn budget(&self) -> Budget {
         match self {
@@ -205,16 +219,7 @@ impl Message {
     /// The bytes to send.
     pub fn encode(&self) -> [u8; MESSAGE_BYTES] {
         let mut out = [0; MESSAGE_BYTES];
-        let kind = match self.body {
-            Body::Credit => KIND_CREDIT,
-            Body::Grant(_) => KIND_GRANT,
-            Body::Revoke => KIND_REVOKE,
-            Body::Revoked => KIND_REVOKED,
-            Body::Split(_) => KIND_SPLIT,
-            Body::Ping => KIND_PING,
-            Body::LastWill(_) => KIND_LAST_WILL,
-            Body::Send(_) => KIND_SEND,
-        };
+        let kind = self.body.kind();
         put(&mut out, 0, &MAGIC.to_le_bytes());
         put(&mut out, 2, &[VERSION, kind]);
         put(&mut out, 4, &self.grant.to_le_bytes());
