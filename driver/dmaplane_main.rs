@@ -19,6 +19,7 @@ mod kx;
 // Reason: a library of its own, of which the driver uses a part.
 mod logic;
 mod memory;
+mod observe;
 mod rdma;
 #[allow(dead_code, unreachable_pub)] // Reason: as above; user space has the other part.
 #[path = "../uapi/src/abi.rs"]
@@ -68,6 +69,10 @@ module! {
 /// can be watched until the end.
 #[pin_data]
 struct Dmaplane {
+    /// Before the lists that it shows.
+    #[pin]
+    _state: Scope<&'static observe::State>,
+    _attributes: kx::sysfs::Attributes,
     #[pin]
     _node: kx::miscdev::Registration<Node>,
     #[pin]
@@ -88,6 +93,8 @@ impl kernel::InPlaceModule for Dmaplane {
         try_pin_init!(Self {
             _gauges <- gauges::debugfs(&dir),
             _windows <- windows::debugfs(&dir),
+            _state <- observe::debugfs(&dir),
+            _attributes: kx::sysfs::Attributes::new(module)?,
             _client: kx::rdma::client::Registration::new()?,
             _devices <- kernel::driver::Registration::new(c"dmaplane", module),
             _node <- kx::miscdev::Registration::register(MiscDeviceOptions { name: c"dmaplane" }),

@@ -23,6 +23,11 @@ impl Gauge {
         Self(Atomic::new(0))
     }
 
+    /// The value.
+    pub(crate) fn value(&self) -> usize {
+        self.0.load(Relaxed)
+    }
+
     /// Adds `amount` until the result is dropped.
     pub(crate) fn hold(&'static self, amount: usize) -> Held {
         let _ = self.0.fetch_add(amount, Relaxed);
@@ -86,7 +91,7 @@ pub(crate) static GAUGES: Gauges = Gauges {
 };
 
 fn show(gauge: &Gauge, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    writeln!(f, "{}", gauge.0.load(Relaxed))
+    writeln!(f, "{}", gauge.value())
 }
 
 /// The folder `gauges` in the driver's debugfs folder.

@@ -8,6 +8,8 @@ pub(crate) mod extents;
 pub(crate) mod flow;
 #[path = "../logic/src/handle.rs"]
 pub(crate) mod handle;
+#[path = "../logic/src/histogram.rs"]
+pub(crate) mod histogram;
 #[path = "../logic/src/operation.rs"]
 pub(crate) mod operation;
 #[path = "../logic/src/outcome.rs"]

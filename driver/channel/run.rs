@@ -5,6 +5,7 @@
 use super::{Channel, CQ_HEAD, CQ_TAIL, SQ_HEAD, SQ_OFFSET};
 use crate::{
     logic::{outcome::State, ring},
+    observe,
     uapi::{self, Cqe, Sqe},
 };
 use kernel::prelude::*;
@@ -49,6 +50,7 @@ impl Channel {
                     run.next = Some(entry);
                     break;
                 }
+                observe::nop(&entry);
                 run.count += 1;
                 let place = ring::place(completions.slots.post(), self.cq_entries) as usize;
                 let offset = self.cq_offset + place * size_of::<Cqe>();

@@ -6,6 +6,7 @@ use super::Channel;
 use crate::{
     gauges::{Held, GAUGES},
     logic::outcome::{Down, Outcome, State},
+    observe::{EndpointRecord, Mark, Probe},
     uapi,
 };
 use kernel::{
@@ -43,6 +44,7 @@ pub(crate) struct Ticket {
     limit_ns: u64,
     completion: uapi::Cqe,
     posted: bool,
+    probe: Probe,
     _count: Held,
 }
 
@@ -61,6 +63,7 @@ impl Ticket {
                 ..Default::default()
             },
             posted: false,
+            probe: Probe::new(entry),
             _count: GAUGES.operations.hold(1),
         }
     }
@@ -75,10 +78,36 @@ impl Ticket {
         TicketKey::new(&self.channel, user_data)
     }
 
+    /// Its owner's trace id.
+    pub(crate) fn trace_id(&self) -> u64 {
+        self.completion.trace_id
+    }
+
     /// When its time limit passes, if it has one.
     pub(crate) fn deadline(&self) -> Option<Instant<Monotonic>> {
         let limit = Delta::from_nanos(self.limit_ns as i64);
         (self.limit_ns != 0).then(|| self.accepted + limit)
+    }
+
+    /// It is an operation of this endpoint.
+    pub(crate) fn on(&mut self, record: &Arc<EndpointRecord>) {
+        self.probe.on(record);
+    }
+
+    /// What is recorded of it while the provider has it, as of now.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark {
+            trace_id: self.completion.trace_id,
+            op: self.completion.op,
+            bytes: self.probe.bytes(),
+            accepted: self.accepted,
+            posted: Instant::now(),
+        }
+    }
+
+    /// It is being handed to the provider, or, by `None`, was not after all.
+    pub(crate) fn set_posted(&mut self, moment: Option<Instant<Monotonic>>) {
+        self.probe.set_posted(moment);
     }
 
     /// Notes what arrived with a receive.
@@ -123,8 +152,11 @@ impl Ticket {
         if outcome.state != State::Ok {
             self.completion.length = 0;
         }
-        let nanos = self.accepted.elapsed().as_nanos();
+        let now = Instant::now();
+        let nanos = (now - self.accepted).as_nanos();
         self.completion.latency_ns = u64::try_from(nanos).unwrap_or(0);
+        self.probe
+            .complete(&self.completion, outcome, self.accepted, now);
         self.channel.post(&self.completion);
     }
 }

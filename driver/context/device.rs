@@ -9,12 +9,14 @@ use crate::{
         vma,
     },
     logic::handle::MmapTarget,
+    observe,
 };
 use kernel::{
     fs::File,
     miscdevice::{MiscDevice, MiscDeviceRegistration},
     mm::virt::VmaNew,
     prelude::*,
+    seq_file::SeqFile,
     sync::{Arc, ArcBorrow},
 };
 
@@ -30,7 +32,9 @@ impl MiscDevice for Node {
     fn open(file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<Arc<Self>> {
         let context = Context::new()?;
         context.space.adopt(file);
-        Ok(Arc::new(Self { context }, GFP_KERNEL)?)
+        let node = Arc::new(Self { context }, GFP_KERNEL)?;
+        observe::enter(&node.context)?;
+        Ok(node)
     }
 
     fn release(node: Arc<Self>, _file: &File) {
@@ -40,14 +44,16 @@ impl MiscDevice for Node {
     fn mmap(node: ArcBorrow<'_, Self>, _file: &File, vma: &VmaNew) -> Result {
         let target = MmapTarget::from_offset(vma::offset(vma));
         match node.context.mappable(&target)? {
-            Object::Buffer(buffer) => {
-                vma::map_paged(vma, target.start, buffer.memory().clone())
-            }
+            Object::Buffer(buffer) => vma::map_paged(vma, target.start, buffer.memory().clone()),
             Object::Channel(channel) => {
                 vma::map(vma, channel.clone().memory(), target.start, channel)
             }
             _ => Err(ENODEV),
         }
+    }
+
+    fn show_fdinfo(node: ArcBorrow<'_, Self>, lines: &SeqFile, _file: &File) {
+        observe::fdinfo(&node.context, lines);
     }
 
     fn ioctl(node: ArcBorrow<'_, Self>, _file: &File, cmd: u32, arg: usize) -> Result<isize> {

@@ -60,6 +60,7 @@ impl Context {
             uapi::IOC_ENDPOINT_QUERY => self.endpoint_query(arg),
             uapi::IOC_GRANT_CREATE => self.grant_create(arg),
             uapi::IOC_GRANT_WAIT => self.grant_wait(arg),
+            uapi::IOC_STATS_QUERY => self.stats_query(arg),
             _ => Err(ENOTTY),
         }
     }
@@ -322,7 +323,8 @@ fn query(arg: usize) -> Result {
             | uapi::CAP_SQPOLL
             | uapi::CAP_COALESCE
             | uapi::CAP_REVOKE
-            | uapi::CAP_DEVICE_MEMORY,
+            | uapi::CAP_DEVICE_MEMORY
+            | uapi::CAP_STATS,
         max_buffer_bytes: max_buffer_bytes(),
         max_op_bytes: MAX_OP_BYTES.into(),
         max_ring_entries: ring::MAX_ENTRIES,

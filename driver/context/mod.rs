@@ -6,6 +6,8 @@ mod device;
 mod ioctl;
 pub(crate) mod quota;
 mod readiness;
+mod show;
+mod stats;
 mod table;
 
 pub(crate) use device::Node;
@@ -17,12 +19,16 @@ use crate::{
     kx::{miscdev::Ready, space::Space},
     logic::{handle::MmapTarget, outcome::Down},
     memory::{Buffer, Home},
+    observe::{self, Teardown},
     rdma::{Domains, Endpoint, Grant, Listener, PeerGrant},
 };
 use kernel::{
     new_mutex,
     prelude::*,
-    sync::{Arc, Mutex},
+    sync::{
+        atomic::{Atomic, Relaxed},
+        Arc, Mutex,
+    },
 };
 use quota::Quota;
 use table::Table;
@@ -61,8 +67,15 @@ pub(crate) struct Context {
     /// Where user mappings of its memory are.
     space: Arc<Space>,
     readiness: Arc<Readiness>,
+    /// Tells it from others for those who look at all.
+    serial: u64,
+    /// The process that opened it.
+    pid: i32,
     _count: Held,
 }
+
+/// Serial of the next context.
+static SERIALS: Atomic<u64> = Atomic::new(1);
 
 impl Context {
     /// An empty context.
@@ -77,6 +90,8 @@ impl Context {
                 space: space,
                 domains: domains,
                 readiness: readiness,
+                serial: SERIALS.fetch_add(1, Relaxed),
+                pid: kernel::current!().tgid_nr_ns(None),
                 table <- new_mutex!(Table::new(), "Context::table"),
                 _count: GAUGES.contexts.hold(1),
             }),
@@ -221,6 +236,8 @@ impl Context {
     /// The end of the file, by whatever cause. Nobody else uses the context any more. First what brings new work,
     /// then what carries it, then what it is made of; each step waits until it is done.
     fn close(&self) {
+        let _teardown = Teardown::of_context(self.serial);
+        observe::leave(self);
         let objects = self.table.lock().take_all();
         let listeners = objects
             .iter()

@@ -90,6 +90,23 @@ impl Table {
         objects.find_map(|(index, object)| Some((index, pick(object)?)))
     }
 
+    /// Shows every object with its handle to `look`.
+    pub(super) fn each(&self, mut look: impl FnMut(u32, &Object)) {
+        for (index, slot) in self.slots.iter().enumerate() {
+            if let Some(object) = &slot.object {
+                look(self.handle_at(index), object);
+            }
+        }
+    }
+
+    /// The handle of a place.
+    pub(super) fn handle_at(&self, index: usize) -> u32 {
+        let slot = self.slots.get(index);
+        let generation = slot.map_or(0, |slot| slot.generation);
+        let index = index as u32;
+        Handle { index, generation }.to_raw()
+    }
+
     /// What an mmap offset names.
     pub(super) fn by_offset(&self, target: &MmapTarget) -> Result<&Object> {
         let slot = self.slots.get(target.index as usize).ok_or(ENOENT)?;

@@ -64,6 +64,10 @@ void dmaplane_memcg_put(struct mem_cgroup *memcg);
 /* Whether the calling thread is leaving, so that its files close by themselves. */
 bool dmaplane_is_exiting(void);
 
+/* Attributes of the module in sysfs. */
+int dmaplane_sysfs_begin(void);
+void dmaplane_sysfs_end(void);
+
 /* Network namespace of the calling process. */
 struct net *dmaplane_current_net(void);
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! The one lock that exists before any object does.
+//! The locks that exist before any object does.
 
-use crate::{device::Devices, rdma::Registry};
+use crate::{device::Devices, observe::List, rdma::Registry};
 use kernel::{prelude::*, sync::global_lock};
 
 global_lock! {
@@ -15,12 +15,17 @@ global_lock! {
     pub(crate) unsafe(uninit) static DEVICES: Mutex<Devices> = Devices::new();
 }
 
+global_lock! {
+    // SAFETY: As above.
+    pub(crate) unsafe(uninit) static CONTEXTS: Mutex<List> = List::new();
+}
+
 /// The locks' life. A module's statics are not dropped when it goes, so that what they hold must be dropped by
-/// somebody: this, as the last of the module's fields that use the lock.
+/// somebody: this, as the last of the module's fields that use the locks.
 pub(crate) struct Life(());
 
 impl Life {
-    /// Makes the lock usable.
+    /// Makes the locks usable.
     ///
     /// A module's initialisation runs once for each load, and its statics are fresh each time.
     pub(crate) fn begin(_proof: &'static ThisModule) -> Self {
@@ -28,6 +33,7 @@ impl Life {
         unsafe {
             REGISTRY.init();
             DEVICES.init();
+            CONTEXTS.init();
         }
         Self(())
     }
@@ -39,5 +45,7 @@ impl Drop for Life {
         drop(registry);
         let devices = core::mem::replace(&mut *DEVICES.lock(), Devices::new());
         drop(devices);
+        let contexts = core::mem::replace(&mut *CONTEXTS.lock(), List::new());
+        drop(contexts);
     }
 }

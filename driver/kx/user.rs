@@ -53,6 +53,7 @@ abi!(
     MemoryQuery,
     DeviceQuery,
     DeviceAlloc,
+    StatsQuery,
 );
 
 /// An ioctl's argument: where it is, how long the caller says it is, and the kernel's copy.

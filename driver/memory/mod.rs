@@ -21,11 +21,12 @@ use crate::{
     },
     device::{self, Range},
     kx::bar::IoRange,
+    observe::MemoryMark,
     rdma::{Domains, Endpoint},
     uapi,
 };
 use kernel::{
-    new_mutex,
+    fmt, new_mutex,
     prelude::*,
     sync::{
         atomic::{Atomic, Relaxed},
@@ -43,6 +44,7 @@ pub(crate) struct Memory {
     tenure: Arc<Tenure>,
     placement: Placement,
     mappings: Atomic<usize>,
+    mark: MemoryMark,
     _charge: Charge,
     _buffers: Held,
     _bytes: Held,
@@ -134,11 +136,22 @@ impl Memory {
             tenure,
             placement,
             mappings: Atomic::new(0),
+            mark: MemoryMark::new(bytes as u64),
             _charge: charge,
             _buffers: GAUGES.buffers.hold(1),
             _bytes: GAUGES.bytes.hold(bytes),
         };
-        Ok(Arc::new(memory, GFP_KERNEL)?)
+        let memory = Arc::new(memory, GFP_KERNEL)?;
+        let (policy, node) = memory.placement();
+        memory.mark.allocated(policy, node, || {
+            memory.census().map_or(0, |(_, misplaced)| misplaced)
+        });
+        Ok(memory)
+    }
+
+    /// Its mark in the record.
+    pub(crate) fn mark(&self) -> &MemoryMark {
+        &self.mark
     }
 
     /// By what others tell it from other memory, as long as they hold it.
@@ -300,6 +313,32 @@ impl Buffer {
     /// The memory.
     pub(crate) fn memory(&self) -> &Arc<Memory> {
         &self.memory
+    }
+
+    /// Writes its line.
+    pub(crate) fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let memory = &self.memory;
+        let policy = match memory.placement.policy {
+            uapi::PLACE_PREFERRED => "preferred",
+            uapi::PLACE_STRICT => "strict",
+            _ => "any",
+        };
+        write!(
+            f,
+            "buffer={} bytes={}",
+            memory.mark.serial(),
+            memory.bytes()
+        )?;
+        write!(f, " policy={policy} node={}", memory.placement.node)?;
+        writeln!(f, " mappings={}", memory.mappings())
+    }
+
+    /// Writes a line for each of its regions; one line that says so while one is being made.
+    pub(crate) fn show_regions(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.regions.try_lock() {
+            Some(regions) => regions.iter().try_for_each(|region| region.mark().show(f)),
+            None => writeln!(f, "buffer={} state=registering", self.memory.mark.serial()),
+        }
     }
 
     /// Domains on which it is registered.

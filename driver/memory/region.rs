@@ -9,6 +9,7 @@ use crate::{
         pages::PAGE_BYTES,
         rdma::mr::{Access, RegionSet},
     },
+    observe::RegionMark,
     rdma::{Domain, Endpoint},
 };
 use kernel::{prelude::*, sync::Arc};
@@ -20,6 +21,7 @@ pub(crate) struct Region {
     set: Arc<RegionSet>,
     id: u64,
     domain: Arc<Domain>,
+    mark: RegionMark,
     _count: Held,
     memory: Arc<Memory>,
 }
@@ -54,12 +56,15 @@ impl Region {
         endpoint: &Endpoint,
     ) -> Result<Arc<Self>> {
         let domain = endpoint.domain().clone();
+        let remote = matches!(access, Access::Remote { .. });
+        let mark = RegionMark::new(memory.mark(), (count * PAGE_BYTES) as u64, remote);
         let (set, id) = domain.make_region(memory, first, count, access)?;
         let region = Arc::new(
             Self {
                 set,
                 id,
                 domain,
+                mark,
                 _count: GAUGES.regions.hold(1),
                 memory: memory.clone(),
             },
@@ -67,7 +72,13 @@ impl Region {
         )?;
         // On a failure the region ends here, and with it whatever was registered.
         endpoint.register(memory, &region.set)?;
+        region.mark.registered();
         Ok(region)
+    }
+
+    /// Its mark in the record.
+    pub(crate) fn mark(&self) -> &RegionMark {
+        &self.mark
     }
 
     /// Whether it is usable by endpoints of this domain.
@@ -98,12 +109,13 @@ impl Region {
     /// Ends all access now. When it returns, neither this side nor the peer touches the memory through it.
     pub(crate) fn revoke(&self) {
         self.set.revoke();
+        self.mark.revoked();
     }
 }
 
 impl Drop for Region {
     fn drop(&mut self) {
-        self.set.revoke();
+        self.revoke();
         self.domain.forget_region(self.id);
     }
 }

@@ -124,6 +124,12 @@
 #define DMAPLANE_IOC_GRANT_WAIT ((DMAPLANE_IOC_TYPE << 8) | 65)
 
 /**
+ * Reads the latencies of one kind of operation of an endpoint ([`StatsQuery`]). Errors: `ENOENT`, `EINVAL` (an
+ * operation without an endpoint, an unknown stage), `EFAULT`, `ENOMEM`. Since [`CAP_STATS`].
+ */
+#define DMAPLANE_IOC_STATS_QUERY ((DMAPLANE_IOC_TYPE << 8) | 96)
+
+/**
  * Capability: buffers of host pages with NUMA placement.
  */
 #define DMAPLANE_CAP_HOST_BUFFERS (1 << 0)
@@ -158,6 +164,11 @@
  * Capability: buffers of devices' memory ([`IOC_DEVICE_QUERY`], [`IOC_DEVICE_ALLOC`]).
  */
 #define DMAPLANE_CAP_DEVICE_MEMORY (1 << 11)
+
+/**
+ * Capability: latency histograms ([`IOC_STATS_QUERY`]).
+ */
+#define DMAPLANE_CAP_STATS (1 << 13)
 
 /**
  * Placement: wherever the kernel finds memory.
@@ -368,6 +379,27 @@
  * Why a grant ended: the memory was revoked.
  */
 #define DMAPLANE_GRANT_END_MEMORY 5
+
+/**
+ * Flag of [`StatsQuery`]: empties the histogram while it is read. Each latency is in exactly one of the readings that
+ * empty it; an array that cannot be written (`EFAULT`) loses what it should have told.
+ */
+#define DMAPLANE_STATS_RESET (1 << 0)
+
+/**
+ * Stage of an operation: from acceptance until it is handed to the provider.
+ */
+#define DMAPLANE_STAGE_QUEUED 0
+
+/**
+ * Stage: in the provider.
+ */
+#define DMAPLANE_STAGE_PROVIDER 1
+
+/**
+ * Stage: from acceptance to completion. The only stage of receives, fences and watches.
+ */
+#define DMAPLANE_STAGE_TOTAL 2
 
 /**
  * Bit of [`RingHeader::sq_flags`]: the polling thread sleeps. After filling entries, user space issues a full memory
@@ -1345,6 +1377,66 @@ struct dmaplane_grant_wait {
          * Must be 0.
          */
         __u32 reserved;
+};
+
+/**
+ * Argument of [`IOC_STATS_QUERY`]: latencies of operations of one kind that ended with `STATE_OK`, in nanoseconds. They
+ * are counted in buckets that are told by their middles: with an error of at most 1/64, or 4 ns where that is more.
+ */
+struct dmaplane_stats_query {
+        /**
+         * Size of this structure in bytes.
+         */
+        __u32 size;
+        /**
+         * `STATS_*` bits.
+         */
+        __u32 flags;
+        /**
+         * Handle of the endpoint.
+         */
+        __u32 handle;
+        /**
+         * One of `OP_*`.
+         */
+        __u32 op;
+        /**
+         * One of `STAGE_*`.
+         */
+        __u32 stage;
+        /**
+         * Length of the array at `buckets`; in out the number of buckets that the driver has. Bucket `i` begins at
+         * `8 * i` ns for `i` below 32, and at `8 * (32 + i % 32) << (i / 32 - 1)` ns from there on.
+         */
+        __u32 bucket_count;
+        /**
+         * User address of an array of `u64`, which receives the latencies in each bucket; 0 for none.
+         */
+        __u64 buckets;
+        /**
+         * Out: latencies.
+         */
+        __u64 count;
+        /**
+         * Out: half of them are at most this.
+         */
+        __u64 p50_ns;
+        /**
+         * Out: 99 of 100 are at most this.
+         */
+        __u64 p99_ns;
+        /**
+         * Out: 999 of 1000 are at most this.
+         */
+        __u64 p999_ns;
+        /**
+         * Out: the highest one.
+         */
+        __u64 max_ns;
+        /**
+         * Out: latencies of the endpoint that were not counted for want of memory.
+         */
+        __u64 lost;
 };
 
 /**

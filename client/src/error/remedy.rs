@@ -42,6 +42,8 @@ pub enum Call {
     GrantCreate,
     /// Waiting for the peer's grant.
     GrantWait,
+    /// Reading latencies.
+    StatsQuery,
 }
 
 impl fmt::Display for Call {
@@ -63,6 +65,7 @@ impl fmt::Display for Call {
             Self::EndpointQuery => "query an endpoint",
             Self::GrantCreate => "grant access",
             Self::GrantWait => "take the peer's grant",
+            Self::StatsQuery => "read latencies",
         })
     }
 }

@@ -41,6 +41,13 @@ pub(super) struct Pulse {
     pub(super) ping: bool,
 }
 
+impl Pulse {
+    /// Beats since the peer was last heard.
+    pub(super) fn silent_beats(&self) -> u32 {
+        self.silent
+    }
+}
+
 impl Shared {
     /// Beats, when it is time: asks for a PING, and ends the endpoint of a peer that is silent. The next beat's time.
     pub(super) fn beat(
@@ -97,6 +104,7 @@ impl Shared {
                 state.phase = Phase::Down(cause);
             }
         }
+        self.record.last_will(reason);
         self.go_down(cause);
         Ok(())
     }
@@ -135,6 +143,7 @@ impl Endpoint {
             state.will = Some((slot, Instant::now()));
         }
         state.phase = Phase::Down(cause);
+        state.record.down(cause);
     }
 
     /// Waits a moment for the peer to acknowledge the last will, if there is one.

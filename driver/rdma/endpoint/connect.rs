@@ -168,6 +168,7 @@ fn up_or_down(endpoint: Arc<Endpoint>, result: Result) -> Result<Arc<Endpoint>> 
             // What came while it was being connected may have to be answered.
             endpoint.shared.pump(&endpoint.connection);
             endpoint.arm(Some(endpoint.shared.first_tick()));
+            endpoint.record().up(&endpoint.local, &endpoint.peer);
             Ok(endpoint)
         }
         Err(error) => {

@@ -107,16 +107,15 @@ impl State {
     fn take(&mut self, selector: &Selector) -> Option<Taken> {
         let found = self.pending.remove_first(|transfer| {
             let posted = transfer.body();
-            posted.is_some_and(|posted| {
-                selector.wants_ticket(&posted.ticket, posted.op.memory())
-            })
+            posted.is_some_and(|posted| selector.wants_ticket(&posted.ticket, posted.op.memory()))
         });
         if let Some(transfer) = found {
             self.queued = self.queued.saturating_sub(1);
             self.in_flight = self.in_flight.saturating_sub(1);
             return Some(Taken::Operation(transfer));
         }
-        let of_receive = |receive: &Receive| selector.wants_ticket(&receive.ticket, receive.memory());
+        let of_receive =
+            |receive: &Receive| selector.wants_ticket(&receive.ticket, receive.memory());
         if let Some(receive) = self.receives.take(of_receive) {
             return Some(Taken::Receive(receive));
         }

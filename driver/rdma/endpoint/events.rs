@@ -113,9 +113,10 @@ impl Shared {
             let mut state = self.state.lock();
             if !matches!(state.phase, Phase::Down(_)) {
                 state.phase = Phase::Down(Down::Peer);
+                self.record.down(Down::Peer);
             }
             state.grants.wake();
-            state.stall.end();
+            state.end_stall();
             state.flushed
         };
         self.changed.notify_all();
@@ -133,6 +134,7 @@ impl Shared {
     /// The peer broke the protocol.
     pub(super) fn violation(&self, view: &InCallback<'_, Self>) {
         self.state.lock().violations += 1;
+        self.record.violation();
         self.go_down(Down::Protocol);
         view.disconnect();
     }

@@ -11,6 +11,8 @@ use crate::{
     channel::{Ticket, TicketKey},
     kx::{chain::Chain, rdma::transfer::Transfer},
     logic::operation::Operation,
+    observe::Mark,
+    uapi,
 };
 use kernel::{
     prelude::*,
@@ -33,13 +35,17 @@ pub(super) struct Named {
     /// The key of the memory that it uses; 0 for none.
     pub(super) memory: usize,
     pub(super) life: Operation,
+    pub(super) mark: Mark,
     requests: u32,
 }
 
 impl Flying {
     /// The record of an operation that is about to be posted.
-    pub(super) fn of(posted: &Posted, requests: u32) -> Named {
+    pub(super) fn of(posted: &mut Posted, requests: u32) -> Named {
+        let mark = posted.ticket.mark();
+        posted.ticket.set_posted(Some(mark.posted));
         Named {
+            mark,
             id: posted.id,
             key: posted.ticket.key(),
             deadline: posted.ticket.deadline(),
@@ -70,6 +76,12 @@ impl State {
         let _queued = named.life.post();
         self.next_id += 1;
         self.window.posted(requests);
+        // Those that spend a credit are counted when it is spent, which comes next.
+        let seq = match named.mark.op {
+            uapi::OP_WRITE_IMM | uapi::OP_SEND => self.flow.data_sent().wrapping_add(1),
+            _ => 0,
+        };
+        self.record.posted(&named.mark, seq);
         // There is room: that was asked before posting.
         let _ = self.flying.push(Flying::Provider(named));
     }

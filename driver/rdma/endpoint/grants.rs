@@ -20,6 +20,7 @@ use crate::{
     windows::WINDOWS,
 };
 use kernel::{
+    fmt,
     prelude::*,
     sync::Arc,
     time::{Delta, Instant, Monotonic},
@@ -178,6 +179,41 @@ impl Grants {
     }
 }
 
+impl Grants {
+    /// Writes a line for each grant.
+    pub(super) fn show(&self, f: &mut fmt::Formatter<'_>, endpoint: u64) -> fmt::Result {
+        for given in &self.given {
+            let state = match given.revocation {
+                Revocation::None => "live",
+                Revocation::Asked => "waits-for-peer",
+                Revocation::Answered => "answered",
+            };
+            let (number, bytes) = (given.number, given.region.mark().bytes());
+            writeln!(
+                f,
+                "endpoint={endpoint} side=own grant={number} bytes={bytes} state={state}"
+            )?;
+        }
+        for grant in &self.known {
+            write!(f, "endpoint={endpoint} side=peer grant={}", grant.number())?;
+            let state = if grant.is_revoked() {
+                "revoked"
+            } else {
+                "live"
+            };
+            writeln!(f, " bytes={} state={state}", grant.length())?;
+        }
+        Ok(())
+    }
+
+    /// Writes a line for each region that is given.
+    pub(super) fn show_regions(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.given
+            .iter()
+            .try_for_each(|given| given.region.mark().show(f))
+    }
+}
+
 impl Endpoint {
     /// Gives the peer access to a range; the caller has checked it. See the user-space interface for errors.
     pub(crate) fn grant(
@@ -239,6 +275,7 @@ impl Endpoint {
             number
         };
         drop(guard);
+        self.record().granted(number, terms.length, terms.rights);
         let told = self.tell_alone(number, terms, &region, deadline);
         // From here on the grant's drop takes it back.
         let grant = Grant::new(self.clone(), number, region, fate)?;
@@ -371,6 +408,7 @@ impl Shared {
     /// Takes a grant back: tells the peer, waits until it has nothing under way, and ends the access. When this
     /// returns, nothing of the peer's lands in the range, whatever the peer did.
     pub(super) fn take_back(&self, connection: &Connection<Self>, number: u32, why: u32) {
+        self.record.revoking(number, why);
         if let Some((answer, asked)) = self.ask_back(number) {
             self.pump(connection);
             // Without an answer the access ends all the same, just below.
@@ -402,6 +440,7 @@ impl Shared {
         if let Some(given) = given {
             given.fate.settle(why);
             drop(given);
+            self.record.fenced(number, why);
             self.grant_ended(number, why);
         }
     }
@@ -422,11 +461,7 @@ impl Shared {
     }
 
     /// Asks the peer for all grants that `due` chooses. Does not wait.
-    pub(super) fn ask_back_all(
-        &self,
-        connection: &Connection<Self>,
-        due: impl Fn(&Given) -> bool,
-    ) {
+    pub(super) fn ask_back_all(&self, connection: &Connection<Self>, due: impl Fn(&Given) -> bool) {
         let mut last = 0;
         while let Some(number) = self.next_given(last, &due) {
             let _asked = self.ask_back(number);

@@ -180,6 +180,7 @@ impl State {
         number: u32,
         body: Body,
     ) -> Result<u16> {
+        self.record.message_sent(body.kind(), number);
         let message = Message {
             grant: number,
             generation: number,
@@ -256,6 +257,7 @@ impl Shared {
     pub(super) fn take_message(&self, bytes: &[u8; MESSAGE_BYTES]) -> Result<(), Violation> {
         let message = Message::decode(bytes).map_err(|_| Violation)?;
         let budget = message.body.budget();
+        self.record.message_came(message.body.kind(), message.grant);
         {
             let mut state = self.state.lock();
             state.flow.receive_message(budget, message.totals)?;

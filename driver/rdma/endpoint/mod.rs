@@ -16,6 +16,7 @@ mod messages;
 mod operations;
 mod receives;
 mod revoking;
+mod show;
 mod stall;
 mod watches;
 
@@ -41,6 +42,7 @@ use crate::{
         tick::Tick,
     },
     logic::{flow::Flow, outcome::Down, window::Window},
+    observe::{EndpointRecord, Teardown},
     uapi,
     windows::WINDOWS,
 };
@@ -141,6 +143,7 @@ struct State {
     broken: bool,
     outbox: Outbox,
     grants: Grants,
+    record: Arc<EndpointRecord>,
 }
 
 /// What the connection manager and completions reach. Locks: `assembly` (mutex, completion callbacks only) outside
@@ -149,6 +152,7 @@ struct State {
 pub(crate) struct Shared {
     /// Tells one endpoint's grants from another's.
     serial: u64,
+    record: Arc<EndpointRecord>,
     #[pin]
     state: SpinLock<State>,
     /// Signalled on each change of `phase`, `step` or `grants`, and when the outbox drains.
@@ -166,6 +170,8 @@ static SERIALS: Atomic<u64> = Atomic::new(1);
 impl Shared {
     /// The part of an endpoint that exists before its queue pair. One that waits in a backlog is unclaimed.
     pub(super) fn new(unclaimed: bool) -> Result<Arc<Self>> {
+        let serial = SERIALS.fetch_add(1, Relaxed);
+        let record = EndpointRecord::new(serial)?;
         let state = State {
             phase: Phase::Connecting,
             step: None,
@@ -196,11 +202,13 @@ impl Shared {
             broken: false,
             outbox: Outbox::none(),
             grants: Grants::none(),
+            record: record.clone(),
         };
         let will_told = Signal::new()?;
         Arc::pin_init(
             pin_init!(Self {
-                serial: SERIALS.fetch_add(1, Relaxed),
+                serial,
+                record,
                 state <- new_spinlock!(state, "Endpoint::state"),
                 changed <- new_condvar!("Endpoint::changed"),
                 assembly <- new_mutex!(Assembly::none(), "Endpoint::assembly"),
@@ -257,9 +265,10 @@ impl Shared {
             let mut state = self.state.lock();
             if !matches!(state.phase, Phase::Down(_)) {
                 state.phase = Phase::Down(cause);
+                self.record.down(cause);
             }
             state.grants.wake();
-            state.stall.end();
+            state.end_stall();
         }
         self.changed.notify_all();
         self.fail_pending();
@@ -297,6 +306,7 @@ impl Endpoint {
         charge: Charge,
     ) -> Result<Arc<Self>> {
         let connection = Connection::new(shared.clone())?;
+        shared.record.between(&local, &peer);
         Arc::pin_init(
             pin_init!(Self {
                 ending <- new_mutex!((), "Endpoint::ending"),
@@ -320,6 +330,11 @@ impl Endpoint {
         &self.domain
     }
 
+    /// What is recorded of it.
+    pub(crate) fn record(&self) -> &Arc<EndpointRecord> {
+        &self.shared.record
+    }
+
     /// The peer's address.
     pub(crate) fn peer(&self) -> uapi::SockAddr {
         self.peer
@@ -335,6 +350,8 @@ impl Endpoint {
     /// Whoever calls it second returns when the first is done.
     pub(crate) fn shutdown(&self, cause: Down) {
         let _ending = self.ending.lock();
+        let first = self.shared.record.tears_down();
+        let _teardown = first.then(|| Teardown::of_endpoint(self.shared.serial));
         self.bequeath_for(cause);
         self.shared.go_down(cause);
         self.clock.stop();

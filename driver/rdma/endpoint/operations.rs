@@ -86,6 +86,13 @@ pub(crate) struct Posted {
     unannounced: bool,
 }
 
+impl Posted {
+    /// Whether the peer has yet to be told its length.
+    pub(super) fn waits_for_announcement(&self) -> bool {
+        self.unannounced
+    }
+}
+
 impl Op {
     fn grant(&self) -> Option<&Arc<PeerGrant>> {
         match self {
@@ -103,7 +110,7 @@ impl Op {
         }
     }
 
-    fn needs_credit(&self) -> bool {
+    pub(super) fn needs_credit(&self) -> bool {
         match self {
             Op::Transfer(between) => matches!(between.direction, Direction::WriteImm(_)),
             Op::Send(_) => true,
@@ -147,7 +154,8 @@ enum Unposted {
 
 impl Endpoint {
     /// Takes an operation over. Its completion comes whatever happens.
-    pub(crate) fn submit(&self, ticket: Ticket, op: Op) {
+    pub(crate) fn submit(&self, mut ticket: Ticket, op: Op) {
+        ticket.on(self.record());
         if let Some(outcome) = op.revoked().filter(|_| !self.is_down()) {
             return ticket.complete(outcome);
         }
@@ -161,7 +169,10 @@ impl Endpoint {
             match state.phase {
                 Phase::Down(cause) => Some((transfer, Ok(cause.outcome()))),
                 // Under the lock: what comes later is not swept out of the queue any more.
-                _ if transfer.body().is_some_and(|posted| posted.op.is_memory_gone()) => {
+                _ if transfer
+                    .body()
+                    .is_some_and(|posted| posted.op.is_memory_gone()) =>
+                {
                     Some((transfer, Ok(End::Revoked.outcome())))
                 }
                 _ if state.queued >= MAX_QUEUED => Some((transfer, Err(ENOBUFS))),
@@ -214,6 +225,7 @@ pub(super) fn cut_off(transfer: KBox<Transfer<Posted>>, outcome: Outcome) {
 type Built = core::result::Result<KBox<Transfer<Posted>>, (Ticket, Error)>;
 
 /// Cuts an operation into work requests.
+#[allow(clippy::result_large_err)] // Reason: what fails is the ticket itself, which goes on to say so.
 fn build(ticket: Ticket, op: Op) -> Built {
     // An allocation failure drops the ticket, which would say "canceled": so the box comes first.
     let mut transfer = match Transfer::empty() {
@@ -392,10 +404,10 @@ impl State {
             }
             let (needs_credit, is_send) = (op.needs_credit(), matches!(op, Op::Send(_)));
             if needs_credit && self.flow.send_credits() == 0 {
-                self.stall.begin();
+                self.begin_stall();
                 return None;
             }
-            self.stall.end();
+            self.end_stall();
             if !self.window.admits(requests.max(1) as u32) {
                 return None;
             }
@@ -404,7 +416,10 @@ impl State {
             } else {
                 self.post_transfer(connection)?
             };
-            if let Some((transfer, error)) = refused {
+            if let Some((mut transfer, error)) = refused {
+                if let Some(posted) = transfer.body_mut() {
+                    posted.ticket.set_posted(None);
+                }
                 if error != EAGAIN {
                     return Some((transfer, Unposted::Refused(error)));
                 }

@@ -5,7 +5,7 @@
 //! A receive that is canceled leaves its credit behind, because the peer may be spending it already. The next receive
 //! takes the credit over, and with it what came meanwhile: so nothing that arrives is lost.
 
-use super::{operations::DONE, Endpoint, Phase, Shared};
+use super::{operations::DONE, Endpoint, Phase, Shared, State};
 use crate::{
     channel::Ticket,
     kx::fifo::Fifo,
@@ -120,6 +120,16 @@ impl Receives {
     }
 }
 
+impl State {
+    /// Something came, which has been counted.
+    fn note_arrival(&self, imm: u32, length: u32) {
+        let receive = self.receives.waiting.front();
+        let trace_id = receive.map_or(0, |receive| receive.ticket.trace_id());
+        let seq = self.flow.data_received();
+        self.record.arrived(trace_id, seq, imm, length);
+    }
+}
+
 impl Receive {
     /// The key of the memory that it uses.
     pub(super) fn memory(&self) -> Option<usize> {
@@ -151,7 +161,8 @@ impl Receive {
 
 impl Endpoint {
     /// Takes a receive over. Its completion comes whatever happens.
-    pub(crate) fn post_receive(&self, ticket: Ticket, target: Option<Target>) {
+    pub(crate) fn post_receive(&self, mut ticket: Ticket, target: Option<Target>) {
+        ticket.on(self.record());
         let deadline = ticket.deadline();
         let receive = Receive { ticket, target };
         let posting = {
@@ -195,6 +206,7 @@ impl Shared {
             let state = &mut *state;
             let length = state.announced.take().unwrap_or(length);
             state.flow.receive_data()?;
+            state.note_arrival(imm, length);
             state.receives.arrive(Arrival {
                 imm,
                 length,
@@ -211,11 +223,15 @@ impl Shared {
         WINDOWS.arrived.pass();
         // Without memory the arrival would be lost: better the endpoint, visibly.
         let boxed = KBox::new(*payload, GFP_KERNEL).map_err(|_| Violation)?;
-        let met = self.state.lock().receives.arrive(Arrival {
-            imm,
-            length,
-            payload: Some(boxed),
-        })?;
+        let met = {
+            let mut state = self.state.lock();
+            state.note_arrival(imm, length);
+            state.receives.arrive(Arrival {
+                imm,
+                length,
+                payload: Some(boxed),
+            })?
+        };
         self.deliver(met, imm);
         Ok(())
     }

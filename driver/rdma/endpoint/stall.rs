@@ -2,6 +2,7 @@
 
 //! Starvation: how often and how long operations waited for the peer's receives.
 
+use super::State;
 use kernel::time::{Instant, Monotonic};
 
 /// Its count and time. Its owner's lock protects it.
@@ -13,18 +14,23 @@ pub(super) struct Stall {
 }
 
 impl Stall {
-    /// An operation has to wait.
-    pub(super) fn begin(&mut self) {
-        if self.since.is_none() {
+    /// An operation has to wait; true when none had to before.
+    fn begin(&mut self) -> bool {
+        let first = self.since.is_none();
+        if first {
             self.since = Some(Instant::now());
             self.count += 1;
         }
+        first
     }
 
-    /// None has to wait any more.
-    pub(super) fn end(&mut self) {
-        self.nanoseconds += self.lasting();
+    /// None has to wait any more; how long the wait was, if there was one.
+    fn end(&mut self) -> Option<u64> {
+        self.since?;
+        let lasted = self.lasting();
+        self.nanoseconds += lasted;
         self.since = None;
+        Some(lasted)
     }
 
     fn lasting(&self) -> u64 {
@@ -32,8 +38,29 @@ impl Stall {
         u64::try_from(since).unwrap_or(0)
     }
 
+    /// Whether one lasts.
+    pub(super) fn lasts(&self) -> bool {
+        self.since.is_some()
+    }
+
     /// Count and nanoseconds, a stall that lasts included.
     pub(super) fn totals(&self) -> (u64, u64) {
         (self.count, self.nanoseconds + self.lasting())
+    }
+}
+
+impl State {
+    /// An operation has to wait for a receive of the peer's.
+    pub(super) fn begin_stall(&mut self) {
+        if self.stall.begin() {
+            self.record.stalled(self.queued);
+        }
+    }
+
+    /// None has to wait any more.
+    pub(super) fn end_stall(&mut self) {
+        if let Some(nanoseconds) = self.stall.end() {
+            self.record.credited(self.flow.send_credits(), nanoseconds);
+        }
     }
 }

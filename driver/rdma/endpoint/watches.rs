@@ -41,9 +41,17 @@ impl Link for Watch {
     }
 }
 
+impl Watch {
+    /// What it watches for.
+    pub(super) fn watched(&self) -> &Watched {
+        &self.watched
+    }
+}
+
 impl Endpoint {
     /// Takes a watch over. Its completion comes whatever happens.
-    pub(crate) fn watch(&self, ticket: Ticket, watched: Watched) {
+    pub(crate) fn watch(&self, mut ticket: Ticket, watched: Watched) {
+        ticket.on(self.record());
         let deadline = ticket.deadline();
         let mut place = match KBox::new_uninit(GFP_KERNEL_ACCOUNT) {
             Ok(place) => Some(place),

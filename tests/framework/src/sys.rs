@@ -49,8 +49,9 @@ impl Room {
     ) -> Result<(), Errno> {
         let length = argument.len();
         assert!(length <= ROOM / 2, "an argument of {length} bytes");
-        if opcode == abi::IOC_BUFFER_QUERY {
-            let address = address_in(argument);
+        if let Some(at) = address_in(opcode) {
+            let bytes = argument.get(at..at + 8).and_then(|b| b.try_into().ok());
+            let address = bytes.map_or(0, u64::from_ne_bytes);
             assert!(
                 self.is_harmless(address),
                 "{address:#x} may be this process' memory"
@@ -80,13 +81,13 @@ impl Room {
     }
 }
 
-/// The address that an argument of `IOC_BUFFER_QUERY` holds.
-fn address_in(argument: &[u8]) -> u64 {
-    let at = std::mem::offset_of!(abi::BufferQuery, pages_by_node);
-    let bytes = argument
-        .get(at..at + 8)
-        .and_then(|bytes| bytes.try_into().ok());
-    bytes.map_or(0, u64::from_ne_bytes)
+/// Where an ioctl's argument holds an address, if it does.
+pub fn address_in(opcode: u32) -> Option<usize> {
+    match opcode {
+        abi::IOC_BUFFER_QUERY => Some(std::mem::offset_of!(abi::BufferQuery, pages_by_node)),
+        abi::IOC_STATS_QUERY => Some(std::mem::offset_of!(abi::StatsQuery, buckets)),
+        _ => None,
+    }
 }
 
 /// Issues one ioctl as [`Room::ioctl`] does.

@@ -58,6 +58,7 @@ const IOCTLS: &[(u32, usize, &[usize])] = &[
         size_of::<abi::GrantWait>(),
         &[offset_of!(abi::GrantWait, reserved)],
     ),
+    (abi::IOC_STATS_QUERY, size_of::<abi::StatsQuery>(), &[]),
 ];
 
 /// An argument of `bytes` bytes whose size member says `size`.

@@ -37,6 +37,7 @@ const STRUCTS: &[(&str, &str)] = &[
     ("EndpointQuery", "dmaplane_endpoint_query"),
     ("GrantCreate", "dmaplane_grant_create"),
     ("GrantWait", "dmaplane_grant_wait"),
+    ("StatsQuery", "dmaplane_stats_query"),
     ("RingHeader", "dmaplane_ring_header"),
     ("Sqe", "dmaplane_sqe"),
     ("Cqe", "dmaplane_cqe"),

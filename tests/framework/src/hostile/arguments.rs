@@ -68,6 +68,12 @@ const CALLS: &[(&str, u32, usize, u64)] = &[
         size_of::<abi::ChannelCreate>(),
         40,
     ),
+    (
+        "STATS_QUERY",
+        abi::IOC_STATS_QUERY,
+        size_of::<abi::StatsQuery>(),
+        40,
+    ),
     ("ENTER", abi::IOC_ENTER, size_of::<abi::Enter>(), 200),
     ("LISTEN", abi::IOC_LISTEN, size_of::<abi::Listen>(), 4),
     ("ACCEPT", abi::IOC_ACCEPT, size_of::<abi::Accept>(), 10),
@@ -179,6 +185,14 @@ impl Argument {
                 // Both have it at the same place.
                 let handle = any(Kind::Buffer, numbers);
                 self.put32(offset_of!(abi::MemoryQuery, handle), handle);
+            }
+            abi::IOC_STATS_QUERY => {
+                let handle = any(Kind::Endpoint, numbers);
+                self.put32(offset_of!(abi::StatsQuery, handle), handle);
+                self.put32(offset_of!(abi::StatsQuery, op), 1 + numbers.below(5) as u32);
+                self.put32(offset_of!(abi::StatsQuery, stage), numbers.below(3) as u32);
+                self.put32(offset_of!(abi::StatsQuery, bucket_count), 900);
+                self.put64(offset_of!(abi::StatsQuery, buckets), room.array());
             }
             abi::IOC_CHANNEL_CREATE => {
                 let entries = 1 << numbers.below(6);
@@ -300,8 +314,8 @@ impl Argument {
                     }
                 }
             }
-            abi::IOC_BUFFER_QUERY => {
-                let at = offset_of!(abi::BufferQuery, pages_by_node);
+            abi::IOC_BUFFER_QUERY | abi::IOC_STATS_QUERY => {
+                let at = crate::sys::address_in(self.opcode).unwrap_or(0);
                 if !room.is_harmless(self.get64(at)) {
                     self.put64(at, room.array());
                 }

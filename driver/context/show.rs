@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! What a context shows of itself in debugfs and fdinfo. No address, no key.
+
+use super::{Context, Object};
+use crate::rdma::Endpoint;
+use kernel::fmt;
+
+/// How much of each kind a context has.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Holdings {
+    pub(crate) buffers: u32,
+    /// Bytes of the buffers, by their names: memory that has only other keepers is not in it.
+    pub(crate) bytes: u64,
+    pub(crate) channels: u32,
+    pub(crate) listeners: u32,
+    pub(crate) endpoints: u32,
+    pub(crate) grants: u32,
+    pub(crate) peer_grants: u32,
+}
+
+impl Context {
+    /// Its serial.
+    pub(crate) fn serial(&self) -> u64 {
+        self.serial
+    }
+
+    /// Counts what it has.
+    pub(crate) fn holdings(&self) -> Holdings {
+        let mut holds = Holdings::default();
+        self.table.lock().each(|_, object| match object {
+            Object::Buffer(buffer) => {
+                holds.buffers += 1;
+                holds.bytes += buffer.memory().bytes();
+            }
+            Object::Channel(_) => holds.channels += 1,
+            Object::Listener(_) => holds.listeners += 1,
+            Object::Endpoint(_) => holds.endpoints += 1,
+            Object::Grant(_) => holds.grants += 1,
+            Object::PeerGrant(_) => holds.peer_grants += 1,
+        });
+        holds
+    }
+
+    /// Its own line.
+    pub(crate) fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let holds = self.holdings();
+        write!(f, "context={} pid={}", self.serial, self.pid)?;
+        write!(f, " buffers={} bytes={}", holds.buffers, holds.bytes)?;
+        write!(
+            f,
+            " channels={} listeners={}",
+            holds.channels, holds.listeners
+        )?;
+        write!(f, " endpoints={}", holds.endpoints)?;
+        writeln!(
+            f,
+            " grants={} peer_grants={}",
+            holds.grants, holds.peer_grants
+        )
+    }
+
+    /// Its buffers.
+    pub(crate) fn show_buffers(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut result = Ok(());
+        // Nothing is kept beyond the lock, so that looking does not delay the end of anything.
+        self.table.lock().each(|handle, object| {
+            if let (Object::Buffer(buffer), Ok(())) = (object, result) {
+                result = write!(f, "context={} handle={handle} ", self.serial)
+                    .and_then(|()| buffer.show(f));
+            }
+        });
+        result
+    }
+
+    /// Where its buffers are registered.
+    pub(crate) fn show_regions(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut result = Ok(());
+        self.table.lock().each(|_, object| {
+            if let (Object::Buffer(buffer), Ok(())) = (object, result) {
+                result = buffer.show_regions(f);
+            }
+        });
+        result?;
+        self.each_named_endpoint(|_, endpoint| endpoint.show_grant_regions(f))
+    }
+
+    /// Shows every endpoint with its handle to `look`, without a lock. One that is made meanwhile may be left out.
+    pub(crate) fn each_named_endpoint(
+        &self,
+        mut look: impl FnMut(u32, &Endpoint) -> fmt::Result,
+    ) -> fmt::Result {
+        let mut from = 0;
+        loop {
+            let next = {
+                let table = self.table.lock();
+                let found = table.find_from(from, |object| match object {
+                    Object::Endpoint(endpoint) => Some(endpoint.clone()),
+                    _ => None,
+                });
+                found.map(|(index, endpoint)| (index, table.handle_at(index), endpoint))
+            };
+            let Some((index, handle, endpoint)) = next else {
+                return Ok(());
+            };
+            look(handle, &endpoint)?;
+            from = index + 1;
+        }
+    }
+}

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The values of the module's attributes in sysfs, in the order of the table in `kx/sysfs.c`.
+
+use crate::{gauges::GAUGES, module_parameters, uapi};
+
+/// The value of an attribute; 0 for one that the table does not have.
+pub(crate) fn attribute(which: u32) -> u64 {
+    let gauge = match which {
+        0 => return uapi::ABI_VERSION.into(),
+        1 => &GAUGES.contexts,
+        2 => &GAUGES.buffers,
+        3 => &GAUGES.bytes,
+        4 => &GAUGES.regions,
+        5 => &GAUGES.grants,
+        6 => &GAUGES.channels,
+        7 => &GAUGES.listeners,
+        8 => &GAUGES.endpoints,
+        9 => &GAUGES.operations,
+        _ => return limit(which),
+    };
+    gauge.value() as u64
+}
+
+fn limit(which: u32) -> u64 {
+    let (endpoints, channels, heartbeat): (u32, u32, u32) = (
+        module_parameters::max_endpoints.value(),
+        module_parameters::max_channels.value(),
+        module_parameters::heartbeat_ms.value(),
+    );
+    match which {
+        10 => module_parameters::max_buffer_mib.value(),
+        11 => module_parameters::max_context_mib.value(),
+        12 => endpoints.into(),
+        13 => channels.into(),
+        14 => heartbeat.into(),
+        _ => 0,
+    }
+}

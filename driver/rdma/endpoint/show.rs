@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! What an endpoint shows of itself in debugfs. No address of the kernel's, no key.
+//!
+//! Lines are written under the endpoint's lock, into the buffer of the file that is being read; so their number is bounded.
+
+use super::{flying::Flying, operations::Posted, watches::Watched, Endpoint, Phase, State};
+use crate::{
+    channel::Ticket,
+    kx::{
+        chain::Chain,
+        rdma::{connection::Connection, transfer::Transfer},
+    },
+    uapi::{self, SockAddr},
+};
+use core::net::{Ipv4Addr, Ipv6Addr};
+use kernel::fmt;
+
+/// Most operations of each kind that are shown of one endpoint.
+const MAX_SHOWN: u32 = 64;
+
+/// An address as people write it.
+struct Shown<'a>(&'a SockAddr);
+
+impl core::fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let port = self.0.port;
+        match (self.0.family, self.0.addr) {
+            (uapi::FAMILY_IPV4, [a, b, c, d, ..]) => {
+                write!(f, "{:?}:{port}", Ipv4Addr::new(a, b, c, d))
+            }
+            (_, addr) => write!(f, "[{:?}]:{port}", Ipv6Addr::from(addr)),
+        }
+    }
+}
+
+/// Writes the fields that all operations have, and what this one waits for.
+fn line(
+    f: &mut fmt::Formatter<'_>,
+    endpoint: u64,
+    ticket: &Ticket,
+    stage: &str,
+    waits_on: &str,
+) -> fmt::Result {
+    let mark = ticket.mark();
+    write!(f, "endpoint={endpoint} ")?;
+    mark.show(f, stage, waits_on)
+}
+
+impl State {
+    /// What the first operation of the queue waits for.
+    fn front_waits_on(&self, connection: &Connection<super::Shared>) -> &'static str {
+        let Some((requests, posted)) = self
+            .pending
+            .front()
+            .and_then(|front| Some((front.count(), front.body()?)))
+        else {
+            return "nothing";
+        };
+        if !matches!(self.phase, Phase::Up) {
+            return "connection";
+        }
+        if posted.op.needs_credit() && self.flow.send_credits() == 0 {
+            return "peer-receives";
+        }
+        if self.flying.is_full() || self.window.would_pause(requests.max(1) as u32) {
+            return "window";
+        }
+        if posted.waits_for_announcement() && !self.flow.has_control() {
+            return "control-credits";
+        }
+        if !connection.room_for(requests) {
+            return "send-queue";
+        }
+        "turn"
+    }
+
+    fn show_queue(
+        &mut self,
+        f: &mut fmt::Formatter<'_>,
+        endpoint: u64,
+        connection: &Connection<super::Shared>,
+    ) -> fmt::Result {
+        let mut waits_on = self.front_waits_on(connection);
+        let (mut result, mut shown) = (Ok(()), 0);
+        let pending: &mut Chain<Transfer<Posted>> = &mut self.pending;
+        pending.for_each(|transfer| {
+            shown += 1;
+            if let (Some(posted), Ok(()), true) = (transfer.body(), result, shown <= MAX_SHOWN) {
+                result = line(f, endpoint, &posted.ticket, "queued", waits_on);
+            }
+            // The others wait for it.
+            waits_on = "order";
+        });
+        result
+    }
+
+    fn show_flying(&mut self, f: &mut fmt::Formatter<'_>, endpoint: u64) -> fmt::Result {
+        let silent = self.pulse.silent_beats() > 0;
+        let (mut result, mut shown) = (Ok(()), 0);
+        self.flying.for_each(|flying| {
+            shown += 1;
+            if result.is_err() || shown > MAX_SHOWN {
+                return;
+            }
+            result = match flying {
+                Flying::Provider(named) => {
+                    let waits_on = if silent { "silent-peer" } else { "provider" };
+                    write!(f, "endpoint={endpoint} ")
+                        .and_then(|()| named.mark.show(f, "posted", waits_on))
+                }
+                Flying::Fence(fence) => fence.body().map_or(Ok(()), |posted| {
+                    line(f, endpoint, &posted.ticket, "queued", "earlier-operations")
+                }),
+            };
+        });
+        result
+    }
+
+    fn show_waiting(&mut self, f: &mut fmt::Formatter<'_>, endpoint: u64) -> fmt::Result {
+        let (mut result, mut shown) = (Ok(()), 0);
+        self.receives.waiting.for_each(|receive| {
+            shown += 1;
+            if result.is_ok() && shown <= MAX_SHOWN {
+                result = line(f, endpoint, &receive.ticket, "queued", "arrival");
+            }
+        });
+        shown = 0;
+        self.watches.for_each(|watch| {
+            shown += 1;
+            if result.is_ok() && shown <= MAX_SHOWN {
+                let waits_on = match watch.watched() {
+                    Watched::Arrivals { .. } => "arrivals",
+                    Watched::Grant(_) => "end-of-grant",
+                };
+                result = line(f, endpoint, &watch.ticket, "queued", waits_on);
+            }
+        });
+        result
+    }
+}
+
+impl Endpoint {
+    fn serial(&self) -> u64 {
+        self.shared.serial
+    }
+
+    /// Its own line.
+    pub(crate) fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut query = uapi::EndpointQuery::default();
+        self.describe(&mut query);
+        let state = if query.state == uapi::ENDPOINT_UP {
+            "up"
+        } else {
+            "down"
+        };
+        let link = self.record().link();
+        write!(
+            f,
+            "endpoint={} link={link} state={state} error={}",
+            self.serial(),
+            query.error
+        )?;
+        write!(
+            f,
+            " local={} peer={}",
+            Shown(&query.local),
+            Shown(&query.peer)
+        )?;
+        let name = query.device.split(|byte| *byte == 0).next().unwrap_or(&[]);
+        let device = core::str::from_utf8(name).unwrap_or("?");
+        write!(f, " device={device} in_flight={}", query.in_flight)?;
+        write!(f, " posted={} peer_end={}", query.posted, query.peer_end)?;
+        let silent = self.shared.state.lock().pulse.silent_beats();
+        writeln!(f, " silent_beats={silent}")
+    }
+
+    /// Its credits, in both directions.
+    pub(crate) fn show_credits(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.shared.state.lock();
+        let flow = &state.flow;
+        write!(
+            f,
+            "endpoint={} send_credits={}",
+            self.serial(),
+            flow.send_credits()
+        )?;
+        write!(
+            f,
+            " recv_posted={} queued={}",
+            flow.posted_receives(),
+            state.queued
+        )?;
+        write!(
+            f,
+            " sent={} received={}",
+            flow.data_sent(),
+            flow.data_received()
+        )?;
+        let (stalls, stalled_ns) = state.stall.totals();
+        let stalled = u32::from(state.stall.lasts());
+        write!(
+            f,
+            " stalled={stalled} stalls={stalls} stalled_ns={stalled_ns}"
+        )?;
+        writeln!(f, " not_ready={}", state.not_ready)
+    }
+
+    /// Its operations: what the provider has, then what waits, each in order, and what each waits for.
+    pub(crate) fn show_operations(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let endpoint = self.serial();
+        let mut state = self.shared.state.lock();
+        state.show_flying(f, endpoint)?;
+        state.show_queue(f, endpoint, &self.connection)?;
+        state.show_waiting(f, endpoint)
+    }
+
+    /// Its grants, given and taken.
+    pub(crate) fn show_grants(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.shared.state.lock().grants.show(f, self.serial())
+    }
+
+    /// The regions that its grants give.
+    pub(crate) fn show_grant_regions(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.shared.state.lock().grants.show_regions(f)
+    }
+}
