@@ -119,6 +119,11 @@ impl Endpoint {
         Self { handle, peer }
     }
 
+    /// The file that it belongs to.
+    pub(crate) fn context(&self) -> &Context {
+        self.handle.context()
+    }
+
     /// Connects to a [`Listener`](crate::Listener) at `remote`.
     ///
     /// # Errors

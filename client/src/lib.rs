@@ -52,8 +52,10 @@ mod endpoint;
 mod error;
 mod grant;
 pub mod kv;
+mod latency;
 mod listener;
 mod memory;
+pub mod observe;
 mod sys;
 pub mod topology;
 
@@ -67,6 +69,7 @@ pub use device::{DeviceInfo, RdmaPath, Tier, TierInfo};
 pub use endpoint::{ConnectOptions, Endpoint, EndpointInfo, EndpointState};
 pub use error::{Call, CallError, Error, Result};
 pub use grant::{GrantTerms, LocalGrant, RemoteGrant, Rights, Target};
+pub use latency::{Latency, OpKind, Stage};
 pub use listener::{DEFAULT_RECV_DEPTH, Listener};
 pub use memory::{MemoryInfo, MemoryKind, RevokeCause, Standing};
 pub use rustix::io::Errno;

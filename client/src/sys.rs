@@ -126,6 +126,24 @@ pub(crate) fn buffer_query(
     Ok(query)
 }
 
+/// `IOC_STATS_QUERY` with the array that receives the latencies in each bucket.
+pub(crate) fn stats_query(
+    fd: BorrowedFd<'_>,
+    query: &mut abi::StatsQuery,
+    buckets: &mut [u64],
+) -> Result<(), Errno> {
+    query.size = size_of::<abi::StatsQuery>() as u32;
+    query.bucket_count = u32::try_from(buckets.len()).unwrap_or(u32::MAX);
+    query.buckets = buckets.as_mut_ptr().expose_provenance() as u64;
+    let call = Call {
+        opcode: abi::IOC_STATS_QUERY,
+        argument: std::ptr::from_mut(query).cast(),
+    };
+    // SAFETY: The kernel writes the structure and at most `bucket_count` elements of the array, and
+    // both are borrowed for the call.
+    unsafe { rustix::ioctl::ioctl(fd, call) }
+}
+
 /// Types without padding for which every bit pattern is a value.
 ///
 /// # Safety

@@ -3,8 +3,11 @@
 //! The command-line tool of dmaplane.
 
 mod info;
+mod metrics;
 mod numa;
 mod output;
+mod top;
+mod trace;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -50,6 +53,18 @@ enum Command {
     #[command(after_help = "Example: dmaplane numa --bytes 64M")]
     Numa(numa::Args),
 
+    /// Show live what the driver does: throughput, latencies, credits, and what is stuck on what.
+    ///
+    /// Without root it shows counts and the own open files, and says what is missing.
+    Top(top::Args),
+
+    /// Record the driver's trace events, and follow one trace id across machines.
+    #[command(subcommand)]
+    Trace(trace::Command),
+
+    /// Print everything that can be counted as OpenMetrics text.
+    Metrics,
+
     /// Move the KV cache of a language model between machines.
     #[command(subcommand)]
     Kv(kv::cli::Command),
@@ -71,6 +86,9 @@ fn run(args: &Args) -> Result<()> {
     match &args.command {
         Command::Info => info::run(&open()?, args.json),
         Command::Numa(numa) => numa::run(&open()?, numa, args.json),
+        Command::Top(top) => top::run(top, args.json),
+        Command::Trace(trace) => trace::run(trace, args.json),
+        Command::Metrics => metrics::run(args.json),
         Command::Kv(kv) => kv::cli::run(&open()?, kv, args.json),
     }
 }

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! `dmaplane top`.
+
+mod view;
+
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use dmaplane::observe::state;
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
+use ratatui::style::{Color, Modifier, Style};
+use ratatui::text::Line;
+use ratatui::widgets::Paragraph;
+use ratatui::{DefaultTerminal, Frame};
+
+use crate::output;
+use view::{Reading, View};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Print one reading and end; rates then cover the time between two readings.
+    #[arg(long)]
+    once: bool,
+    /// Seconds between two readings.
+    #[arg(long, default_value_t = 1.0)]
+    interval: f64,
+    /// An operation that has waited longer than this is called stuck, unless it waits for its peer's wish to send.
+    #[arg(long, default_value_t = 1000, value_name = "MILLISECONDS")]
+    stuck_ms: u64,
+}
+
+/// Shows what the driver does, live or once.
+pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
+    let interval = Duration::try_from_secs_f64(args.interval)
+        .ok()
+        .filter(|interval| *interval >= Duration::from_millis(50));
+    let interval = interval.context("--interval must be at least 0.05 s")?;
+    let take =
+        || Reading::take().with_context(|| format!("no {}: is the module loaded?", state::SYSFS));
+    if args.once || json {
+        let before = take()?;
+        std::thread::sleep(interval);
+        let view = View::of(&take()?, Some(&before), args.stuck_ms);
+        return if json {
+            output::json(&view)
+        } else {
+            output::text(&(view.lines().join("\n") + "\n"))
+        };
+    }
+    ensure!(
+        std::io::stdout().is_terminal(),
+        "standard output is no terminal: use --once or --json"
+    );
+    let mut terminal = ratatui::init();
+    let result = live(&mut terminal, interval, args.stuck_ms, take);
+    ratatui::restore();
+    result
+}
+
+fn live(
+    terminal: &mut DefaultTerminal,
+    interval: Duration,
+    stuck_ms: u64,
+    take: impl Fn() -> Result<Reading>,
+) -> Result<()> {
+    let mut before = None;
+    loop {
+        let now = take()?;
+        let view = View::of(&now, before.as_ref(), stuck_ms);
+        terminal.draw(|frame| draw(frame, &view))?;
+        before = Some(now);
+        if event::poll(interval)?
+            && let Event::Key(key) = event::read()?
+        {
+            let interrupt =
+                key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL);
+            if interrupt || matches!(key.code, KeyCode::Char('q') | KeyCode::Esc) {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn draw(frame: &mut Frame<'_>, view: &View) {
+    let mut lines: Vec<_> = view.lines().into_iter().map(styled).collect();
+    lines.push(Line::from(""));
+    lines.push(Line::from("q ends").style(Style::new().add_modifier(Modifier::DIM)));
+    frame.render_widget(Paragraph::new(lines), frame.area());
+}
+
+/// A line with the colour that its beginning asks for.
+fn styled(text: String) -> Line<'static> {
+    let style = if text.starts_with("STUCK") {
+        Style::new().fg(Color::Red).add_modifier(Modifier::BOLD)
+    } else if text.trim_start().starts_with("ENDPOINT") || text.starts_with("dmaplane:") {
+        Style::new().add_modifier(Modifier::BOLD)
+    } else if text.starts_with("not shown") {
+        Style::new().fg(Color::Yellow)
+    } else {
+        Style::new()
+    };
+    Line::from(text).style(style)
+}

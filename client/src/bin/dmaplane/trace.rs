@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! `dmaplane trace`.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Subcommand;
+use dmaplane::observe::chrome;
+use dmaplane::observe::follow::{Side, follow};
+use dmaplane::observe::trace::{self, EVENTS};
+use dmaplane::observe::tracefs::Recording;
+
+use crate::output;
+
+/// What to do with trace events.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// List the driver's events.
+    Events,
+
+    /// Record events into a file, as tracefs prints them. Needs root.
+    #[command(after_help = "Example: dmaplane trace record --seconds 10 --out near.trace")]
+    Record {
+        /// The file.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// How long.
+        #[arg(long, default_value_t = 10.0)]
+        seconds: f64,
+        /// Only these events; all of the driver's without it.
+        #[arg(long, value_name = "NAME")]
+        event: Vec<String>,
+    },
+
+    /// Follow one trace id through the events of one or several machines.
+    ///
+    /// The files are what `dmaplane trace record`, `trace-cmd report` or `perf script` wrote, one for
+    /// each machine. Their clocks are compared by what went from one machine to the other.
+    #[command(
+        after_help = "Example: dmaplane trace follow 42 near=near.trace far=far.trace --chrome out.json"
+    )]
+    Follow {
+        /// The trace id, as entries carry it.
+        id: u64,
+        /// A machine's recording, with a name for the machine or without.
+        #[arg(value_name = "[NAME=]FILE", required_unless_present = "live")]
+        files: Vec<String>,
+        /// Record on this machine for so many seconds instead of reading files. Needs root.
+        #[arg(long, value_name = "SECONDS", conflicts_with = "files")]
+        live: Option<f64>,
+        /// Write the timeline as Chrome's trace JSON to this file too.
+        #[arg(long, value_name = "FILE")]
+        chrome: Option<PathBuf>,
+    },
+}
+
+pub(crate) fn run(command: &Command, json: bool) -> Result<()> {
+    match command {
+        Command::Events if json => output::json(&EVENTS),
+        Command::Events => output::text(&(EVENTS.join("\n") + "\n")),
+        Command::Record {
+            out,
+            seconds,
+            event,
+        } => record(out, *seconds, event),
+        Command::Follow {
+            id,
+            files,
+            live,
+            chrome,
+        } => {
+            let sides = match live {
+                Some(seconds) => vec![Side {
+                    name: "here".to_owned(),
+                    events: trace::parse(&Recording::start(&[])?.run(duration(*seconds)?)?),
+                }],
+                None => files.iter().map(|file| side(file)).collect::<Result<_>>()?,
+            };
+            let timeline = follow(*id, &sides);
+            if let Some(path) = chrome {
+                let text = serde_json::to_string_pretty(&chrome::render(&timeline))?;
+                fs::write(path, text)
+                    .with_context(|| format!("cannot write {}", path.display()))?;
+            }
+            if json {
+                output::json(&timeline)?;
+            } else {
+                output::text(&timeline.text())?;
+            }
+            ensure!(!timeline.steps.is_empty(), "{}", timeline.verdict);
+            Ok(())
+        }
+    }
+}
+
+fn duration(seconds: f64) -> Result<Duration> {
+    Duration::try_from_secs_f64(seconds).with_context(|| format!("{seconds} seconds"))
+}
+
+fn record(out: &PathBuf, seconds: f64, events: &[String]) -> Result<()> {
+    let events: Vec<_> = events.iter().map(String::as_str).collect();
+    let text = Recording::start(&events)?.run(duration(seconds)?)?;
+    fs::write(out, &text).with_context(|| format!("cannot write {}", out.display()))?;
+    eprintln!(
+        "dmaplane: {} events in {}",
+        trace::parse(&text).len(),
+        out.display()
+    );
+    Ok(())
+}
+
+/// A machine's recording: its name is what stands before `=`, else the file's.
+fn side(argument: &str) -> Result<Side> {
+    let (name, path) = argument.split_once('=').unwrap_or((argument, argument));
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+    let events = trace::parse(&text);
+    ensure!(
+        !events.is_empty(),
+        "{path} has no event of dmaplane; there are: {}",
+        EVENTS.join(", ")
+    );
+    Ok(Side {
+        name: name.to_owned(),
+        events,
+    })
+}

@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! What the driver shows in debugfs and sysfs: everything alive, by lines of `name=value` pairs.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// The module's folder in sysfs, which everybody may read.
+pub const SYSFS: &str = "/sys/module/dmaplane";
+/// The driver's folder in debugfs, which only root may read.
+pub const DEBUGFS: &str = "/sys/kernel/debug/dmaplane/state";
+
+/// One line: an object by its members.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(transparent)]
+pub struct Line(BTreeMap<String, String>);
+
+impl Line {
+    fn parse(text: &str) -> Self {
+        let members = text
+            .split_whitespace()
+            .filter_map(|member| member.split_once('='));
+        let members = members.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        Self(members.collect())
+    }
+
+    /// A member that is a number; 0 for one that is not there.
+    pub fn number(&self, name: &str) -> u64 {
+        self.0
+            .get(name)
+            .and_then(|value| value.parse().ok())
+            .unwrap_or(0)
+    }
+
+    /// A member as text, empty for one that is not there.
+    pub fn text(&self, name: &str) -> &str {
+        self.0.get(name).map_or("", String::as_str)
+    }
+}
+
+/// Everything alive, as debugfs shows it.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct State {
+    /// Open files.
+    pub contexts: Vec<Line>,
+    /// Buffers.
+    pub buffers: Vec<Line>,
+    /// Registrations.
+    pub regions: Vec<Line>,
+    /// Connections.
+    pub endpoints: Vec<Line>,
+    /// Their credits.
+    pub credits: Vec<Line>,
+    /// Grants, given and taken.
+    pub grants: Vec<Line>,
+    /// Operations under way, and what each waits for.
+    pub operations: Vec<Line>,
+    /// Operations that have ended, by kind.
+    pub totals: Vec<Line>,
+    /// Latencies, by kind and stage.
+    pub histograms: Vec<Line>,
+}
+
+impl State {
+    /// Reads all of it.
+    ///
+    /// # Errors
+    /// `PermissionDenied` without root, `NotFound` without the module or debugfs.
+    pub fn read() -> io::Result<Self> {
+        Self::read_at(Path::new(DEBUGFS))
+    }
+
+    fn read_at(folder: &Path) -> io::Result<Self> {
+        let lines = |name: &str| -> io::Result<Vec<Line>> {
+            let text = fs::read_to_string(folder.join(name))?;
+            Ok(text.lines().map(Line::parse).collect())
+        };
+        Ok(Self {
+            contexts: lines("contexts")?,
+            buffers: lines("buffers")?,
+            regions: lines("regions")?,
+            endpoints: lines("endpoints")?,
+            credits: lines("credits")?,
+            grants: lines("grants")?,
+            operations: lines("operations")?,
+            totals: lines("totals")?,
+            histograms: lines("histograms")?,
+        })
+    }
+
+    /// Of the lines about an endpoint, the first.
+    pub fn of_endpoint<'a>(lines: &'a [Line], endpoint: &Line) -> Option<&'a Line> {
+        let serial = endpoint.text("endpoint");
+        lines.iter().find(|line| line.text("endpoint") == serial)
+    }
+
+    /// Operations of which `oldest_ns` or more have passed and that wait for something else than their peer's wish to
+    /// send, the oldest first: what is stuck.
+    pub fn stuck(&self, oldest_ns: u64) -> Vec<&Line> {
+        let waiting = |line: &&Line| {
+            !matches!(
+                line.text("waits_on"),
+                "arrival" | "arrivals" | "end-of-grant"
+            )
+        };
+        let old = self.operations.iter().filter(waiting);
+        let mut old: Vec<_> = old
+            .filter(|line| line.number("age_ns") >= oldest_ns)
+            .collect();
+        old.sort_by_key(|line| std::cmp::Reverse(line.number("age_ns")));
+        old
+    }
+}
+
+/// What an operation's `waits_on` means.
+pub fn explain(waits_on: &str) -> &'static str {
+    match waits_on {
+        "peer-receives" => "the peer has posted no receive (no credits)",
+        "window" => "the send window is full until the provider gives requests back",
+        "send-queue" => "the send queue is full until the provider gives requests back",
+        "control-credits" => "the peer has not taken earlier control messages",
+        "provider" => "the provider has it: the peer's acknowledgement is missing",
+        "silent-peer" => {
+            "the provider has it, and the peer has been silent for at least one heartbeat"
+        }
+        "earlier-operations" => "a fence: what was posted before has not come back",
+        "order" => "the operation before it",
+        "connection" => "the connection is not up",
+        "turn" => "its turn, which comes at once",
+        "arrival" | "arrivals" => "the peer has not sent",
+        "end-of-grant" => "the grant lives",
+        _ => "something that this version does not know",
+    }
+}
+
+/// The numbers in a folder of sysfs, by their names.
+///
+/// # Errors
+/// When the module is not loaded.
+pub fn numbers(folder: &str) -> io::Result<BTreeMap<String, u64>> {
+    let mut numbers = BTreeMap::new();
+    for entry in fs::read_dir(PathBuf::from(SYSFS).join(folder))? {
+        let entry = entry?;
+        let text = fs::read_to_string(entry.path())?;
+        if let Ok(value) = text.trim().parse() {
+            numbers.insert(entry.file_name().to_string_lossy().into_owned(), value);
+        }
+    }
+    Ok(numbers)
+}
+
+/// An open file of the driver, as its process's fdinfo tells.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OpenFile {
+    /// The process.
+    pub pid: u32,
+    /// Its name.
+    pub command: String,
+    /// What the file holds.
+    pub holds: BTreeMap<String, u64>,
+}
+
+/// The open files of all processes that the caller may look at. Without root those are its own user's.
+pub fn open_files() -> Vec<OpenFile> {
+    let Ok(processes) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let numbered = processes.flatten().filter_map(|process| {
+        let pid = process.file_name().to_string_lossy().parse().ok()?;
+        Some((pid, process.path()))
+    });
+    let mut files = Vec::new();
+    for (pid, folder) in numbered {
+        let Ok(infos) = fs::read_dir(folder.join("fdinfo")) else {
+            continue;
+        };
+        for info in infos.flatten() {
+            let Ok(text) = fs::read_to_string(info.path()) else {
+                continue;
+            };
+            let holds = fdinfo(&text);
+            if !holds.is_empty() {
+                let command = fs::read_to_string(folder.join("comm")).unwrap_or_default();
+                let command = command.trim().to_owned();
+                files.push(OpenFile {
+                    pid,
+                    command,
+                    holds,
+                });
+            }
+        }
+    }
+    files
+}
+
+/// The driver's lines of a fdinfo.
+fn fdinfo(text: &str) -> BTreeMap<String, u64> {
+    let own = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("dmaplane-"));
+    let pairs = own.filter_map(|line| line.split_once(':'));
+    pairs
+        .filter_map(|(name, value)| Some((name.to_owned(), value.trim().parse().ok()?)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_read_by_name() {
+        let line = Line::parse("endpoint=3 state=up local=[fe80::1]:7471 age_ns=12");
+        assert_eq!(line.number("age_ns"), 12);
+        assert_eq!(line.text("local"), "[fe80::1]:7471");
+        assert_eq!((line.number("state"), line.text("nothing")), (0, ""));
+    }
+
+    #[test]
+    fn what_waits_for_the_peers_wish_is_not_stuck() {
+        let lines = [
+            "endpoint=1 op=recv age_ns=900 waits_on=arrival",
+            "endpoint=1 op=write_imm age_ns=100 waits_on=order",
+            "endpoint=1 op=write_imm age_ns=500 waits_on=peer-receives",
+        ];
+        let state = State {
+            operations: lines.map(Line::parse).to_vec(),
+            ..State::default()
+        };
+        let stuck = state.stuck(100);
+        assert_eq!(stuck.len(), 2);
+        assert_eq!(stuck[0].text("waits_on"), "peer-receives");
+        assert!(state.stuck(501).is_empty());
+    }
+
+    #[test]
+    fn fdinfo_is_read_without_what_others_wrote() {
+        let holds = fdinfo("pos:\t0\nflags:\t02\ndmaplane-context:\t7\ndmaplane-bytes:\t4096\n");
+        assert_eq!(holds.get("bytes"), Some(&4096));
+        assert_eq!(holds.len(), 2);
+    }
+}

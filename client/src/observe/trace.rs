@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Trace events as text: what tracefs, `trace-cmd report` and `perf script` print.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+/// The driver's events.
+pub const EVENTS: [&str; 23] = [
+    "buffer_alloc",
+    "buffer_free",
+    "buffer_misplaced",
+    "credit_grant",
+    "credit_stall",
+    "endpoint_down",
+    "endpoint_last_will",
+    "endpoint_up",
+    "endpoint_violation",
+    "grant_create",
+    "grant_fenced",
+    "grant_revoke",
+    "message_arrive",
+    "message_send",
+    "op_arrive",
+    "op_complete",
+    "op_post",
+    "op_submit",
+    "region_free",
+    "region_register",
+    "region_revoke",
+    "teardown_begin",
+    "teardown_end",
+];
+
+/// One event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Event {
+    /// Nanoseconds on the machine's own trace clock.
+    pub time_ns: u64,
+    /// One of [`EVENTS`].
+    pub name: String,
+    /// Its members as they were printed.
+    pub fields: BTreeMap<String, String>,
+}
+
+impl Event {
+    /// A member that is a number.
+    pub fn number(&self, field: &str) -> Option<u64> {
+        self.fields.get(field)?.parse().ok()
+    }
+
+    /// A member as text, empty for one that is not there.
+    pub fn text(&self, field: &str) -> &str {
+        self.fields.get(field).map_or("", String::as_str)
+    }
+
+    /// Its members in one line.
+    pub fn members(&self) -> String {
+        let members = self.fields.iter();
+        let texts: Vec<_> = members
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        texts.join(" ")
+    }
+}
+
+/// The driver's events among the lines of a trace, in the order of time.
+pub fn parse(text: &str) -> Vec<Event> {
+    let mut events: Vec<_> = text.lines().filter_map(line).collect();
+    events.sort_by_key(|event| event.time_ns);
+    events
+}
+
+/// One line: `TASK-PID [CPU] FLAGS SECONDS.FRACTION: EVENT: MEMBER=VALUE ...`, where FLAGS may be missing and EVENT may
+/// begin with `dmaplane:`.
+fn line(text: &str) -> Option<Event> {
+    if text.trim_start().starts_with('#') {
+        return None;
+    }
+    // A task's name may have anything in it, so the first piece that reads as a time counts.
+    let mut pieces = text.split(": ");
+    let mut time = None;
+    for piece in pieces.by_ref() {
+        time = piece.split_whitespace().last().and_then(nanoseconds);
+        if time.is_some() {
+            break;
+        }
+    }
+    let name = pieces.next()?.trim();
+    let name = name.strip_prefix("dmaplane:").unwrap_or(name);
+    if !EVENTS.contains(&name) {
+        return None;
+    }
+    let members = pieces.next().unwrap_or("");
+    let members = members
+        .split_whitespace()
+        .filter_map(|member| member.split_once('='));
+    Some(Event {
+        time_ns: time?,
+        name: name.to_owned(),
+        fields: members
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect(),
+    })
+}
+
+/// `12.345678` as nanoseconds.
+fn nanoseconds(text: &str) -> Option<u64> {
+    let (seconds, fraction) = text.split_once('.')?;
+    let digits = fraction.len();
+    if digits == 0 || digits > 9 || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let scale = 10u64.pow(9 - u32::try_from(digits).ok()?);
+    let seconds: u64 = seconds.parse().ok()?;
+    seconds
+        .checked_mul(1_000_000_000)?
+        .checked_add(fraction.parse::<u64>().ok()? * scale)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRACEFS: &str = "# tracer: nop\n#\n\
+        \x20 kworker/u8:1-42      [001] d..2.    12.345678: op_post: trace_id=7 endpoint=3 link=9 op=WRITE_IMM seq=1 bytes=4096 queued_ns=1200\n\
+        \x20 odd: name] [0-43     [000] .....    12.000001: credit_stall: endpoint=3 link=9 queued=1\n\
+        \x20 other-44             [000] .....    13.000001: sched_switch: prev_comm=x\n";
+
+    #[test]
+    fn the_drivers_events_are_read_in_the_order_of_time() {
+        let events = parse(TRACEFS);
+        let names: Vec<_> = events.iter().map(|event| event.name.as_str()).collect();
+        assert_eq!(names, ["credit_stall", "op_post"]);
+        assert_eq!(events[1].time_ns, 12_345_678_000);
+        assert_eq!(events[1].number("bytes"), Some(4096));
+        assert_eq!(events[1].text("op"), "WRITE_IMM");
+        assert_eq!(events[1].number("op"), None);
+    }
+
+    #[test]
+    fn other_tools_print_the_same_events() {
+        let report = "  dmaplane-peer-9     [002]   1.5: op_arrive: trace_id=0 endpoint=1 link=2 seq=3 imm=4 bytes=5\n\
+                      dmaplane 77 [001]  2.000000123: dmaplane:op_submit: trace_id=1 op=NOP\n";
+        let events = parse(report);
+        assert_eq!(events.len(), 2);
+        assert_eq!(
+            (events[0].time_ns, events[1].time_ns),
+            (1_500_000_000, 2_000_000_123)
+        );
+    }
+
+    #[test]
+    fn the_list_is_sorted() {
+        assert!(EVENTS.is_sorted());
+    }
+}
