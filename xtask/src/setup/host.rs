@@ -79,6 +79,8 @@ const PACKAGES: &[Package] = &[
     program("ibverbs-utils", "ibv_devinfo", true),
     file("ibverbs-providers", &["/etc/libibverbs.d/rxe.driver"], true),
     program("perftest", "ib_write_bw", true),
+    program("bpftrace", "bpftrace", true),
+    program("linux-perf", "perf", true),
 ];
 
 impl Package {

@@ -4,6 +4,7 @@
 
 mod kv;
 mod latency;
+mod overhead;
 mod pairing;
 mod perftest;
 mod rings;
@@ -30,6 +31,8 @@ enum What {
     Kv,
     /// A device's memory by mapping tier, next to host memory.
     Tiers,
+    /// What trace events and histograms cost.
+    Overhead,
 }
 
 /// Measures and writes rows of JSON.
@@ -56,6 +59,7 @@ fn main() -> Result<()> {
         What::Stream => stream::measure(&args.accel, args.quick)?,
         What::Kv => kv::measure(&args.accel, args.quick)?,
         What::Tiers => tiers::measure(&args.accel, args.quick)?,
+        What::Overhead => overhead::measure(&args.accel, args.quick)?,
     };
     let text = serde_json::to_string_pretty(&rows)?;
     fs::write(&args.out, text).with_context(|| format!("cannot write {}", args.out.display()))
