@@ -10,12 +10,12 @@ use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use crate::ctx::Ctx;
-use crate::exit;
 use crate::guest::accel::AccelChoice;
 use crate::guest::plan::SHARE;
 use crate::guest::session::{Driver, Lab, Request, job};
 use crate::guest::topology::Network;
 use crate::kernel::Profile;
+use crate::{driver, exit};
 
 /// The file that the guest leaves its rows in.
 const ROWS: &str = "rows.json";
@@ -33,6 +33,8 @@ enum What {
     Kv,
     /// A device's memory by mapping tier, both directions, next to host memory.
     Tiers,
+    /// What trace events and histograms cost, next to a module without them, at the rate of NOPs and of 4 KiB WRITE_IMMs.
+    Overhead,
 }
 
 /// Measures inside a guest and compares with a reference in the same run.
@@ -84,6 +86,7 @@ pub(crate) fn run(ctx: &Ctx, args: BenchArgs) -> Result<ExitCode> {
         What::Stream => "stream",
         What::Kv => "kv",
         What::Tiers => "tiers",
+        What::Overhead => "overhead",
     };
     let program = lab.binaries.dir.join("dmaplane-bench");
     let program = program.display().to_string();
@@ -99,6 +102,11 @@ pub(crate) fn run(ctx: &Ctx, args: BenchArgs) -> Result<ExitCode> {
     measurement.netns =
         matches!(lab.topology.network, Network::Veth { .. }).then(|| "dp0".to_owned());
     let mut request = Request::empty();
+    if matches!(args.what, What::Overhead) {
+        let plain = driver::ensure_plain(ctx, Profile::Base)?;
+        let plain = plain.display().to_string();
+        request.env.insert("DMAPLANE_KO_PLAIN".to_owned(), plain);
+    }
     request.job(&guest, measurement);
     ctx.ui.step(format!("measuring {what} on {}", lab.title()));
     let mut outcome = lab.run(ctx, &request, &mut |_| {})?;
@@ -127,7 +135,7 @@ fn table(rows: &[Row]) -> String {
     let mut text = String::new();
     for row in rows {
         text += &format!(
-            "{:8} {:24} size {:8} depth {:4} {:14.0} {:10} {:8.2} x {} ({})\n",
+            "{:8} {:24} size {:8} depth {:4} {:14.0} {:10} {:8.3} x {} ({})\n",
             row.bench,
             row.case,
             row.size,
@@ -153,7 +161,7 @@ mod tests {
         let rows: Vec<Row> = serde_json::from_str(json).expect("rows");
         let text = table(&rows);
         assert!(
-            text.contains("10.50 x one system call per entry (tcg)"),
+            text.contains("10.500 x one system call per entry (tcg)"),
             "{text}"
         );
     }

@@ -79,6 +79,15 @@ pub(crate) fn ensure(ctx: &Ctx, profile: Profile) -> Result<Module> {
     Ok(Module { ko, kernel })
 }
 
+/// The module without trace events, for the measurement of what they cost.
+///
+/// # Errors
+/// As [`ensure`].
+pub(crate) fn ensure_plain(ctx: &Ctx, profile: Profile) -> Result<PathBuf> {
+    let kernel = kernel::ensure(ctx, profile)?;
+    Ok(make(ctx, &kernel, profile, Task::Plain)?.join("dmaplane.ko"))
+}
+
 /// Runs clippy over the driver.
 ///
 /// # Errors
@@ -101,6 +110,8 @@ fn rust_analyzer(ctx: &Ctx, profile: Profile) -> Result<PathBuf> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Task {
     Build,
+    /// Without trace events.
+    Plain,
     Clippy,
     RustAnalyzer,
 }
@@ -110,6 +121,7 @@ impl Task {
     fn folder(self) -> &'static str {
         match self {
             Self::Clippy => "-clippy",
+            Self::Plain => "-plain",
             Self::Build | Self::RustAnalyzer => "",
         }
     }
@@ -117,6 +129,7 @@ impl Task {
     fn what(self) -> &'static str {
         match self {
             Self::Build => "building the module",
+            Self::Plain => "building the module without trace events",
             Self::Clippy => "running clippy on the driver",
             Self::RustAnalyzer => "writing rust-project.json",
         }
@@ -149,6 +162,7 @@ fn make(ctx: &Ctx, kernel: &Kernel, profile: Profile, task: Task) -> Result<Path
         .arg(format!("-j{jobs}"));
     match task {
         Task::Build => command.arg("modules"),
+        Task::Plain => command.args(["DMAPLANE_TRACE=n", "modules"]),
         Task::Clippy => command.args(["CLIPPY=1", "modules"]),
         Task::RustAnalyzer => command.arg("rust-analyzer"),
     };
