@@ -33,6 +33,7 @@ module! {
     authors: ["The dmaplane developers"],
     description: "Buffer orchestration for AI transport libraries",
     license: "GPL",
+    imports_ns: ["DMA_BUF"],
     params: {
         max_buffer_mib: u64 {
             default: 65536,
@@ -78,6 +79,7 @@ struct Dmaplane {
     #[pin]
     _devices: kernel::driver::Registration<pci::Adapter<device::Ivshmem>>,
     _client: kx::rdma::client::Registration<rdma::Client>,
+    _importing: kx::dmabuf::device::Importing,
     _registry: kx::global::Life,
     #[pin]
     _gauges: Scope<&'static Gauges>,
@@ -95,6 +97,7 @@ impl kernel::InPlaceModule for Dmaplane {
             _windows <- windows::debugfs(&dir),
             _state <- observe::debugfs(&dir),
             _attributes: kx::sysfs::Attributes::new(module)?,
+            _importing: kx::dmabuf::device::Importing::begin()?,
             _client: kx::rdma::client::Registration::new()?,
             _devices <- kernel::driver::Registration::new(c"dmaplane", module),
             _node <- kx::miscdev::Registration::register(MiscDeviceOptions { name: c"dmaplane" }),

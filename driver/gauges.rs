@@ -59,6 +59,10 @@ pub(crate) struct Gauges {
     pub(crate) buffers: Gauge,
     /// Bytes of them.
     pub(crate) bytes: Gauge,
+    /// dma-bufs of the driver's memory that somebody still refers to.
+    pub(crate) exports: Gauge,
+    /// dma-bufs of other drivers that are attached.
+    pub(crate) imports: Gauge,
     /// Memory registered on a device.
     pub(crate) regions: Gauge,
     /// Grants given to peers.
@@ -81,6 +85,8 @@ pub(crate) static GAUGES: Gauges = Gauges {
     contexts: Gauge::new(),
     buffers: Gauge::new(),
     bytes: Gauge::new(),
+    exports: Gauge::new(),
+    imports: Gauge::new(),
     regions: Gauge::new(),
     grants: Gauge::new(),
     channels: Gauge::new(),
@@ -101,6 +107,8 @@ pub(crate) fn debugfs(dir: &Dir) -> impl PinInit<Scope<&'static Gauges>> + '_ {
         dir.read_callback_file(c"contexts", &gauges.contexts, &show);
         dir.read_callback_file(c"buffers", &gauges.buffers, &show);
         dir.read_callback_file(c"bytes", &gauges.bytes, &show);
+        dir.read_callback_file(c"exports", &gauges.exports, &show);
+        dir.read_callback_file(c"imports", &gauges.imports, &show);
         dir.read_callback_file(c"regions", &gauges.regions, &show);
         dir.read_callback_file(c"grants", &gauges.grants, &show);
         dir.read_callback_file(c"channels", &gauges.channels, &show);

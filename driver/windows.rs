@@ -50,6 +50,12 @@ pub(crate) struct Windows {
     pub(crate) quiet: Window,
     /// A device is being removed, and its memory was not revoked yet.
     pub(crate) leaving: Window,
+    /// A dma-buf was made, and does not follow its memory's revocation yet.
+    pub(crate) exported: Window,
+    /// A dma-buf is attached, and there is no memory of it yet.
+    pub(crate) attached: Window,
+    /// An importer's device is about to get the addresses of a dma-buf.
+    pub(crate) mapped: Window,
     /// An endpoint's cause of its end is set, and its queue pair was not drained yet.
     pub(crate) down: Window,
     /// A polling thread found nothing, and has not said yet that it sleeps.
@@ -77,6 +83,9 @@ pub(crate) static WINDOWS: Windows = Windows {
     revoking: Window::new(),
     quiet: Window::new(),
     leaving: Window::new(),
+    exported: Window::new(),
+    attached: Window::new(),
+    mapped: Window::new(),
     down: Window::new(),
     dozing: Window::new(),
     dozed: Window::new(),
@@ -99,6 +108,9 @@ pub(crate) fn debugfs(dir: &Dir) -> impl PinInit<Scope<&'static Windows>> + '_ {
         dir.read_write_file(c"revoking", &windows.revoking.0);
         dir.read_write_file(c"quiet", &windows.quiet.0);
         dir.read_write_file(c"leaving", &windows.leaving.0);
+        dir.read_write_file(c"exported", &windows.exported.0);
+        dir.read_write_file(c"attached", &windows.attached.0);
+        dir.read_write_file(c"mapped", &windows.mapped.0);
         dir.read_write_file(c"down", &windows.down.0);
         dir.read_write_file(c"dozing", &windows.dozing.0);
         dir.read_write_file(c"dozed", &windows.dozed.0);

@@ -3,7 +3,9 @@
 //! Buffers: memory with a place, which the driver can register and peers can be granted.
 
 use std::ops::{Deref, Range};
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use dmaplane_uapi as abi;
 
@@ -35,6 +37,42 @@ impl Placement {
             Self::Strict(node) => (abi::PLACE_STRICT, id(node)),
         }
     }
+}
+
+/// What others may do through a dma-buf of a buffer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ExportAccess {
+    /// Processes and devices read and write.
+    #[default]
+    ReadWrite,
+    /// Processes and devices read; other drivers cannot map it into the kernel.
+    ReadOnly,
+}
+
+/// What an imported buffer lacks to be named by entries and grants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ImportLack {
+    /// Its exporter gives no kernel mapping.
+    Mapping,
+    /// It is not memory, but registers of a device.
+    Memory,
+    /// The kernel does not manage the memory, as that of a device.
+    Pages,
+    /// Something that this library does not know.
+    Other(u32),
+}
+
+/// What can be done with an imported buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ImportInfo {
+    /// Whether it can be mapped.
+    pub mappable: bool,
+    /// Whether it may be written.
+    pub writable: bool,
+    /// Why entries and grants cannot name it; `None` when they can.
+    pub lack: Option<ImportLack>,
 }
 
 /// Where a buffer's pages are, and who holds them.
@@ -78,8 +116,12 @@ pub struct Buffer {
     memory: SharedMemory,
     handle: Handle,
     mmap_offset: u64,
+    bytes: u64,
+    imported: Option<ImportInfo>,
     /// Shared with everything else that could write the memory: grants and further mappings.
     writers: Arc<()>,
+    /// Whether others may write it through a dma-buf, of which nobody can tell when the last one is gone.
+    exported: AtomicBool,
 }
 
 impl Buffer {
@@ -106,7 +148,10 @@ impl Buffer {
             memory,
             handle,
             mmap_offset: create.mmap_offset,
+            bytes: create.bytes,
+            imported: None,
             writers: Arc::new(()),
+            exported: AtomicBool::new(false),
         })
     }
 
@@ -141,14 +186,70 @@ impl Buffer {
             memory,
             handle,
             mmap_offset: alloc.mmap_offset,
+            bytes: alloc.bytes,
+            imported: None,
             writers: Arc::new(()),
+            exported: AtomicBool::new(false),
         })
+    }
+
+    /// Makes a buffer of another driver's dma-buf and maps it. The descriptor may be closed afterwards.
+    ///
+    /// The memory can be taken back by its exporter at any time: then operations end in
+    /// [`State::Revoked`](crate::State::Revoked), and whether a touch of the mapping gives SIGBUS is up to the exporter. Others
+    /// may write it, so that it cannot be frozen.
+    ///
+    /// # Errors
+    /// As [`Buffer::import_unmapped`], and [`Error::Map`] when it cannot be mapped for reading and writing.
+    pub fn import(context: &Context, dmabuf: BorrowedFd<'_>) -> Result<Self> {
+        let mut buffer = Self::import_unmapped(context, dmabuf)?;
+        buffer.memory = map(context, buffer.mmap_offset, buffer.bytes)?;
+        Ok(buffer)
+    }
+
+    /// As [`Buffer::import`], without a mapping: what reads and writes the buffer through this process panics.
+    ///
+    /// # Errors
+    /// [`Error::Call`]: `EBADF`, `EINVAL` (it is no dma-buf), `E2BIG`, `EDQUOT`, `ENODEV` (its exporter takes it back),
+    /// `ETIMEDOUT` (other devices are at it), and what its exporter says.
+    pub fn import_unmapped(context: &Context, dmabuf: BorrowedFd<'_>) -> Result<Self> {
+        let mut import = abi::BufferImport {
+            fd: dmabuf.as_raw_fd(),
+            ..Default::default()
+        };
+        let made = context.call(&mut import);
+        made.map_err(|errno| Error::call(Call::BufferImport, errno, ""))?;
+        let lack = match import.lack {
+            abi::IMPORT_LACKS_NOTHING => None,
+            abi::IMPORT_LACKS_MAPPING => Some(ImportLack::Mapping),
+            abi::IMPORT_LACKS_MEMORY => Some(ImportLack::Memory),
+            abi::IMPORT_LACKS_PAGES => Some(ImportLack::Pages),
+            other => Some(ImportLack::Other(other)),
+        };
+        Ok(Self {
+            memory: SharedMemory::empty(),
+            handle: context.adopt(import.handle),
+            mmap_offset: import.mmap_offset,
+            bytes: import.bytes,
+            imported: Some(ImportInfo {
+                mappable: import.access & abi::IMPORT_MAPPABLE != 0,
+                writable: import.access & abi::IMPORT_WRITABLE != 0,
+                lack,
+            }),
+            writers: Arc::new(()),
+            exported: AtomicBool::new(true),
+        })
+    }
+
+    /// What can be done with it, if it was imported.
+    pub fn imported(&self) -> Option<&ImportInfo> {
+        self.imported.as_ref()
     }
 
     /// Bytes of the buffer, whole pages.
     #[expect(clippy::len_without_is_empty, reason = "a buffer is never empty")]
     pub fn len(&self) -> u64 {
-        self.memory.len() as u64
+        self.bytes
     }
 
     /// The driver's name of the buffer, for [`Entry::from_raw`](crate::Entry::from_raw).
@@ -257,6 +358,45 @@ impl Buffer {
         self.mmap_offset
     }
 
+    /// Makes a dma-buf of all of the buffer, for other drivers and other processes.
+    ///
+    /// # Errors
+    /// As [`Buffer::export_range`].
+    pub fn export(&self) -> Result<OwnedFd> {
+        self.export_range(0..self.len(), ExportAccess::ReadWrite)
+    }
+
+    /// Makes a dma-buf of a range of whole pages. The descriptor is closed on exec; it keeps the memory, whatever becomes
+    /// of the buffer, the context and this process.
+    ///
+    /// Others may write through it as long as anybody has it, so that the buffer cannot be frozen any more.
+    ///
+    /// # Errors
+    /// [`Error::Call`]: `EINVAL` (not whole pages), `ERANGE` (beyond the buffer), `ESTALE` (the memory was revoked),
+    /// `EMFILE`.
+    pub fn export_range(&self, range: Range<u64>, access: ExportAccess) -> Result<OwnedFd> {
+        let read_only = match access {
+            ExportAccess::ReadWrite => 0,
+            ExportAccess::ReadOnly => abi::EXPORT_READ_ONLY,
+        };
+        let mut export = abi::BufferExport {
+            flags: abi::EXPORT_CLOEXEC | read_only,
+            buffer: self.handle.raw(),
+            offset: range.start,
+            length: range.end.saturating_sub(range.start),
+            ..Default::default()
+        };
+        let made = sys::buffer_export(sys::fd(self.handle.context()), &mut export);
+        let fd = made.map_err(|errno| {
+            let subject = format!("'s bytes {} to {}", range.start, range.end);
+            Error::call(Call::BufferExport, errno, subject)
+        })?;
+        if access == ExportAccess::ReadWrite {
+            self.exported.store(true, Ordering::Relaxed);
+        }
+        Ok(fd)
+    }
+
     /// Destroys the handle and keeps the mapping, and by it the memory.
     pub fn into_mapping(self) -> Mapping {
         Mapping {
@@ -272,11 +412,11 @@ impl Buffer {
     ///
     /// # Errors
     /// Gives the buffer back while a [`LocalGrant`](crate::LocalGrant) over it or a further
-    /// [`Mapping`] of it lives.
+    /// [`Mapping`] of it lives, or when it was exported for writing or imported.
     pub fn freeze(mut self) -> Result<FrozenBuffer, Self> {
         // Exclusive access to the token proves that no clone is left in a grant or a mapping, and
         // that its owner's last writes happened before.
-        if Arc::get_mut(&mut self.writers).is_none() {
+        if *self.exported.get_mut() || Arc::get_mut(&mut self.writers).is_none() {
             return Err(self);
         }
         Ok(FrozenBuffer {

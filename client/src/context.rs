@@ -94,6 +94,8 @@ impl Info {
             (abi::CAP_REVOKE, "revoke"),
             (abi::CAP_DEVICE_MEMORY, "device-memory"),
             (abi::CAP_STATS, "stats"),
+            (abi::CAP_DMABUF_EXPORT, "dmabuf-export"),
+            (abi::CAP_DMABUF_IMPORT, "dmabuf-import"),
         ];
         let known = NAMES
             .iter()

@@ -59,7 +59,10 @@ pub mod observe;
 mod sys;
 pub mod topology;
 
-pub use buffer::{Buffer, FrozenBuffer, Mapping, Placement, Residency, Source};
+pub use buffer::{
+    Buffer, ExportAccess, FrozenBuffer, ImportInfo, ImportLack, Mapping, Placement, Residency,
+    Source,
+};
 pub use channel::{
     Channel, ChannelBuilder, Completion, Completions, Entry, Field, OpError, Polling, QueueFull,
     State, Submitted,

@@ -5,7 +5,7 @@
 use std::ffi::c_void;
 use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -55,6 +55,8 @@ argument! {
     MemoryQuery = IOC_MEMORY_QUERY,
     DeviceQuery = IOC_DEVICE_QUERY,
     DeviceAlloc = IOC_DEVICE_ALLOC,
+    BufferExport = IOC_BUFFER_EXPORT,
+    BufferImport = IOC_BUFFER_IMPORT,
     ChannelCreate = IOC_CHANNEL_CREATE,
     Enter = IOC_ENTER,
     Listen = IOC_LISTEN,
@@ -144,6 +146,16 @@ pub(crate) fn stats_query(
     unsafe { rustix::ioctl::ioctl(fd, call) }
 }
 
+/// `IOC_BUFFER_EXPORT`, which gives a new file descriptor.
+pub(crate) fn buffer_export(
+    fd: BorrowedFd<'_>,
+    export: &mut abi::BufferExport,
+) -> Result<OwnedFd, Errno> {
+    ioctl(fd, export)?;
+    // SAFETY: The call succeeded, so that the number is a descriptor that nobody else knows.
+    Ok(unsafe { OwnedFd::from_raw_fd(export.fd) })
+}
+
 /// Types without padding for which every bit pattern is a value.
 ///
 /// # Safety
@@ -197,6 +209,14 @@ impl SharedMemory {
             rustix::mm::mmap_anonymous(std::ptr::null_mut(), bytes, prot, MapFlags::SHARED)
         }?;
         Self::own(start, bytes)
+    }
+
+    /// No memory at all.
+    pub(crate) fn empty() -> Self {
+        Self {
+            start: NonNull::dangling(),
+            bytes: 0,
+        }
     }
 
     fn own(start: *mut c_void, bytes: usize) -> Result<Self, Errno> {
@@ -327,6 +347,9 @@ impl SharedMemory {
 
 impl Drop for SharedMemory {
     fn drop(&mut self) {
+        if self.bytes == 0 {
+            return;
+        }
         // SAFETY: `self` owns the mapping and every borrow of it has ended.
         let result = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.bytes) };
         debug_assert!(

@@ -220,6 +220,8 @@ pub(super) fn between(
     if !range::within(entry.remote_offset, length, grant.length()) {
         return Err((uapi::FIELD_REMOTE_OFFSET, EINVAL));
     }
+    let ready = buffer.memory().wait_ready(entry.op == uapi::OP_READ);
+    ready.map_err(at(uapi::FIELD_BUFFER))?;
     let guard = buffer.memory().enter().map_err(at(uapi::FIELD_BUFFER))?;
     // Told before anything is tried.
     buffer.memory().pages().map_err(at(uapi::FIELD_BUFFER))?;
@@ -258,6 +260,9 @@ pub(super) fn copy(context: &Context, entry: &Sqe) -> Result<u32, Refusal> {
         return Err((uapi::FIELD_REMOTE_OFFSET, EINVAL));
     }
     let bytes = entry.length as usize;
+    // Ended after the guards.
+    let _reading = from.access(false).map_err(at(uapi::FIELD_BUFFER))?;
+    let _writing = to.access(true).map_err(at(uapi::FIELD_GRANT))?;
     let from = from.enter().map_err(at(uapi::FIELD_BUFFER))?;
     let to = to.enter().map_err(at(uapi::FIELD_GRANT))?;
     to.copy_from(entry.remote_offset, &from, entry.offset, bytes)
@@ -291,6 +296,8 @@ pub(super) fn payload(context: &Context, entry: &Sqe) -> Result<KBox<Payload>, R
     if !empty && !range::within(entry.offset, entry.length.into(), memory.bytes()) {
         return Err((uapi::FIELD_OFFSET, EINVAL));
     }
+    // Ended after the guard.
+    let _reading = memory.access(false).map_err(at(uapi::FIELD_BUFFER))?;
     let guard = memory.enter().map_err(at(uapi::FIELD_BUFFER))?;
     guard.read(entry.offset, bytes);
     Ok(payload)
@@ -313,6 +320,9 @@ pub(super) fn target(context: &Context, entry: &Sqe) -> Result<Option<Target>, R
     }
     if !range::within(entry.offset, entry.length.into(), memory.bytes()) {
         return Err((uapi::FIELD_OFFSET, EINVAL));
+    }
+    if !memory.takes_messages() {
+        return Err((uapi::FIELD_BUFFER, EOPNOTSUPP));
     }
     let guard = memory.enter().map_err(at(uapi::FIELD_BUFFER))?;
     Ok(Some(Target {

@@ -44,7 +44,7 @@ impl MiscDevice for Node {
     fn mmap(node: ArcBorrow<'_, Self>, _file: &File, vma: &VmaNew) -> Result {
         let target = MmapTarget::from_offset(vma::offset(vma));
         match node.context.mappable(&target)? {
-            Object::Buffer(buffer) => vma::map_paged(vma, target.start, buffer.memory().clone()),
+            Object::Buffer(buffer) => buffer.memory().map(vma, target.start),
             Object::Channel(channel) => {
                 vma::map(vma, channel.clone().memory(), target.start, channel)
             }

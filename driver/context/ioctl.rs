@@ -7,6 +7,7 @@ use crate::{
     channel::{Channel, Polling, MAX_OP_BYTES},
     device,
     kx::{
+        dmabuf::DmaBuf,
         global::REGISTRY,
         pages::{node_ids, PAGE_BYTES},
         user::{write_u64s, Arg},
@@ -52,6 +53,8 @@ impl Context {
             uapi::IOC_DEVICE_QUERY => device_query(arg),
             uapi::IOC_DEVICE_ALLOC => self.device_alloc(arg),
             uapi::IOC_MEMORY_QUERY => self.memory_query(arg),
+            uapi::IOC_BUFFER_EXPORT => self.buffer_export(arg),
+            uapi::IOC_BUFFER_IMPORT => self.buffer_import(arg),
             uapi::IOC_CHANNEL_CREATE => self.channel_create(arg),
             uapi::IOC_ENTER => self.enter(arg),
             uapi::IOC_LISTEN => self.listen(arg),
@@ -121,7 +124,12 @@ impl Context {
     fn buffer_revoke(&self, arg: usize) -> Result {
         let arg = Arg::<uapi::BufferRevoke>::read(arg)?;
         zero(&[arg.value.flags, arg.value.reserved])?;
-        self.buffer(arg.value.handle)?.memory().tenure().revoke(Cause::Owner);
+        let buffer = self.buffer(arg.value.handle)?;
+        let tenure = buffer.memory().tenure();
+        tenure.revoke(Cause::Owner);
+        if tenure.is_held() {
+            return Err(EBUSY);
+        }
         Ok(())
     }
 
@@ -155,6 +163,44 @@ impl Context {
         let mut told = uapi::MemoryQuery::default();
         memory.describe(&mut told);
         (want.bytes, want.offset) = (memory.bytes(), told.offset);
+        want.handle = self.insert(Object::Buffer(Buffer::new(memory)?))?;
+        want.mmap_offset = Handle::from_raw(want.handle).mmap_offset();
+        let handle = want.handle;
+        self.hand_out(&arg, handle)
+    }
+
+    fn buffer_export(&self, arg: usize) -> Result {
+        let mut arg = Arg::<uapi::BufferExport>::read(arg)?;
+        let want = &arg.value;
+        let known = uapi::EXPORT_CLOEXEC | uapi::EXPORT_READ_ONLY;
+        let page = PAGE_BYTES as u64;
+        let whole = want.offset % page == 0 && want.length % page == 0;
+        if want.flags & !known != 0 || !whole || !range::within(want.offset, want.length, u64::MAX)
+        {
+            return Err(EINVAL);
+        }
+        let buffer = self.buffer(want.buffer)?;
+        let memory = buffer.memory();
+        if !range::within(want.offset, want.length, memory.bytes()) {
+            return Err(ERANGE);
+        }
+        let writable = want.flags & uapi::EXPORT_READ_ONLY == 0;
+        let cloexec = want.flags & uapi::EXPORT_CLOEXEC != 0;
+        let dmabuf = memory.export(want.offset, want.length, writable)?;
+        dmabuf.publish(cloexec, |fd| {
+            arg.value.fd = fd;
+            arg.write()
+        })
+    }
+
+    fn buffer_import(&self, arg: usize) -> Result {
+        let mut arg = Arg::<uapi::BufferImport>::read(arg)?;
+        let want = &mut arg.value;
+        zero(&[want.flags])?;
+        let dmabuf = DmaBuf::from_fd(want.fd)?;
+        let memory = Memory::import(dmabuf, max_buffer_bytes(), self.home())?;
+        want.bytes = memory.bytes();
+        (want.access, want.lack) = memory.reach();
         want.handle = self.insert(Object::Buffer(Buffer::new(memory)?))?;
         want.mmap_offset = Handle::from_raw(want.handle).mmap_offset();
         let handle = want.handle;
@@ -324,7 +370,9 @@ fn query(arg: usize) -> Result {
             | uapi::CAP_COALESCE
             | uapi::CAP_REVOKE
             | uapi::CAP_DEVICE_MEMORY
-            | uapi::CAP_STATS,
+            | uapi::CAP_STATS
+            | uapi::CAP_DMABUF_EXPORT
+            | uapi::CAP_DMABUF_IMPORT,
         max_buffer_bytes: max_buffer_bytes(),
         max_op_bytes: MAX_OP_BYTES.into(),
         max_ring_entries: ring::MAX_ENTRIES,

@@ -3,6 +3,7 @@
  * What kx/ binds beyond the kernel crate, and the wrappers of shim.c for inline functions and macros.
  * Each wrapper keeps its callee's contract; see there.
  */
+#include <linux/dma-buf.h>
 #include <linux/mm.h>
 #include <linux/workqueue.h>
 #include <rdma/ib_verbs.h>
@@ -83,3 +84,24 @@ int dmaplane_ib_dma_mapping_error(struct ib_device *device, u64 address);
 void dmaplane_ib_dma_unmap_page(struct ib_device *device, u64 address, size_t bytes, bool to_device);
 void dmaplane_ib_dma_sync_cpu(struct ib_device *device, u64 address, size_t bytes);
 void dmaplane_ib_dma_sync_device(struct ib_device *device, u64 address, size_t bytes, bool to_device);
+
+/* dma-bufs, and pages mapped for any device. */
+void dmaplane_resv_lock(struct dma_resv *resv);
+void dmaplane_resv_unlock(struct dma_resv *resv);
+bool dmaplane_dma_reaches(struct device *device, const struct page *page);
+unsigned int dmaplane_dma_segment(struct device *device);
+int dmaplane_dma_map(struct device *device, struct sg_table *table, enum dma_data_direction way);
+void dmaplane_dma_unmap(struct device *device, struct sg_table *table, enum dma_data_direction way);
+void dmaplane_dma_sync_for_cpu(struct device *device, struct sg_table *table,
+			       enum dma_data_direction way);
+void dmaplane_dma_sync_for_device(struct device *device, struct sg_table *table,
+				  enum dma_data_direction way);
+void *dmaplane_vmap(struct page **pages, unsigned int count);
+void dmaplane_iosys_map_set(struct iosys_map *map, void *start);
+void dmaplane_vunmap(struct iosys_map *map);
+long dmaplane_resv_wait(struct dma_resv *resv, unsigned int usage, unsigned int limit_ms);
+void dmaplane_get_dma_buf(struct dma_buf *dmabuf);
+bool dmaplane_dma_buf_is_writable(const struct dma_buf *dmabuf);
+void dmaplane_vma_never_written(struct vm_area_struct *vma);
+struct page *dmaplane_kernel_page(const void *address);
+void dmaplane_dma_any_address(struct device *device);

@@ -6,6 +6,7 @@
 
 pub(crate) mod bar;
 pub(crate) mod chain;
+pub(crate) mod dmabuf;
 pub(crate) mod eventfd;
 pub(crate) mod fifo;
 pub(crate) mod global;

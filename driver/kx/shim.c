@@ -3,6 +3,9 @@
 #include <linux/anon_inodes.h>
 #include <linux/file.h>
 #include <linux/fs.h>
+#include <linux/dma-buf.h>
+#include <linux/dma-mapping.h>
+#include <linux/dma-resv.h>
 #include <linux/gfp.h>
 #include <linux/highmem.h>
 #include <linux/kthread.h>
@@ -344,7 +347,7 @@ int dmaplane_ib_dma_map_sgtable(struct ib_device *device, struct sg_table *table
 
 void dmaplane_ib_dma_unmap_sgtable(struct ib_device *device, struct sg_table *table)
 {
-	ib_dma_unmap_sgtable_attrs(device, table, DMA_BIDIRECTIONAL, 0);
+	ib_dma_unmap_sgtable_attrs(device, table, DMA_BIDIRECTIONAL, DMA_ATTR_REQUIRE_COHERENT);
 }
 
 static enum dma_data_direction direction(bool to_device)
@@ -375,4 +378,117 @@ void dmaplane_ib_dma_sync_cpu(struct ib_device *device, u64 address, size_t byte
 void dmaplane_ib_dma_sync_device(struct ib_device *device, u64 address, size_t bytes, bool to_device)
 {
 	ib_dma_sync_single_for_device(device, address, bytes, direction(to_device));
+}
+
+void dmaplane_resv_lock(struct dma_resv *resv)
+{
+	dma_resv_lock(resv, NULL);
+}
+
+void dmaplane_resv_unlock(struct dma_resv *resv)
+{
+	dma_resv_unlock(resv);
+}
+
+/* Waits for what others do with the memory, ended early by a signal. 0 when it took too long, negative on a signal. */
+long dmaplane_resv_wait(struct dma_resv *resv, unsigned int usage, unsigned int limit_ms)
+{
+	return dma_resv_wait_timeout(resv, usage, true, msecs_to_jiffies(limit_ms));
+}
+
+void dmaplane_get_dma_buf(struct dma_buf *dmabuf)
+{
+	get_dma_buf(dmabuf);
+}
+
+bool dmaplane_dma_buf_is_writable(const struct dma_buf *dmabuf)
+{
+	return dmabuf->file->f_mode & FMODE_WRITE;
+}
+
+/* Called from mmap(2) with the VMA still private to the caller. */
+void dmaplane_vma_never_written(struct vm_area_struct *vma)
+{
+	vm_flags_clear(vma, VM_MAYWRITE);
+}
+
+/* The page behind an address that the kernel has mapped; NULL when there is none, as behind device registers. */
+struct page *dmaplane_kernel_page(const void *address)
+{
+	struct page *page = NULL;
+
+	if (is_vmalloc_addr(address))
+		page = vmalloc_to_page(address);
+	else if (virt_addr_valid(address))
+		page = virt_to_page(address);
+	return page && pfn_valid(page_to_pfn(page)) ? page : NULL;
+}
+
+/* For a device that never does DMA, but that exporters look at as if it did. */
+void dmaplane_dma_any_address(struct device *device)
+{
+	dma_coerce_mask_and_coherent(device, DMA_BIT_MASK(64));
+}
+
+/* Whole pages that one entry of a scatter list may have for this device. */
+unsigned int dmaplane_dma_segment(struct device *device)
+{
+	size_t most = min_t(size_t, dma_max_mapping_size(device), dma_get_max_seg_size(device));
+
+	return ALIGN_DOWN(min_t(size_t, most, SZ_1G), PAGE_SIZE);
+}
+
+/*
+ * Whether a device that no IOMMU serves can address a page. Mapping one that it cannot address would be told in the kernel's
+ * log.
+ */
+bool dmaplane_dma_reaches(struct device *device, const struct page *page)
+{
+	u64 limit = min_not_zero(dma_get_mask(device), device->bus_dma_limit);
+
+	return device_iommu_mapped(device) || page_to_phys(page) + PAGE_SIZE - 1 <= limit;
+}
+
+/*
+ * Processors and peers write the memory while it is mapped: a copy of it (swiotlb) would overwrite what they wrote, so that
+ * the device has to be coherent. The processor's caches are looked after by the two calls below and not by mapping, because
+ * the same pages are mapped for many devices at a time.
+ */
+#define MAP_ATTRS (DMA_ATTR_REQUIRE_COHERENT | DMA_ATTR_SKIP_CPU_SYNC)
+
+int dmaplane_dma_map(struct device *device, struct sg_table *table, enum dma_data_direction way)
+{
+	return dma_map_sgtable(device, table, way, MAP_ATTRS | DMA_ATTR_NO_WARN);
+}
+
+void dmaplane_dma_unmap(struct device *device, struct sg_table *table, enum dma_data_direction way)
+{
+	dma_unmap_sgtable(device, table, way, MAP_ATTRS);
+}
+
+void dmaplane_dma_sync_for_cpu(struct device *device, struct sg_table *table,
+			       enum dma_data_direction way)
+{
+	dma_sync_sgtable_for_cpu(device, table, way);
+}
+
+void dmaplane_dma_sync_for_device(struct device *device, struct sg_table *table,
+				  enum dma_data_direction way)
+{
+	dma_sync_sgtable_for_device(device, table, way);
+}
+
+void *dmaplane_vmap(struct page **pages, unsigned int count)
+{
+	return vmap(pages, count, VM_MAP, PAGE_KERNEL);
+}
+
+void dmaplane_iosys_map_set(struct iosys_map *map, void *start)
+{
+	iosys_map_set_vaddr(map, start);
+}
+
+void dmaplane_vunmap(struct iosys_map *map)
+{
+	vunmap(map->vaddr);
 }

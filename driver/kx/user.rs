@@ -41,6 +41,8 @@ abi!(
     Destroy,
     BufferCreate,
     BufferQuery,
+    BufferExport,
+    BufferImport,
     ChannelCreate,
     Enter,
     Listen,

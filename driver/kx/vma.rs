@@ -85,7 +85,8 @@ pub(crate) fn offset(vma: &VmaNew) -> u64 {
 /// Checks a wish to map `bytes` of an object from byte `start` on. Only shared mappings are accepted, and execution is
 /// ruled out for good. `EINVAL` for anything else, or a range beyond the object's end. The page to begin with.
 fn prepare(vma: &VmaNew, bytes: usize, start: u64) -> Result<usize> {
-    if vma.flags() & flags::SHARED == 0 || vma.flags() & flags::EXEC != 0 {
+    // A shared mapping of a file that is open for reading only has lost the other flag.
+    if vma.flags() & flags::MAYSHARE == 0 || vma.flags() & flags::EXEC != 0 {
         return Err(EINVAL);
     }
     let start = usize::try_from(start).map_err(|_| EINVAL)?;

@@ -3,6 +3,8 @@
 //! Memory and the buffers that name it.
 
 mod backing;
+mod export;
+mod import;
 mod region;
 mod revocation;
 mod watch;
@@ -12,28 +14,31 @@ pub(crate) use revocation::{Cause, Follower, Guard, Tenure};
 
 use crate::{
     context::quota::{Charge, Kind, Quota},
+    device::{self, Range},
     gauges::{Held, GAUGES},
+    kx::bar::IoRange,
     kx::{
         pages::{node_has_memory, node_ids, Node, Pages, PAGE_BYTES},
         space::{Place, Space},
         vec::retain,
-        vma::{Mapped, Paged, What},
+        vma::{self, Mapped, Paged, What},
     },
-    device::{self, Range},
-    kx::bar::IoRange,
     observe::MemoryMark,
     rdma::{Domains, Endpoint},
     uapi,
 };
+use backing::Backing;
+use import::Imported;
 use kernel::{
-    fmt, new_mutex,
+    fmt,
+    mm::virt::VmaNew,
+    new_mutex,
     prelude::*,
     sync::{
         atomic::{Atomic, Relaxed},
         Arc, Mutex,
     },
 };
-use backing::Backing;
 use watch::Watches;
 
 /// Pages of one buffer. Kept alive by the buffer, by user mappings, by regions and grants and, through them,
@@ -45,6 +50,7 @@ pub(crate) struct Memory {
     placement: Placement,
     mappings: Atomic<usize>,
     mark: MemoryMark,
+    imported: Option<Imported>,
     _charge: Charge,
     _buffers: Held,
     _bytes: Held,
@@ -83,6 +89,14 @@ impl Placement {
         }
     }
 
+    /// Wherever it is.
+    fn any() -> Self {
+        Self {
+            policy: uapi::PLACE_ANY,
+            node: -1,
+        }
+    }
+
     fn source(self) -> Node {
         match self.policy {
             uapi::PLACE_PREFERRED => Node::Preferred(self.node),
@@ -100,8 +114,9 @@ impl Memory {
         let bytes = usize::try_from(bytes).map_err(|_| E2BIG)?;
         let pages = Pages::new(bytes.div_ceil(PAGE_BYTES), placement.source())?;
         let bytes = pages.count() * PAGE_BYTES;
-        let tenure = Tenure::new(pages.count(), &home)?;
-        Self::made_of(Backing::Pages(pages), tenure, placement, charge, bytes)
+        let tenure = Tenure::new(pages.count(), &home, false)?;
+        let backing = Backing::Pages(pages);
+        Self::made_of(backing, tenure, placement, charge, bytes, None)
     }
 
     /// Memory of a range of a device's, which is revoked with the device. The caller holds off the device's end.
@@ -113,7 +128,7 @@ impl Memory {
     ) -> Result<Arc<Self>> {
         let bytes = io.count() * PAGE_BYTES;
         let charge = home.quota.charge(Kind::Bytes, bytes as u64)?;
-        let tenure = Tenure::new(io.count(), &home)?;
+        let tenure = Tenure::new(io.count(), &home, false)?;
         // Who has the range is free to reuse it from then on.
         tenure.follow(range.clone())?;
         let placement = Placement {
@@ -121,7 +136,7 @@ impl Memory {
             node: range.device().node(),
         };
         let backing = Backing::Device { io, pages, range };
-        Self::made_of(backing, tenure, placement, charge, bytes)
+        Self::made_of(backing, tenure, placement, charge, bytes, None)
     }
 
     fn made_of(
@@ -130,6 +145,7 @@ impl Memory {
         placement: Placement,
         charge: Charge,
         bytes: usize,
+        imported: Option<Imported>,
     ) -> Result<Arc<Self>> {
         let memory = Self {
             backing,
@@ -137,6 +153,7 @@ impl Memory {
             placement,
             mappings: Atomic::new(0),
             mark: MemoryMark::new(bytes as u64),
+            imported,
             _charge: charge,
             _buffers: GAUGES.buffers.hold(1),
             _bytes: GAUGES.bytes.hold(bytes),
@@ -159,9 +176,23 @@ impl Memory {
         self.tenure.key()
     }
 
+    /// Maps it into a process, from a byte on.
+    pub(crate) fn map(self: &Arc<Self>, vma: &VmaNew, start: u64) -> Result {
+        match self.map_imported(vma, start) {
+            Some(result) => result,
+            None => vma::map_paged(vma, start, self.clone()),
+        }
+    }
+
     /// The struct pages, for RDMA. `EOPNOTSUPP` for memory that has none. Used under a guard only.
     pub(crate) fn pages(&self) -> Result<&Pages> {
-        self.backing.pages().ok_or(EOPNOTSUPP)
+        let pages = self.backing.pages().filter(|_| !self.lacks_pages());
+        pages.ok_or(EOPNOTSUPP)
+    }
+
+    /// Whether it is a device's.
+    fn is_on_device(&self) -> bool {
+        matches!(self.backing, Backing::Device { .. })
     }
 
     /// How many pages it has.
@@ -171,7 +202,10 @@ impl Memory {
 
     /// Its size.
     pub(crate) fn bytes(&self) -> u64 {
-        (self.count() * PAGE_BYTES) as u64
+        match self.imported_bytes() {
+            Some(bytes) => bytes,
+            None => (self.count() * PAGE_BYTES) as u64,
+        }
     }
 
     /// Policy and node it was created with.
@@ -186,9 +220,14 @@ impl Memory {
 
     /// Pages on each node, and those that are not where a preferred or strict policy wanted them. Read from the
     /// pages themselves.
-    pub(crate) fn census(&self) -> Result<(KVec<u64>, u64)> {
+    pub(crate) fn census(self: &Arc<Self>) -> Result<(KVec<u64>, u64)> {
         let mut by_node = KVec::from_elem(0u64, node_ids() as usize, GFP_KERNEL)?;
         let mut misplaced = 0;
+        // Pages that others have taken back may be gone altogether.
+        let guard = self.enter();
+        if guard.is_err() && self.imported.is_some() {
+            return Ok((by_node, misplaced));
+        }
         let Backing::Pages(pages) = &self.backing else {
             // All of a device's memory is where the device is, if that is known.
             let place = usize::try_from(self.placement.node);
@@ -218,6 +257,13 @@ impl Memory {
     pub(crate) fn describe(&self, query: &mut uapi::MemoryQuery) {
         query.node = self.placement.node;
         match &self.backing {
+            Backing::Pages(_) if self.imported.is_some() => {
+                query.kind = uapi::MEMORY_KIND_IMPORT;
+                query.rdma = device::rdma_path(!self.lacks_pages());
+                if self.lacks_pages() {
+                    query.reason = uapi::RDMA_REASON_NO_PAGES;
+                }
+            }
             Backing::Pages(_) => {
                 query.kind = uapi::MEMORY_KIND_HOST;
                 query.rdma = uapi::RDMA_DIRECT;

@@ -37,6 +37,7 @@ use crate::{
 use kernel::{
     new_mutex,
     prelude::*,
+    static_lock_class,
     sync::{
         atomic::{ordering, Atomic, Relaxed},
         Arc, Mutex,
@@ -64,13 +65,18 @@ pub(crate) trait Follower: Send + Sync {
     /// The memory is used by nobody any more, and this must not give it to anybody. Called once, in the contexts that
     /// the file's head tells, without a lock but the turn.
     fn revoked(&self, cause: Cause);
+    /// Whether somebody has the memory through it who cannot be told to let go.
+    fn is_held(&self) -> bool {
+        false
+    }
 }
 
 /// A follower and the number by which it leaves.
 type Followed = (u64, Arc<dyn Follower>);
 
-/// Memory's life, and all that a revocation needs of it: whoever may revoke it keeps this and not the memory. Locks: `turn` is held during the whole of a revocation, so that whoever comes second returns when all
-/// is done; `followers` is taken alone.
+/// Memory's life, and all that a revocation needs of it: whoever may revoke it keeps this and not the memory. Locks: `turn`
+/// is held during the whole of a revocation, so that whoever comes second returns when all is done; `followers` is taken
+/// outside the locks of followers.
 #[pin_data]
 pub(crate) struct Tenure {
     word: Atomic<u32>,
@@ -91,8 +97,13 @@ pub(crate) struct Tenure {
 }
 
 impl Tenure {
-    /// Of memory of so many pages.
-    pub(super) fn new(pages: usize, home: &Home) -> Result<Arc<Self>> {
+    /// Of memory of so many pages. The turn of imported memory is taken inside that of the memory that it is imported from.
+    pub(super) fn new(pages: usize, home: &Home, imported: bool) -> Result<Arc<Self>> {
+        let (name, class) = if imported {
+            (c"Memory::turn of an import", static_lock_class!())
+        } else {
+            (c"Memory::turn", static_lock_class!())
+        };
         let init = try_pin_init!(Self {
             word: Atomic::new(Life::new().word()),
             cause: Atomic::new(0),
@@ -100,7 +111,7 @@ impl Tenure {
             space: home.space.clone(),
             quiet: Signal::new()?,
             place: Place::new(pages),
-            turn <- new_mutex!((), "Memory::turn"),
+            turn <- Mutex::new((), name, class),
             followers <- new_mutex!((1, KVec::new()), "Memory::followers"),
             watches <- Watches::new(),
         });
@@ -163,7 +174,9 @@ impl Drop for Guard {
 impl Memory {
     /// Begins a use. `ESTALE` once the memory is being revoked.
     pub(crate) fn enter(self: &Arc<Self>) -> Result<Guard> {
-        let entered = self.tenure.step(|life| life.enter().map(|after| (after, ())));
+        let entered = self
+            .tenure
+            .step(|life| life.enter().map(|after| (after, ())));
         entered.map_err(|closed| match closed {
             Closed::Revoked => ESTALE,
             Closed::Full => EBUSY,
@@ -213,7 +226,6 @@ impl Tenure {
     }
 
     /// Takes a follower off. It may be hearing of the revocation meanwhile.
-    #[allow(dead_code)] // Reason: for exports, which are a module of their own.
     pub(crate) fn forget(&self, number: u64) {
         let mut followers = self.followers.lock();
         let list = &mut followers.1;
@@ -221,6 +233,12 @@ impl Tenure {
         let follower = at.and_then(|at| list.remove(at).ok());
         drop(followers);
         drop(follower);
+    }
+
+    /// Whether somebody has the memory through a dma-buf who cannot be told to let go, or has not done so.
+    pub(crate) fn is_held(&self) -> bool {
+        let followers = self.followers.lock();
+        followers.1.iter().any(|(_, follower)| follower.is_held())
     }
 
     /// Takes the memory away from everybody, as the file's head tells. When this returns, nobody uses it, nobody ever
@@ -232,7 +250,8 @@ impl Tenure {
         if tenure.stage() == Stage::Live {
             tenure.cause.store(cause as u32, Relaxed);
         }
-        let Ok(users) = tenure.step(|life| life.begin().map(|after| (after, after.users())).ok_or(()))
+        let Ok(users) =
+            tenure.step(|life| life.begin().map(|after| (after, after.users())).ok_or(()))
         else {
             return;
         };
@@ -259,7 +278,9 @@ impl Tenure {
                 let mut behind = followers.1.iter().filter(|(number, _)| *number > last);
                 behind.next().cloned()
             };
-            let Some((number, follower)) = next else { break };
+            let Some((number, follower)) = next else {
+                break;
+            };
             follower.revoked(cause);
             last = number;
         }

@@ -47,7 +47,8 @@
  * grants over it have ended with [`GRANT_END_MEMORY`]; no device reaches it; a touch of a mapping gives SIGBUS; watches
  * of the buffer have completed. Connections live on, but for those whose provider keeps an operation on it longer than
  * a second. The handle stays, and every use of it gives `ESTALE` or `STATE_REVOKED`. Revoking it again does nothing.
- * Bounded by a few seconds, whatever peers do. Errors: `ENOENT`.
+ * Bounded by a few seconds, whatever peers do. Errors: `ENOENT`; `EBUSY` (all of this is done, but an importer of a dma-buf
+ * of the memory, which cannot be told to let go, still reaches it; its pages stay as long).
  */
 #define DMAPLANE_IOC_BUFFER_REVOKE ((DMAPLANE_IOC_TYPE << 8) | 80)
 
@@ -70,6 +71,21 @@
  * `EBUSY` (some of the chosen range is taken), `ENOMEM` (no free range of this size), `E2BIG`, `EDQUOT`, `EMFILE`.
  */
 #define DMAPLANE_IOC_DEVICE_ALLOC ((DMAPLANE_IOC_TYPE << 8) | 83)
+
+/**
+ * Makes a dma-buf of a buffer's range ([`BufferExport`]). Errors: `EINVAL` (unknown flags, a range that is empty or not
+ * whole pages), `ERANGE` (range beyond the buffer), `ESTALE` (the memory was revoked, or is being revoked),
+ * `EOPNOTSUPP` (part of an imported buffer, or one for reading only; a device's memory), `ENOMEM`, `EMFILE` (too many file descriptors).
+ */
+#define DMAPLANE_IOC_BUFFER_EXPORT ((DMAPLANE_IOC_TYPE << 8) | 24)
+
+/**
+ * Makes a buffer of another driver's dma-buf ([`BufferImport`]). Errors: `EBADF` (no such file descriptor), `EINVAL` (it is
+ * no dma-buf, or one of less than a page), `E2BIG` (beyond [`Query::max_buffer_bytes`]), `EDQUOT`, `ENODEV` (its exporter
+ * takes it back), `ETIMEDOUT` (other devices are at it for more than a second), `EINTR`, `ENOMEM`, `EMFILE`, and what its
+ * exporter says.
+ */
+#define DMAPLANE_IOC_BUFFER_IMPORT ((DMAPLANE_IOC_TYPE << 8) | 25)
 
 /**
  * Creates a channel ([`ChannelCreate`]). Errors: `EINVAL` (entries not a power of two, or out of
@@ -113,7 +129,8 @@
 /**
  * Grants the peer access to a range of a buffer ([`GrantCreate`]). Errors: `EINVAL` (empty or
  * overflowing range, no or unknown rights), `ERANGE` (range beyond the buffer), `ENOTCONN`,
- * `ETIMEDOUT`, `EINTR`, `ENOMEM`, `EMFILE`.
+ * `ETIMEDOUT`, `EINTR`, `ENOMEM`, `EMFILE`, `ESTALE` (the memory was revoked), for an imported buffer `EOPNOTSUPP` and
+ * `EACCES` (see [`BufferImport::access`]).
  */
 #define DMAPLANE_IOC_GRANT_CREATE ((DMAPLANE_IOC_TYPE << 8) | 64)
 
@@ -154,6 +171,16 @@
  * Capability: coalesced eventfd signals ([`ChannelCreate::event_batch`]).
  */
 #define DMAPLANE_CAP_COALESCE (1 << 4)
+
+/**
+ * Capability: [`IOC_BUFFER_EXPORT`].
+ */
+#define DMAPLANE_CAP_DMABUF_EXPORT (1 << 8)
+
+/**
+ * Capability: [`IOC_BUFFER_IMPORT`].
+ */
+#define DMAPLANE_CAP_DMABUF_IMPORT (1 << 9)
 
 /**
  * Capability: memory can be revoked ([`IOC_BUFFER_REVOKE`], [`IOC_MEMORY_QUERY`], [`OP_WATCH`] of a buffer).
@@ -209,6 +236,11 @@
  * Kind of memory: a range of a device's.
  */
 #define DMAPLANE_MEMORY_KIND_DEVICE 1
+
+/**
+ * Kind of memory: another driver's, by [`IOC_BUFFER_IMPORT`].
+ */
+#define DMAPLANE_MEMORY_KIND_IMPORT 3
 
 /**
  * Mapping tier of a device's memory: each access goes to the device by itself.
@@ -285,6 +317,54 @@
  * Why memory was revoked: the exporter that it was imported from invalidated it.
  */
 #define DMAPLANE_REVOKE_EXPORTER 3
+
+/**
+ * Flag of [`BufferExport`]: the file descriptor is closed by execve(2).
+ */
+#define DMAPLANE_EXPORT_CLOEXEC (1 << 0)
+
+/**
+ * Flag of [`BufferExport`]: neither user space nor devices write through the dma-buf; it cannot be mapped into the kernel.
+ * `EACCES` for whoever tries.
+ */
+#define DMAPLANE_EXPORT_READ_ONLY (1 << 1)
+
+/**
+ * Bit of [`BufferImport::access`]: the buffer can be mapped. Its exporter does it; mappings are not counted in
+ * [`BufferQuery::mappings`], and become the exporter's own when the buffer goes.
+ */
+#define DMAPLANE_IMPORT_MAPPABLE (1 << 0)
+
+/**
+ * Bit of [`BufferImport::access`]: the kernel has pages of it, so that entries and grants can name it. Otherwise they give
+ * `EOPNOTSUPP`, and [`BufferImport::lack`] says why.
+ */
+#define DMAPLANE_IMPORT_PAGES (1 << 1)
+
+/**
+ * Bit of [`BufferImport::access`]: it may be written. Otherwise writing gives `EACCES`.
+ */
+#define DMAPLANE_IMPORT_WRITABLE (1 << 2)
+
+/**
+ * What an import lacks to have pages: nothing.
+ */
+#define DMAPLANE_IMPORT_LACKS_NOTHING 0
+
+/**
+ * What an import lacks to have pages: its exporter gives no kernel mapping.
+ */
+#define DMAPLANE_IMPORT_LACKS_MAPPING 1
+
+/**
+ * What an import lacks to have pages: it is not memory, but registers of a device.
+ */
+#define DMAPLANE_IMPORT_LACKS_MEMORY 2
+
+/**
+ * What an import lacks to have pages: the kernel does not manage the memory, as that of a device.
+ */
+#define DMAPLANE_IMPORT_LACKS_PAGES 3
 
 /**
  * Flag of a channel: a kernel thread takes entries from the submission ring as they come. It runs on the processors of
@@ -929,6 +1009,85 @@ struct dmaplane_device_alloc {
          * Out: offset to pass to mmap(2), shared mappings only.
          */
         __u64 mmap_offset;
+};
+
+/**
+ * Argument of [`IOC_BUFFER_EXPORT`].
+ *
+ * A buffer may be exported any number of times. A dma-buf keeps the memory, and the driver, as long as somebody refers to
+ * it, whatever becomes of handle, file and process. Devices of other drivers see the memory coherently between
+ * `DMA_BUF_IOCTL_SYNC` calls; the driver's own operations publish no fences, because how long they take is up to a peer.
+ * When the memory is revoked, importers that can let go are told to, and every later use gives `ENODEV`.
+ */
+struct dmaplane_buffer_export {
+        /**
+         * Size of this structure in bytes.
+         */
+        __u32 size;
+        /**
+         * `EXPORT_*` bits.
+         */
+        __u32 flags;
+        /**
+         * Handle of the buffer.
+         */
+        __u32 buffer;
+        /**
+         * Out: file descriptor of the dma-buf.
+         */
+        __s32 fd;
+        /**
+         * Start of the range in the buffer, a multiple of [`Query::page_bytes`].
+         */
+        __u64 offset;
+        /**
+         * Bytes of the range, a multiple of [`Query::page_bytes`].
+         */
+        __u64 length;
+};
+
+/**
+ * Argument of [`IOC_BUFFER_IMPORT`].
+ *
+ * The buffer keeps the dma-buf, and its exporter does not move the memory meanwhile, for which it is charged like a buffer of
+ * one's own. COPY, SEND and RDMA operations wait for what other devices have announced to do with it (fences), a second at
+ * most (`ETIMEDOUT`, `EINTR` on a signal), when they are accepted. RECV with a buffer does not take it (`EOPNOTSUPP`).
+ * Exporting all of it for reading and writing gives the original dma-buf. When its exporter takes it back, everything is as after
+ * [`IOC_BUFFER_REVOKE`], with `REVOKE_EXPORTER` as the cause.
+ */
+struct dmaplane_buffer_import {
+        /**
+         * Size of this structure in bytes.
+         */
+        __u32 size;
+        /**
+         * Must be 0.
+         */
+        __u32 flags;
+        /**
+         * File descriptor of the dma-buf, which may be closed afterwards.
+         */
+        __s32 fd;
+        /**
+         * Out: handle of the buffer.
+         */
+        __u32 handle;
+        /**
+         * Out: bytes of the buffer, whole pages.
+         */
+        __u64 bytes;
+        /**
+         * Out: offset to pass to mmap(2), shared mappings only.
+         */
+        __u64 mmap_offset;
+        /**
+         * Out: `IMPORT_MAPPABLE`, `IMPORT_PAGES` and `IMPORT_WRITABLE`.
+         */
+        __u32 access;
+        /**
+         * Out: one of `IMPORT_LACKS_*`.
+         */
+        __u32 lack;
 };
 
 /**

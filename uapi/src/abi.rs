@@ -36,7 +36,8 @@ pub const IOC_BUFFER_QUERY: u32 = (IOC_TYPE << 8) | 0x11;
 /// grants over it have ended with [`GRANT_END_MEMORY`]; no device reaches it; a touch of a mapping gives SIGBUS; watches
 /// of the buffer have completed. Connections live on, but for those whose provider keeps an operation on it longer than
 /// a second. The handle stays, and every use of it gives `ESTALE` or `STATE_REVOKED`. Revoking it again does nothing.
-/// Bounded by a few seconds, whatever peers do. Errors: `ENOENT`.
+/// Bounded by a few seconds, whatever peers do. Errors: `ENOENT`; `EBUSY` (all of this is done, but an importer of a dma-buf
+/// of the memory, which cannot be told to let go, still reaches it; its pages stay as long).
 pub const IOC_BUFFER_REVOKE: u32 = (IOC_TYPE << 8) | 0x50;
 /// Reports what a buffer's memory is and whether it was revoked ([`MemoryQuery`]). Errors: `ENOENT`.
 pub const IOC_MEMORY_QUERY: u32 = (IOC_TYPE << 8) | 0x51;
@@ -49,6 +50,15 @@ pub const IOC_DEVICE_QUERY: u32 = (IOC_TYPE << 8) | 0x52;
 /// that is not whole pages), `EOPNOTSUPP` (the device has no memory of this tier), `ERANGE` (beyond the tier's zone),
 /// `EBUSY` (some of the chosen range is taken), `ENOMEM` (no free range of this size), `E2BIG`, `EDQUOT`, `EMFILE`.
 pub const IOC_DEVICE_ALLOC: u32 = (IOC_TYPE << 8) | 0x53;
+/// Makes a dma-buf of a buffer's range ([`BufferExport`]). Errors: `EINVAL` (unknown flags, a range that is empty or not
+/// whole pages), `ERANGE` (range beyond the buffer), `ESTALE` (the memory was revoked, or is being revoked),
+/// `EOPNOTSUPP` (part of an imported buffer, or one for reading only; a device's memory), `ENOMEM`, `EMFILE` (too many file descriptors).
+pub const IOC_BUFFER_EXPORT: u32 = (IOC_TYPE << 8) | 0x18;
+/// Makes a buffer of another driver's dma-buf ([`BufferImport`]). Errors: `EBADF` (no such file descriptor), `EINVAL` (it is
+/// no dma-buf, or one of less than a page), `E2BIG` (beyond [`Query::max_buffer_bytes`]), `EDQUOT`, `ENODEV` (its exporter
+/// takes it back), `ETIMEDOUT` (other devices are at it for more than a second), `EINTR`, `ENOMEM`, `EMFILE`, and what its
+/// exporter says.
+pub const IOC_BUFFER_IMPORT: u32 = (IOC_TYPE << 8) | 0x19;
 /// Creates a channel ([`ChannelCreate`]). Errors: `EINVAL` (entries not a power of two, or out of
 /// range, coalescing without an eventfd, a poll node that does not exist or has no processors), `EBADF` (no eventfd),
 /// `ENOMEM`, `EMFILE`, `EDQUOT` (beyond [`Query::max_channels`], or too many polling threads on this machine).
@@ -72,7 +82,8 @@ pub const IOC_CONNECT: u32 = (IOC_TYPE << 8) | 0x32;
 pub const IOC_ENDPOINT_QUERY: u32 = (IOC_TYPE << 8) | 0x33;
 /// Grants the peer access to a range of a buffer ([`GrantCreate`]). Errors: `EINVAL` (empty or
 /// overflowing range, no or unknown rights), `ERANGE` (range beyond the buffer), `ENOTCONN`,
-/// `ETIMEDOUT`, `EINTR`, `ENOMEM`, `EMFILE`.
+/// `ETIMEDOUT`, `EINTR`, `ENOMEM`, `EMFILE`, `ESTALE` (the memory was revoked), for an imported buffer `EOPNOTSUPP` and
+/// `EACCES` (see [`BufferImport::access`]).
 pub const IOC_GRANT_CREATE: u32 = (IOC_TYPE << 8) | 0x40;
 /// Takes the next grant that the peer gave ([`GrantWait`]). Errors: `ETIMEDOUT`, `EINTR`, `ENOTCONN`
 /// (the connection ended), `EMFILE`.
@@ -93,6 +104,10 @@ pub const CAP_POLL: u64 = 1 << 2;
 pub const CAP_SQPOLL: u64 = 1 << 3;
 /// Capability: coalesced eventfd signals ([`ChannelCreate::event_batch`]).
 pub const CAP_COALESCE: u64 = 1 << 4;
+/// Capability: [`IOC_BUFFER_EXPORT`].
+pub const CAP_DMABUF_EXPORT: u64 = 1 << 8;
+/// Capability: [`IOC_BUFFER_IMPORT`].
+pub const CAP_DMABUF_IMPORT: u64 = 1 << 9;
 
 /// Capability: memory can be revoked ([`IOC_BUFFER_REVOKE`], [`IOC_MEMORY_QUERY`], [`OP_WATCH`] of a buffer).
 pub const CAP_REVOKE: u64 = 1 << 10;
@@ -222,6 +237,8 @@ pub struct BufferQuery {
 pub const MEMORY_KIND_HOST: u32 = 0;
 /// Kind of memory: a range of a device's.
 pub const MEMORY_KIND_DEVICE: u32 = 1;
+/// Kind of memory: another driver's, by [`IOC_BUFFER_IMPORT`].
+pub const MEMORY_KIND_IMPORT: u32 = 3;
 
 /// Mapping tier of a device's memory: each access goes to the device by itself.
 pub const TIER_UNCACHED: u32 = 0;
@@ -357,6 +374,81 @@ pub struct MemoryQuery {
     pub device: u64,
     /// Out: start in the tier's zone of the device in bytes; 0 for host memory.
     pub offset: u64,
+}
+
+/// Flag of [`BufferExport`]: the file descriptor is closed by execve(2).
+pub const EXPORT_CLOEXEC: u32 = 1 << 0;
+/// Flag of [`BufferExport`]: neither user space nor devices write through the dma-buf; it cannot be mapped into the kernel.
+/// `EACCES` for whoever tries.
+pub const EXPORT_READ_ONLY: u32 = 1 << 1;
+
+/// Argument of [`IOC_BUFFER_EXPORT`].
+///
+/// A buffer may be exported any number of times. A dma-buf keeps the memory, and the driver, as long as somebody refers to
+/// it, whatever becomes of handle, file and process. Devices of other drivers see the memory coherently between
+/// `DMA_BUF_IOCTL_SYNC` calls; the driver's own operations publish no fences, because how long they take is up to a peer.
+/// When the memory is revoked, importers that can let go are told to, and every later use gives `ENODEV`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BufferExport {
+    /// Size of this structure in bytes.
+    pub size: u32,
+    /// `EXPORT_*` bits.
+    pub flags: u32,
+    /// Handle of the buffer.
+    pub buffer: u32,
+    /// Out: file descriptor of the dma-buf.
+    pub fd: i32,
+    /// Start of the range in the buffer, a multiple of [`Query::page_bytes`].
+    pub offset: u64,
+    /// Bytes of the range, a multiple of [`Query::page_bytes`].
+    pub length: u64,
+}
+
+/// Bit of [`BufferImport::access`]: the buffer can be mapped. Its exporter does it; mappings are not counted in
+/// [`BufferQuery::mappings`], and become the exporter's own when the buffer goes.
+pub const IMPORT_MAPPABLE: u32 = 1 << 0;
+/// Bit of [`BufferImport::access`]: the kernel has pages of it, so that entries and grants can name it. Otherwise they give
+/// `EOPNOTSUPP`, and [`BufferImport::lack`] says why.
+pub const IMPORT_PAGES: u32 = 1 << 1;
+/// Bit of [`BufferImport::access`]: it may be written. Otherwise writing gives `EACCES`.
+pub const IMPORT_WRITABLE: u32 = 1 << 2;
+
+/// What an import lacks to have pages: nothing.
+pub const IMPORT_LACKS_NOTHING: u32 = 0;
+/// What an import lacks to have pages: its exporter gives no kernel mapping.
+pub const IMPORT_LACKS_MAPPING: u32 = 1;
+/// What an import lacks to have pages: it is not memory, but registers of a device.
+pub const IMPORT_LACKS_MEMORY: u32 = 2;
+/// What an import lacks to have pages: the kernel does not manage the memory, as that of a device.
+pub const IMPORT_LACKS_PAGES: u32 = 3;
+
+/// Argument of [`IOC_BUFFER_IMPORT`].
+///
+/// The buffer keeps the dma-buf, and its exporter does not move the memory meanwhile, for which it is charged like a buffer of
+/// one's own. COPY, SEND and RDMA operations wait for what other devices have announced to do with it (fences), a second at
+/// most (`ETIMEDOUT`, `EINTR` on a signal), when they are accepted. RECV with a buffer does not take it (`EOPNOTSUPP`).
+/// Exporting all of it for reading and writing gives the original dma-buf. When its exporter takes it back, everything is as after
+/// [`IOC_BUFFER_REVOKE`], with `REVOKE_EXPORTER` as the cause.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BufferImport {
+    /// Size of this structure in bytes.
+    pub size: u32,
+    /// Must be 0.
+    pub flags: u32,
+    /// File descriptor of the dma-buf, which may be closed afterwards.
+    pub fd: i32,
+    /// Out: handle of the buffer.
+    pub handle: u32,
+    /// Out: bytes of the buffer, whole pages.
+    pub bytes: u64,
+    /// Out: offset to pass to mmap(2), shared mappings only.
+    pub mmap_offset: u64,
+    /// Out: `IMPORT_MAPPABLE`, `IMPORT_PAGES` and `IMPORT_WRITABLE`.
+    pub access: u32,
+    /// Out: one of `IMPORT_LACKS_*`.
+    pub lack: u32,
 }
 
 /// Flag of a channel: a kernel thread takes entries from the submission ring as they come. It runs on the processors of
@@ -922,6 +1014,8 @@ const _: () = {
     assert!(size_of::<DeviceTier>() == 24);
     assert!(size_of::<DeviceQuery>() == 104);
     assert!(size_of::<DeviceAlloc>() == 48);
+    assert!(size_of::<BufferExport>() == 32);
+    assert!(size_of::<BufferImport>() == 40);
     assert!(size_of::<ChannelCreate>() == 64);
     assert!(size_of::<Enter>() == 40);
     assert!(size_of::<SockAddr>() == 24);

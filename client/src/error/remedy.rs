@@ -26,6 +26,10 @@ pub enum Call {
     DeviceQuery,
     /// Making a buffer of a device's memory.
     DeviceAlloc,
+    /// Making a dma-buf of a buffer.
+    BufferExport,
+    /// Making a buffer of a dma-buf.
+    BufferImport,
     /// Creating a channel.
     ChannelCreate,
     /// Submitting entries and waiting for completions.
@@ -57,6 +61,8 @@ impl fmt::Display for Call {
             Self::MemoryQuery => "query a buffer's memory",
             Self::DeviceQuery => "list devices with memory",
             Self::DeviceAlloc => "make a buffer of a device's memory",
+            Self::BufferExport => "export a buffer",
+            Self::BufferImport => "import a dma-buf",
             Self::ChannelCreate => "create a channel",
             Self::Enter => "submit",
             Self::Listen => "listen",
@@ -77,8 +83,8 @@ pub(super) fn explain(call: Call, errno: Errno) -> (&'static str, &'static str) 
 
 fn specific(call: Call, errno: Errno) -> Option<(&'static str, &'static str)> {
     use Call::{
-        Accept, BufferCreate, BufferQuery, ChannelCreate, Connect, DeviceAlloc, Enter, GrantCreate,
-        GrantWait, Listen,
+        Accept, BufferCreate, BufferExport, BufferImport, BufferQuery, BufferRevoke, ChannelCreate,
+        Connect, DeviceAlloc, Enter, GrantCreate, GrantWait, Listen,
     };
     let text = match (call, errno) {
         (BufferCreate, Errno::INVAL) => (
@@ -116,6 +122,50 @@ fn specific(call: Call, errno: Errno) -> Option<(&'static str, &'static str)> {
         (BufferQuery, Errno::FAULT) => (
             "the array for the nodes is not writable memory",
             "Pass an array of as many elements as `node_ids` of `dmaplane info`",
+        ),
+        (BufferImport, Errno::INVAL) => (
+            "the descriptor is no dma-buf, or one of less than a page",
+            "Pass a descriptor that a driver exported as a dma-buf",
+        ),
+        (BufferImport, Errno::BADF) => (
+            "the descriptor is not open",
+            "Pass a descriptor that is still open",
+        ),
+        (BufferImport, Errno::TOOBIG) => (
+            "the dma-buf is beyond the driver's limit",
+            "Import at most `max_buffer_bytes` of `dmaplane info`",
+        ),
+        (BufferImport, Errno::DQUOT) => (
+            "this context may not have so many bytes",
+            "Destroy buffers, or raise the quota when the driver is loaded",
+        ),
+        (BufferImport, Errno::NODEV) => (
+            "its exporter has taken the memory back",
+            "Ask the exporter for another one",
+        ),
+        (BufferImport, Errno::TIMEDOUT) => (
+            "other devices have work on it that does not end",
+            "Wait for that work, then import it again",
+        ),
+        (BufferRevoke, Errno::BUSY) => (
+            "it is revoked, but an importer that cannot be told to let go still reaches it",
+            "End the importer's use: until then the pages are not used again",
+        ),
+        (BufferExport, Errno::INVAL) => (
+            "the range is empty or does not consist of whole pages",
+            "Give a range whose start and length are multiples of `page_bytes` of `dmaplane info`",
+        ),
+        (BufferExport, Errno::RANGE) => (
+            "the range goes beyond the buffer",
+            "Give a range inside the buffer",
+        ),
+        (BufferExport, Errno::MFILE) => (
+            "this process has as many open files as it may have",
+            "Close some, or raise the limit of open files (ulimit -n)",
+        ),
+        (BufferExport, Errno::OPNOTSUPP) => (
+            "an imported buffer can only be exported as it came",
+            "Export all of it, for reading and writing",
         ),
         (ChannelCreate, Errno::INVAL) => (
             "the rings' sizes are not powers of two, out of range, or the completion ring is the \
@@ -245,6 +295,10 @@ fn common(errno: Errno) -> (&'static str, &'static str) {
             "the kernel has no memory left",
             "Free memory, or ask for less",
         ),
+        Errno::STALE => (
+            "the memory was revoked",
+            "Destroy the buffer: its owner took the memory back, or the device went away",
+        ),
         Errno::INTR => ("a signal came first", "Call again"),
         Errno::TIMEDOUT => (
             "the time limit passed",
@@ -279,6 +333,7 @@ pub(crate) fn name(errno: Errno) -> String {
         Errno::CONNRESET => "ECONNRESET",
         Errno::DQUOT => "EDQUOT",
         Errno::OWNERDEAD => "EOWNERDEAD",
+        Errno::BUSY => "EBUSY",
         Errno::FAULT => "EFAULT",
         Errno::HOSTUNREACH => "EHOSTUNREACH",
         Errno::INTR => "EINTR",
@@ -290,7 +345,9 @@ pub(crate) fn name(errno: Errno) -> String {
         Errno::NOMEM => "ENOMEM",
         Errno::NOTCONN => "ENOTCONN",
         Errno::NOTTY => "ENOTTY",
+        Errno::OPNOTSUPP => "EOPNOTSUPP",
         Errno::PROTO => "EPROTO",
+        Errno::STALE => "ESTALE",
         Errno::RANGE => "ERANGE",
         Errno::TIMEDOUT => "ETIMEDOUT",
         Errno::TOOBIG => "E2BIG",
@@ -312,6 +369,32 @@ mod tests {
             &[Errno::INVAL, Errno::TOOBIG, Errno::NOMEM, Errno::MFILE],
         ),
         (Call::BufferQuery, &[Errno::NOENT, Errno::FAULT]),
+        (
+            Call::BufferImport,
+            &[
+                Errno::BADF,
+                Errno::INVAL,
+                Errno::TOOBIG,
+                Errno::DQUOT,
+                Errno::NODEV,
+                Errno::TIMEDOUT,
+                Errno::INTR,
+                Errno::NOMEM,
+                Errno::MFILE,
+            ],
+        ),
+        (
+            Call::BufferExport,
+            &[
+                Errno::NOENT,
+                Errno::INVAL,
+                Errno::RANGE,
+                Errno::STALE,
+                Errno::OPNOTSUPP,
+                Errno::NOMEM,
+                Errno::MFILE,
+            ],
+        ),
         (
             Call::ChannelCreate,
             &[

@@ -225,6 +225,7 @@ impl Endpoint {
         if self.is_down() {
             return Err(ENOTCONN);
         }
+        memory.wait_ready(terms.rights & uapi::RIGHT_WRITE != 0)?;
         // Until the grant is listed: a revocation of the memory then finds it.
         let guard = memory.enter()?;
         let access = Access::Remote {

@@ -28,6 +28,8 @@ const STRUCTS: &[(&str, &str)] = &[
     ("DeviceTier", "dmaplane_device_tier"),
     ("DeviceQuery", "dmaplane_device_query"),
     ("DeviceAlloc", "dmaplane_device_alloc"),
+    ("BufferExport", "dmaplane_buffer_export"),
+    ("BufferImport", "dmaplane_buffer_import"),
     ("ChannelCreate", "dmaplane_channel_create"),
     ("Enter", "dmaplane_enter"),
     ("SockAddr", "dmaplane_sockaddr"),

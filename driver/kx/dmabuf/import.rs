@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Memory of other drivers, by their dma-bufs.
+//!
+//! The attachment is pinned, so that the exporter does not move the memory, and revocable: an invalidation is the end. It is
+//! in the name of a device of the driver's own, which never does DMA: what reaches the memory are processors, and the
+//! RDMA devices that map its pages. Those are found through the kernel mapping that the exporter gives, never through its
+//! scatter list, whose pages are the exporter's own business; the exporter keeps them in place as long as the mapping.
+
+use super::{device::Importing, raw, DmaBuf, Reserved};
+use crate::kx::pages::{PageOwner, Pages, PAGE_BYTES};
+use core::{cell::Cell, ptr::NonNull};
+use kernel::{
+    bindings::{self, dma_data_direction as Direction},
+    error::{from_err_ptr, to_result},
+    impl_has_work,
+    mm::virt::{flags, VmaNew},
+    new_work,
+    prelude::*,
+    sync::Arc,
+    workqueue::{Work, WorkItem},
+};
+
+/// Longest wait for what other devices do with the memory, in milliseconds.
+const FENCES_MS: u32 = 1000;
+
+/// Who hears that an exporter takes memory back.
+pub(crate) trait Importer: Send + Sync + 'static {
+    /// The exporter takes the memory back: when this returns, nobody reaches it any more. Called once at most, with the
+    /// reservation lock held; may sleep, for a bounded time.
+    fn invalidated(&self);
+}
+
+/// Why the kernel has no pages of a dma-buf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lack {
+    /// The exporter gives no kernel mapping.
+    Mapping,
+    /// The mapping is one of device registers, for which there are accessors of their own.
+    Io,
+    /// There are no pages behind the mapping.
+    Pages,
+}
+
+/// What is held of the exporter. The reservation lock protects it; exporters may call back while they are called, so that
+/// nothing is borrowed meanwhile.
+#[derive(Default)]
+struct Holding {
+    attachment: Cell<Option<NonNull<raw::dma_buf_attachment>>>,
+    pinned: Cell<bool>,
+    mapping: Cell<Option<bindings::iosys_map>>,
+    invalidated: Cell<bool>,
+}
+
+/// An attachment to a dma-buf, given up by a work item of its own: giving it up takes the reservation lock, which somebody
+/// may hold who waits for whoever lets go last.
+///
+/// # Invariants
+///
+/// The attachment in `holding` is alive and has this as its private data, and what is pinned and mapped is so through it.
+#[pin_data]
+pub(crate) struct Import<I: Importer> {
+    #[pin]
+    work: Work<Import<I>>,
+    holding: Holding,
+    importer: I,
+    dmabuf: DmaBuf,
+}
+
+impl_has_work! {
+    impl{I: Importer} HasWork<Self> for Import<I> { self.work }
+}
+
+// SAFETY: `holding` is only touched with the reservation lock held; the rest may be used from any thread.
+unsafe impl<I: Importer> Send for Import<I> {}
+// SAFETY: As above.
+unsafe impl<I: Importer> Sync for Import<I> {}
+
+impl<I: Importer> Import<I> {
+    /// Attaches to a dma-buf. `ENODEV` when it is being taken back, `ETIMEDOUT` when other devices are at it for too long,
+    /// otherwise what the exporter says. It is given up when its owner goes.
+    pub(crate) fn attach(dmabuf: DmaBuf, importer: I) -> Result<Owned<I>> {
+        let owned = Owned(Arc::pin_init(
+            pin_init!(Self {
+                work <- new_work!("Import::work"),
+                holding: Holding::default(),
+                importer,
+                dmabuf,
+            }),
+            GFP_KERNEL,
+        )?);
+        let this = owned.import();
+        let private: *const Self = &**this;
+        // SAFETY: The dma-buf and the device are alive, the callbacks static; the private data lives until the attachment
+        // has been detached, by its work item.
+        let attachment = from_err_ptr(unsafe {
+            raw::dma_buf_dynamic_attach(
+                this.dmabuf.0.as_ptr(),
+                Importing::device()?.as_ptr(),
+                const { &Self::OPERATIONS },
+                private.cast_mut().cast(),
+            )
+        })?;
+        let reserved = this.dmabuf.reserve();
+        // INVARIANT: Attached above.
+        this.holding.attachment.set(NonNull::new(attachment));
+        this.fill(&reserved)?;
+        drop(reserved);
+        Ok(owned)
+    }
+
+    /// Pins and maps.
+    fn fill(&self, _lock: &Reserved<'_>) -> Result {
+        let attachment = self.holding.attachment.get().ok_or(ENODEV)?;
+        self.wait(Fences::Kernel)?;
+        // SAFETY: The attachment is alive and dynamic, and the lock is held.
+        to_result(unsafe { raw::dma_buf_pin(attachment.as_ptr()) })?;
+        self.holding.pinned.set(true);
+        let mut mapping = bindings::iosys_map::default();
+        // SAFETY: The dma-buf is alive, pinned, and its lock held. Without the callback there is no mapping.
+        let mapped = unsafe { raw::dma_buf_vmap(self.dmabuf.0.as_ptr(), &mut mapping) };
+        if mapped == 0 {
+            self.holding.mapping.set(Some(mapping));
+        }
+        Ok(())
+    }
+
+    /// Gives up what is held, but for the attachment itself. The reservation lock is held.
+    fn empty(&self) {
+        if let Some(mut mapping) = self.holding.mapping.take() {
+            // SAFETY: Mapped by `fill()`, ended once; the lock is held.
+            unsafe { raw::dma_buf_vunmap(self.dmabuf.0.as_ptr(), &mut mapping) };
+        }
+        let attachment = self.holding.attachment.get();
+        if let Some(attachment) = attachment.filter(|_| self.holding.pinned.take()) {
+            // SAFETY: Pinned by `fill()`, ended once; the lock is held.
+            unsafe { raw::dma_buf_unpin(attachment.as_ptr()) };
+        }
+    }
+
+    const OPERATIONS: raw::dma_buf_attach_ops = raw::dma_buf_attach_ops {
+        // Nothing is ever mapped for the device, so that it does not matter where the memory is.
+        allow_peer2peer: true,
+        invalidate_mappings: Some(Self::invalidate),
+    };
+
+    /// # Safety
+    ///
+    /// Called by an exporter with an attachment that [`Self::attach`] made, with the reservation lock held.
+    unsafe extern "C" fn invalidate(attachment: *mut raw::dma_buf_attachment) {
+        // SAFETY: The private data is the import, which lives until the attachment is detached.
+        let this = unsafe { &*(*attachment).importer_priv.cast::<Self>() };
+        // What moves before it is pinned, for example to be pinned, is not taken back.
+        if this.holding.pinned.get() && !this.holding.invalidated.replace(true) {
+            this.importer.invalidated();
+            this.empty();
+        }
+    }
+
+    /// The dma-buf.
+    pub(crate) fn dmabuf(&self) -> &DmaBuf {
+        &self.dmabuf
+    }
+
+    /// Whether it may be written: its file may have been opened for reading only.
+    pub(crate) fn is_writable(&self) -> bool {
+        // SAFETY: The dma-buf is alive, and the mode of its file constant.
+        unsafe { raw::dmaplane_dma_buf_is_writable(self.dmabuf.0.as_ptr()) }
+    }
+
+    /// Whether processes can map it.
+    pub(crate) fn is_mappable(&self) -> bool {
+        // SAFETY: The dma-buf and its table of callbacks are alive.
+        unsafe { (*(*self.dmabuf.0.as_ptr()).ops).mmap.is_some() }
+    }
+
+    /// Its pages, found through the kernel mapping. Whoever uses them is ended by [`Importer::invalidated`].
+    fn row(&self) -> Result<KVVec<NonNull<bindings::page>>, Lacking> {
+        let _reserved = self.dmabuf.reserve();
+        let mapping = self.holding.mapping.get().ok_or(Lack::Mapping)?;
+        if mapping.is_iomem {
+            return Err(Lack::Io.into());
+        }
+        // SAFETY: A mapping that is not of device registers has an address.
+        let start = unsafe { mapping.__bindgen_anon_1.vaddr };
+        let count = self.dmabuf.bytes() as usize / PAGE_BYTES;
+        let mut row = KVVec::with_capacity(count, GFP_KERNEL_ACCOUNT)?;
+        for index in 0..count {
+            // SAFETY: The mapping reaches as far as the dma-buf.
+            let page = unsafe {
+                raw::dmaplane_kernel_page(start.cast::<u8>().add(index * PAGE_BYTES).cast())
+            };
+            row.push(NonNull::new(page).ok_or(Lack::Pages)?, GFP_KERNEL_ACCOUNT)?;
+        }
+        Ok(row)
+    }
+
+    /// Waits for other devices. `ETIMEDOUT` after a second, `EINTR` on a signal.
+    fn wait(&self, fences: Fences) -> Result {
+        // SAFETY: The dma-buf is alive.
+        let left = unsafe {
+            raw::dmaplane_resv_wait((*self.dmabuf.0.as_ptr()).resv, fences as u32, FENCES_MS)
+        };
+        match left {
+            0 => Err(ETIMEDOUT),
+            1.. => Ok(()),
+            _ => Err(EINTR),
+        }
+    }
+
+    /// Waits for what other devices do with it: those that write, and when it is to be written, those that read.
+    pub(crate) fn wait_fences(&self, write: bool) -> Result {
+        self.wait(if write { Fences::Read } else { Fences::Write })
+    }
+
+    /// Begins an access of the processor's. `ETIMEDOUT` when other devices are at it for too long, `EINTR` on a signal,
+    /// otherwise what the exporter says. May take the reservation lock.
+    pub(crate) fn access(self: &Arc<Self>, write: bool) -> Result<Access<I>> {
+        self.wait_fences(write)?;
+        let direction = if write {
+            Direction::DMA_BIDIRECTIONAL
+        } else {
+            Direction::DMA_FROM_DEVICE
+        };
+        // SAFETY: The dma-buf is alive, and its lock not held.
+        let begun = unsafe { raw::dma_buf_begin_cpu_access(self.dmabuf.0.as_ptr(), direction) };
+        // A restart of the system call would begin all of it again.
+        to_result(begun).map_err(|error| if error == ERESTARTSYS { EINTR } else { error })?;
+        Ok(Access {
+            import: self.clone(),
+            direction,
+        })
+    }
+
+    /// Has the exporter map it into a process. Only shared mappings are accepted, as for the driver's own memory, and no
+    /// writable ones of what may not be written (`EACCES`), which the framework leaves to its caller.
+    pub(crate) fn map(&self, vma: &VmaNew, start: u64) -> Result {
+        if vma.flags() & flags::SHARED == 0 || vma.flags() & flags::EXEC != 0 {
+            return Err(EINVAL);
+        }
+        let first = usize::try_from(start).map_err(|_| EINVAL)? / PAGE_BYTES;
+        if !self.is_writable() && vma.flags() & flags::WRITE != 0 {
+            return Err(EACCES);
+        }
+        // SAFETY: A new VMA is exclusively ours during mmap(2).
+        unsafe {
+            raw::dmaplane_vma_shared_only(vma.as_ptr());
+            if !self.is_writable() {
+                raw::dmaplane_vma_never_written(vma.as_ptr());
+            }
+        }
+        // SAFETY: As above; the dma-buf is alive, and becomes the VMA's file.
+        to_result(unsafe { raw::dma_buf_mmap(self.dmabuf.0.as_ptr(), vma.as_ptr(), first) })
+    }
+}
+
+/// What others may do with memory, as `enum dma_resv_usage` has it.
+#[derive(Clone, Copy)]
+enum Fences {
+    /// The kernel moves or clears it.
+    Kernel = 0,
+    /// Devices write it.
+    Write = 1,
+    /// Devices read or write it.
+    Read = 2,
+}
+
+impl<I: Importer> WorkItem for Import<I> {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        let attachment = {
+            let _reserved = this.dmabuf.reserve();
+            this.empty();
+            this.holding.attachment.take()
+        };
+        if let Some(attachment) = attachment {
+            // SAFETY: Attached by `attach()`, detached once; the lock is not held. No callback comes afterwards.
+            unsafe { raw::dma_buf_detach(this.dmabuf.0.as_ptr(), attachment.as_ptr()) };
+        }
+    }
+}
+
+/// The one owner of an import, which gives it up when it goes. Never sleeps then.
+pub(crate) struct Owned<I: Importer>(Arc<Import<I>>);
+
+impl<I: Importer> Owned<I> {
+    /// What is owned.
+    pub(crate) fn import(&self) -> &Arc<Import<I>> {
+        &self.0
+    }
+
+    /// Its pages, which own it from here on; none, and why, when there are none.
+    pub(crate) fn into_pages(self) -> Result<(Pages, Option<Lack>)> {
+        let (row, lack) = match self.0.row() {
+            Ok(row) => (row, None),
+            Err(Lacking::Of(lack)) => (KVVec::new(), Some(lack)),
+            Err(Lacking::Memory) => return Err(ENOMEM),
+        };
+        let owner: KBox<dyn PageOwner> = KBox::new(self, GFP_KERNEL)?;
+        // SAFETY: The kernel maps each of them, as the exporter's mapping shows, and they stay until the attachment is given
+        // up or invalidated, by which everybody who uses them is ended first.
+        Ok((unsafe { Pages::foreign(row, owner) }, lack))
+    }
+}
+
+impl<I: Importer> PageOwner for Owned<I> {}
+
+impl<I: Importer> Drop for Owned<I> {
+    fn drop(&mut self) {
+        Importing::run(self.0.clone());
+    }
+}
+
+/// Why there is no row of pages.
+enum Lacking {
+    Of(Lack),
+    Memory,
+}
+
+impl From<Lack> for Lacking {
+    fn from(lack: Lack) -> Self {
+        Lacking::Of(lack)
+    }
+}
+
+impl From<kernel::alloc::AllocError> for Lacking {
+    fn from(_: kernel::alloc::AllocError) -> Self {
+        Lacking::Memory
+    }
+}
+
+/// An access of the processor's, from its begin to its end.
+pub(crate) struct Access<I: Importer> {
+    import: Arc<Import<I>>,
+    direction: Direction,
+}
+
+impl<I: Importer> Drop for Access<I> {
+    fn drop(&mut self) {
+        let dmabuf = self.import.dmabuf.0.as_ptr();
+        // SAFETY: The dma-buf is alive, its lock not held, and the access has begun. An exporter that fails here has taken
+        // the memory back.
+        let _ = unsafe { raw::dma_buf_end_cpu_access(dmabuf, self.direction) };
+    }
+}

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Memory as a dma-buf for other drivers.
+
+use super::{
+    revocation::{Cause, Follower},
+    Memory,
+};
+use crate::{
+    gauges::{Held, GAUGES},
+    kx::{
+        dmabuf::{
+            export::{Export, Exported},
+            DmaBuf,
+        },
+        pages::{Pages, PAGE_BYTES},
+        vma,
+    },
+    windows::WINDOWS,
+};
+use kernel::{
+    mm::virt::VmaNew,
+    prelude::*,
+    sync::{
+        atomic::{Atomic, Relaxed},
+        Arc,
+    },
+};
+
+/// Longest wait for importers that can let go, in milliseconds.
+const LET_GO_MS: u32 = 1000;
+
+/// A range of memory as a dma-buf. Kept by the dma-buf, and keeps the memory, whose revocation it follows.
+pub(crate) struct Piece {
+    memory: Arc<Memory>,
+    first: usize,
+    count: usize,
+    /// By which it leaves the memory's followers; 0 before it has come to them.
+    follower: Atomic<u64>,
+    _count: Held,
+}
+
+impl Exported for Piece {
+    fn pages(&self) -> Result<(&Pages, usize, usize)> {
+        Ok((self.memory.pages()?, self.first, self.count))
+    }
+
+    fn only_revocable(&self) -> bool {
+        // Pages of the host stay as long as somebody has them, so that an importer that never lets go harms nobody.
+        false
+    }
+
+    fn mapping(&self) {
+        WINDOWS.mapped.pass();
+    }
+
+    fn map(self: &Arc<Self>, vma: &VmaNew) -> Result {
+        // The framework has compared the VMA's end with the dma-buf's. All mappings of a dma-buf are emptied by its own
+        // revocation; the memory's sees to it that none is filled again.
+        let start = (self.first * PAGE_BYTES) as u64 + vma::offset(vma);
+        vma::map_paged(vma, start, self.memory.clone())
+    }
+
+    fn released(&self) {
+        let follower = self.follower.load(Relaxed);
+        if follower != 0 {
+            self.memory.tenure().forget(follower);
+        }
+    }
+}
+
+impl Follower for Export<Piece> {
+    fn revoked(&self, _cause: Cause) {
+        self.revoke(LET_GO_MS);
+    }
+
+    fn is_held(&self) -> bool {
+        Export::is_held(self)
+    }
+}
+
+impl Memory {
+    /// Makes a dma-buf of whole pages, which lie inside the memory. Imported memory goes out as the dma-buf that it came
+    /// as, and only whole, a device's does not go out (`EOPNOTSUPP`). `ESTALE` when it was revoked.
+    pub(crate) fn export(
+        self: &Arc<Self>,
+        offset: u64,
+        length: u64,
+        writable: bool,
+    ) -> Result<DmaBuf> {
+        if let Some(dmabuf) = self.original() {
+            let whole = offset == 0 && length == self.bytes() && writable;
+            return match self.is_revoked() {
+                true => Err(ESTALE),
+                false if whole => Ok(dmabuf),
+                false => Err(EOPNOTSUPP),
+            };
+        }
+        // A device's memory would have to be taken back from devices that cannot be told.
+        if self.is_on_device() {
+            return Err(EOPNOTSUPP);
+        }
+        let pages = |bytes| usize::try_from(bytes).map(|bytes| bytes / PAGE_BYTES);
+        let piece = Piece {
+            memory: self.clone(),
+            first: pages(offset).map_err(|_| ERANGE)?,
+            count: pages(length).map_err(|_| ERANGE)?,
+            follower: Atomic::new(0),
+            _count: GAUGES.exports.hold(1),
+        };
+        let (export, dmabuf) = Export::new(Arc::new(piece, GFP_KERNEL)?, writable)?;
+        WINDOWS.exported.pass();
+        // Nobody else knows the dma-buf yet, so that it cannot have been released.
+        let follower = self.tenure().follow(export.clone())?;
+        export.what().follower.store(follower, Relaxed);
+        Ok(dmabuf)
+    }
+}

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Memory of other drivers as a buffer's.
+
+use super::{
+    backing::Backing,
+    revocation::{Cause, Tenure},
+    Home, Memory, Placement,
+};
+use crate::{
+    context::quota::Kind,
+    gauges::{Held, GAUGES},
+    kx::{
+        dmabuf::{
+            import::{Access, Import, Importer, Lack},
+            DmaBuf,
+        },
+        pages::PAGE_BYTES,
+    },
+    uapi,
+    windows::WINDOWS,
+};
+use kernel::{mm::virt::VmaNew, prelude::*, sync::Arc};
+
+/// Hears the exporter take the memory back, with the exporter's lock held. Holds the memory's tenure and not the memory, which
+/// may be going meanwhile.
+pub(crate) struct Listener(Arc<Tenure>);
+
+impl Importer for Listener {
+    fn invalidated(&self) {
+        self.0.revoke(Cause::Exporter);
+    }
+}
+
+/// What imported memory has beyond its pages.
+pub(super) struct Imported {
+    import: Arc<Import<Listener>>,
+    lack: Option<Lack>,
+    _count: Held,
+}
+
+impl Memory {
+    /// Imports a dma-buf. `EINVAL` for one that is smaller than a page, `E2BIG` beyond `most` bytes, `EDQUOT`, `ENODEV` when
+    /// its exporter takes it back, `ETIMEDOUT` when other devices are at it for too long, or what the exporter says.
+    pub(crate) fn import(dmabuf: DmaBuf, most: u64, home: Home) -> Result<Arc<Self>> {
+        let bytes = dmabuf.bytes();
+        if bytes == 0 {
+            return Err(EINVAL);
+        }
+        if bytes > most {
+            return Err(E2BIG);
+        }
+        // It stays where it is as long as it is imported, which is worth as much as memory of one's own.
+        let charge = home.quota.charge(Kind::Bytes, bytes)?;
+        let count = bytes as usize / PAGE_BYTES;
+        let tenure = Tenure::new(count, &home, true)?;
+        let held = GAUGES.imports.hold(1);
+        let owned = Import::attach(dmabuf, Listener(tenure.clone()))?;
+        let import = owned.import().clone();
+        WINDOWS.attached.pass();
+        let (pages, lack) = owned.into_pages()?;
+        let imported = Imported {
+            import,
+            lack,
+            _count: held,
+        };
+        let backing = Backing::Pages(pages);
+        // What others lend is not counted.
+        Self::made_of(backing, tenure, Placement::any(), charge, 0, Some(imported))
+    }
+
+    /// Whether it is imported and the kernel has no pages of it.
+    pub(super) fn lacks_pages(&self) -> bool {
+        let imported = self.imported.as_ref();
+        imported.is_some_and(|imported| imported.lack.is_some())
+    }
+
+    /// The dma-buf that it was imported as.
+    pub(super) fn original(&self) -> Option<DmaBuf> {
+        let imported = self.imported.as_ref();
+        imported.map(|imported| imported.import.dmabuf().clone())
+    }
+
+    /// Bytes of imported memory, which may have no pages.
+    pub(super) fn imported_bytes(&self) -> Option<u64> {
+        let imported = self.imported.as_ref();
+        imported.map(|imported| imported.import.dmabuf().bytes())
+    }
+
+    /// `IMPORT_*` bits and one of `IMPORT_LACKS_*`, as an import tells them.
+    pub(crate) fn reach(&self) -> (u32, u32) {
+        let Some(imported) = &self.imported else {
+            return (0, 0);
+        };
+        let bit = |on: bool, bit| if on { bit } else { 0 };
+        let access = bit(imported.import.is_mappable(), uapi::IMPORT_MAPPABLE)
+            | bit(imported.lack.is_none(), uapi::IMPORT_PAGES)
+            | bit(imported.import.is_writable(), uapi::IMPORT_WRITABLE);
+        let lack = match imported.lack {
+            None => uapi::IMPORT_LACKS_NOTHING,
+            Some(Lack::Mapping) => uapi::IMPORT_LACKS_MAPPING,
+            Some(Lack::Io) => uapi::IMPORT_LACKS_MEMORY,
+            Some(Lack::Pages) => uapi::IMPORT_LACKS_PAGES,
+        };
+        (access, lack)
+    }
+
+    /// The import, if it is one, and may be used. `ESTALE` once it is revoked, `EOPNOTSUPP` without pages, `EACCES` when it
+    /// may not be written.
+    fn usable(&self, write: bool) -> Result<Option<&Arc<Import<Listener>>>> {
+        let Some(imported) = &self.imported else {
+            return Ok(None);
+        };
+        if self.is_revoked() {
+            return Err(ESTALE);
+        }
+        match imported.lack {
+            Some(_) => Err(EOPNOTSUPP),
+            None if write && !imported.import.is_writable() => Err(EACCES),
+            None => Ok(Some(&imported.import)),
+        }
+    }
+
+    /// Why it failed: what an exporter says that has taken it back is no news.
+    fn unless_revoked<T>(&self, result: Result<T>) -> Result<T> {
+        result.map_err(|error| if self.is_revoked() { ESTALE } else { error })
+    }
+
+    /// Begins an access of the processor's, which ends when the result is dropped. Not with a guard: the exporter may take
+    /// a lock that is held while guards are waited for. `ETIMEDOUT` when other devices are at imported memory for too long,
+    /// `EINTR` on a signal meanwhile.
+    pub(crate) fn access(&self, write: bool) -> Result<Option<Access<Listener>>> {
+        match self.usable(write)? {
+            Some(import) => self.unless_revoked(import.access(write).map(Some)),
+            None => Ok(None),
+        }
+    }
+
+    /// Waits until an RDMA device may read it, or write. Otherwise as [`Self::access`].
+    pub(crate) fn wait_ready(&self, write: bool) -> Result {
+        match self.usable(write)? {
+            Some(import) => self.unless_revoked(import.wait_fences(write)),
+            None => Ok(()),
+        }
+    }
+
+    /// Has its exporter map it into a process; `None` when it has none.
+    pub(super) fn map_imported(&self, vma: &VmaNew, start: u64) -> Option<Result> {
+        let imported = self.imported.as_ref()?;
+        Some(if self.is_revoked() {
+            Err(ESTALE)
+        } else if imported.import.is_mappable() {
+            self.unless_revoked(imported.import.map(vma, start))
+        } else {
+            Err(EOPNOTSUPP)
+        })
+    }
+
+    /// Whether messages can be written into it when they come: not into imported memory, whose exporter would have to be
+    /// asked at a moment when nobody may wait.
+    pub(crate) fn takes_messages(&self) -> bool {
+        self.imported.is_none()
+    }
+}
