@@ -17,10 +17,12 @@ use crate::poll;
 pub const FOLDER: &str = "/sys/kernel/debug/dmaplane/gauges";
 
 /// The gauges that every driver has.
-pub const NAMES: [&str; 9] = [
+pub const NAMES: [&str; 11] = [
     "contexts",
     "buffers",
     "bytes",
+    "exports",
+    "imports",
     "regions",
     "grants",
     "channels",

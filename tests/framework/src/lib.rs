@@ -12,6 +12,7 @@
 //! | [`pattern`] | data whose bytes tell where they belong |
 //! | [`poll`] | waiting for a condition where there is no event |
 //! | [`netns`], [`rdma`], [`cgroup`], [`module`] | namespaces, rxe links, memory limits, module |
+//! | [`dmabuf`] | other drivers that export and import dma-bufs |
 //! | [`hostile`] | a process that ill-treats the driver at random |
 //! | [`sys`] | raw system calls that the library rightly does not offer |
 //!
@@ -29,6 +30,7 @@
 //! ```
 
 pub mod cgroup;
+pub mod dmabuf;
 pub mod gauges;
 pub mod guest;
 pub mod hostile;

@@ -56,6 +56,18 @@ pub fn load_with(path: &Path, parameters: &CStr, limit: Duration) -> Result<()> 
     there.with_context(|| format!("{} did not appear", device.display()))
 }
 
+/// Loads one of the kernel's modules with parameters. One that is there already is fine.
+///
+/// # Errors
+/// What finit_module(2) says.
+pub fn load_other(path: &Path, parameters: &CStr) -> Result<()> {
+    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    match rustix::system::finit_module(&file, parameters, 0) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(errno) => bail!("the kernel refused {}: {errno}", path.display()),
+    }
+}
+
 /// Tries to unload the module once, without force.
 ///
 /// # Errors

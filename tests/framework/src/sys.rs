@@ -4,7 +4,7 @@
 
 use std::ffi::c_void;
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -12,6 +12,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use dmaplane_uapi as abi;
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
+
+use crate::pattern;
 
 /// Room behind an argument, so that a wrong size member stays within it.
 const ROOM: usize = 64 << 10;
@@ -98,6 +100,56 @@ pub fn ioctl(fd: BorrowedFd<'_>, opcode: u32, argument: &mut [u8]) -> Result<(),
     Room::default().ioctl(fd, opcode, argument)
 }
 
+/// The argument of another driver's ioctl.
+///
+/// # Safety
+///
+/// The ioctl of number `OPCODE` reaches no memory but the structure, all bytes of which are initialised and may have any
+/// value.
+pub(crate) unsafe trait Foreign {
+    /// Number of the ioctl.
+    const OPCODE: u32;
+}
+
+/// Number of an ioctl that reads its argument.
+pub(crate) const fn write_only(kind: u8, nr: u8, bytes: usize) -> u32 {
+    1 << 30 | (bytes as u32) << 16 | (kind as u32) << 8 | nr as u32
+}
+
+/// Number of an ioctl that reads and writes its argument.
+pub(crate) const fn read_write(kind: u8, nr: u8, bytes: usize) -> u32 {
+    2 << 30 | write_only(kind, nr, bytes)
+}
+
+/// Issues another driver's ioctl, as often as signals interrupt it; gives its result.
+pub(crate) fn foreign<T: Foreign>(fd: BorrowedFd<'_>, argument: &mut T) -> Result<i32, Errno> {
+    loop {
+        // SAFETY: By `Foreign`'s contract the kernel stays in the structure, which is borrowed for the call.
+        let result = unsafe {
+            libc::ioctl(
+                fd.as_raw_fd(),
+                libc::c_ulong::from(T::OPCODE),
+                std::ptr::from_mut(argument).cast::<c_void>(),
+            )
+        };
+        match check(i64::from(result)) {
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+            Ok(()) => return Ok(result),
+        }
+    }
+}
+
+/// Takes over a descriptor that the kernel has just made.
+///
+/// # Panics
+/// When it is negative, and so none.
+pub(crate) fn own(fd: i32) -> OwnedFd {
+    assert!(fd >= 0, "{fd} is no descriptor");
+    // SAFETY: The caller got the number from a call that made it, and nobody else knows it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
 /// Issues an ioctl with an address as its argument that no memory is at.
 ///
 /// # Errors
@@ -176,6 +228,24 @@ impl Words {
         let index = offset / 4 % self.count;
         // SAFETY: Inside the mapping, aligned because it starts on a page, and mapped as long as `self` lives.
         unsafe { AtomicU32::from_ptr(self.start.cast::<u32>().add(index).as_ptr()) }
+    }
+}
+
+impl pattern::Memory for Words {
+    fn put(&self, offset: u64, data: &[u8]) {
+        let at = usize::try_from(offset).unwrap_or(usize::MAX);
+        for (index, word) in data.chunks_exact(4).enumerate() {
+            let word = word.try_into().map_or(0, u32::from_ne_bytes);
+            self.at(at + 4 * index).store(word, Ordering::Relaxed);
+        }
+    }
+
+    fn get(&self, offset: u64, to: &mut [u8]) {
+        let at = usize::try_from(offset).unwrap_or(usize::MAX);
+        for (index, word) in to.chunks_exact_mut(4).enumerate() {
+            let seen = self.at(at + 4 * index).load(Ordering::Relaxed);
+            word.copy_from_slice(&seen.to_ne_bytes());
+        }
     }
 }
 

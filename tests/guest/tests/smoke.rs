@@ -23,6 +23,8 @@ const IOCTLS: &[(u32, usize, &[usize])] = &[
         &[offset_of!(abi::BufferCreate, reserved)],
     ),
     (abi::IOC_BUFFER_QUERY, size_of::<abi::BufferQuery>(), &[]),
+    (abi::IOC_BUFFER_EXPORT, size_of::<abi::BufferExport>(), &[]),
+    (abi::IOC_BUFFER_IMPORT, size_of::<abi::BufferImport>(), &[]),
     (
         abi::IOC_CHANNEL_CREATE,
         size_of::<abi::ChannelCreate>(),

@@ -63,6 +63,18 @@ const CALLS: &[(&str, u32, usize, u64)] = &[
         20,
     ),
     (
+        "BUFFER_EXPORT",
+        abi::IOC_BUFFER_EXPORT,
+        size_of::<abi::BufferExport>(),
+        20,
+    ),
+    (
+        "BUFFER_IMPORT",
+        abi::IOC_BUFFER_IMPORT,
+        size_of::<abi::BufferImport>(),
+        20,
+    ),
+    (
         "CHANNEL_CREATE",
         abi::IOC_CHANNEL_CREATE,
         size_of::<abi::ChannelCreate>(),
@@ -193,6 +205,22 @@ impl Argument {
                 self.put32(offset_of!(abi::StatsQuery, stage), numbers.below(3) as u32);
                 self.put32(offset_of!(abi::StatsQuery, bucket_count), 900);
                 self.put64(offset_of!(abi::StatsQuery, buckets), room.array());
+            }
+            abi::IOC_BUFFER_EXPORT => {
+                let buffer = tables.pick(file, Kind::Buffer, numbers);
+                self.put32(offset_of!(abi::BufferExport, buffer), buffer.handle);
+                let flags = numbers.below(4) as u32;
+                self.put32(offset_of!(abi::BufferExport, flags), flags);
+                let pages = (buffer.bytes / 4096).max(1);
+                let offset = numbers.below(pages) * 4096;
+                self.put64(offset_of!(abi::BufferExport, offset), offset);
+                let length = (numbers.below(pages) + 1) * 4096;
+                self.put64(offset_of!(abi::BufferExport, length), length);
+            }
+            abi::IOC_BUFFER_IMPORT => {
+                // Whatever this process has open: exports, other files, nothing.
+                let fd = numbers.below(64) as u32;
+                self.put32(offset_of!(abi::BufferImport, fd), fd);
             }
             abi::IOC_CHANNEL_CREATE => {
                 let entries = 1 << numbers.below(6);
@@ -355,6 +383,15 @@ impl Argument {
                 };
                 (kind, known)
             }
+            abi::IOC_BUFFER_IMPORT => {
+                let (kind, known) = handle(Kind::Buffer, offset_of!(abi::BufferImport, handle));
+                let known = Known {
+                    mmap_offset: self.get64(offset_of!(abi::BufferImport, mmap_offset)),
+                    bytes: self.get64(offset_of!(abi::BufferImport, bytes)),
+                    ..known
+                };
+                (kind, known)
+            }
             abi::IOC_CHANNEL_CREATE => {
                 let (kind, known) = handle(Kind::Channel, offset_of!(abi::ChannelCreate, handle));
                 let known = Known {
@@ -372,6 +409,12 @@ impl Argument {
             abi::IOC_GRANT_WAIT => handle(Kind::PeerGrant, offset_of!(abi::GrantWait, handle)),
             _ => return None,
         })
+    }
+
+    /// The descriptor that a call that succeeded has made.
+    pub(super) fn descriptor(&self) -> Option<i32> {
+        let at = offset_of!(abi::BufferExport, fd);
+        (self.opcode == abi::IOC_BUFFER_EXPORT).then(|| self.get32(at).cast_signed())
     }
 
     pub(super) fn put32(&mut self, at: usize, value: u32) {

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::mem::offset_of;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -17,10 +17,13 @@ use super::arguments::Argument;
 use super::tables::{Kind, Known, Map, Tables};
 use super::{Plan, Report, entries};
 use crate::pattern::Numbers;
-use crate::sys::{Room, Words};
+use crate::sys::{self, Room, Words};
 
 /// Nanoseconds that a connection between the two files may take.
 const CONNECT_NS: u64 = 2_000_000_000;
+
+/// dma-bufs that a thread keeps open.
+const EXPORTED: usize = 8;
 
 struct Thread<'a> {
     plan: &'a Plan,
@@ -28,6 +31,8 @@ struct Thread<'a> {
     done: &'a AtomicU64,
     numbers: Numbers,
     room: Room,
+    /// dma-bufs that were made, for the others to import.
+    exports: Vec<OwnedFd>,
     calls: BTreeMap<&'static str, u64>,
     ends: BTreeMap<i32, u64>,
     entries: u64,
@@ -41,6 +46,7 @@ pub(super) fn run(plan: &Plan, index: u64, tables: &Tables, done: &AtomicU64) ->
         done,
         numbers: Numbers::new(plan.seed ^ (index << 56)),
         room: Room::default(),
+        exports: Vec::new(),
         calls: BTreeMap::new(),
         ends: BTreeMap::new(),
         entries: 0,
@@ -137,6 +143,14 @@ impl Thread<'_> {
         if end.is_ok() {
             if opcode == abi::IOC_LISTEN {
                 self.remember_address(file, &argument);
+            }
+            if let Some(fd) = argument.descriptor() {
+                // A few are kept for a while, so that they can be imported.
+                self.exports.push(sys::own(fd));
+                if self.exports.len() > EXPORTED {
+                    let at = self.numbers.below(EXPORTED as u64) as usize;
+                    self.exports.swap_remove(at);
+                }
             }
             if let Some((kind, known)) = argument.made() {
                 self.keep(file, kind, known);

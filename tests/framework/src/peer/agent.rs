@@ -3,6 +3,7 @@
 //! The peer's objects, and what it does with them.
 
 use std::collections::BTreeMap;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ pub struct Agent<'a> {
     context: Option<Context>,
     /// Of streams' channels.
     polling: Option<Polling>,
+    exports: Vec<OwnedFd>,
     link: Option<Link>,
     progress: Option<&'a AtomicU64>,
 }
@@ -123,9 +125,10 @@ impl<'a> Agent<'a> {
             }
             Request::Gauges => Ok(Reply::Gauges(Gauges::read()?)),
             Request::RdmaLink { present } => self.set_link(present),
-            Request::Fill { .. } | Request::Verify { .. } | Request::Checksum { .. } => {
-                self.memory(request)
-            }
+            Request::Fill { .. }
+            | Request::Verify { .. }
+            | Request::Export { .. }
+            | Request::Checksum { .. } => self.memory(request),
             Request::Grant { .. } | Request::WaitGrant { .. } | Request::Query { .. } => {
                 self.connection(request)
             }
@@ -153,6 +156,13 @@ impl<'a> Agent<'a> {
                 let buffer = self.buffer(buffer)?;
                 let wrong = pattern::mismatch_in_memory(buffer, offset, length, seed, 0);
                 Ok(Reply::Mismatch(wrong))
+            }
+            Request::Export { buffer } => {
+                let exported = self.buffer(buffer)?.export()?;
+                let fd = exported.as_raw_fd();
+                self.exports.push(exported);
+                let pid = std::process::id();
+                Ok(Reply::Exported { pid, fd })
             }
             Request::Checksum { buffer } => {
                 let buffer = self.buffer(buffer)?;

@@ -107,6 +107,11 @@ pub enum Request {
         /// Seed of the pattern.
         seed: u64,
     },
+    /// Make a dma-buf of a buffer, and keep its descriptor open. Answer: [`Reply::Exported`].
+    Export {
+        /// The buffer.
+        buffer: Id,
+    },
     /// Add a buffer's bytes up (FNV-1a). Answer: [`Reply::Checksum`].
     Checksum {
         /// The buffer.
@@ -249,6 +254,13 @@ pub enum Reply {
     },
     /// Offset of the first wrong byte, if there is one.
     Mismatch(Option<u64>),
+    /// A dma-buf.
+    Exported {
+        /// Process id on the peer's machine.
+        pid: u32,
+        /// File descriptor there.
+        fd: i32,
+    },
     /// The sum.
     Checksum(u64),
     /// How a stream of writes ended.

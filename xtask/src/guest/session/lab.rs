@@ -258,6 +258,14 @@ impl Lab {
         let mut modules = vec!["rdma_rxe"];
         modules.extend(&request.modules);
         plan.modules = kmods::load_order(&self.kernel, &modules)?;
+        // Tests load these when they need them.
+        let exporters = kmods::load_order(&self.kernel, &["vgem", "vivid"])?;
+        let exporters: Vec<_> = exporters
+            .iter()
+            .map(|ko| ko.display().to_string())
+            .collect();
+        plan.env
+            .insert("DMAPLANE_EXPORTERS".to_owned(), exporters.join(":"));
         plan.driver = self.module.as_ref().map(|module| module.ko.clone());
         match &self.topology.network {
             Network::Veth { mtu, local, peer } => {
