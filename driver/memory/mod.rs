@@ -43,7 +43,7 @@ use watch::Watches;
 
 /// Pages of one buffer. Kept alive by the buffer, by user mappings, by regions and grants and, through them,
 /// by operations under way; freed when the last of them lets go. May be taken away from all of them before, see
-/// [`Memory::revoke`].
+/// [`Tenure::revoke`].
 pub(crate) struct Memory {
     backing: Backing,
     tenure: Arc<Tenure>,
