@@ -8,12 +8,14 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod buddy;
 pub mod extents;
 pub mod flow;
 pub mod handle;
 pub mod histogram;
 pub mod operation;
 pub mod outcome;
+pub mod placement;
 pub mod range;
 pub mod revocation;
 pub mod ring;
