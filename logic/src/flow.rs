@@ -88,6 +88,8 @@ pub struct Flow {
     control_received: u32,
     credit_received: u32,
     told: Totals,
+    /// What is untold has waited long enough.
+    hasten: bool,
 }
 
 impl Flow {
@@ -113,6 +115,7 @@ impl Flow {
             control_received: 0,
             credit_received: 0,
             told,
+            hasten: false,
         }
     }
 
@@ -234,12 +237,31 @@ impl Flow {
         self.credit_sent.wrapping_sub(self.credit_confirmed) < CREDIT - RESERVE
     }
 
-    /// Receives that the peer does not know of: at once while it has few, else in batches of a quarter.
+    /// Receives that the peer does not know of: told once they are as many as those that it knows of, so that a user who
+    /// keeps a number of them posted costs one message for each half of it, and a peer that has none left is told at
+    /// once. At the latest when they are a quarter of the depth, or have waited as long as [`Self::hasten`]'s caller
+    /// lets them.
     fn advertisement_due(&self) -> bool {
         let batch = (self.depth / 4).max(1);
-        let unadvertised = self.posted.wrapping_sub(self.told.data_limit);
+        let untold = self.untold();
         let known = self.told.data_limit.wrapping_sub(self.consumed);
-        unadvertised > 0 && (unadvertised >= batch || known < batch)
+        untold > 0 && (self.hasten || untold >= batch.min(known))
+    }
+
+    /// Receives that were posted and that the peer does not know of.
+    fn untold(&self) -> u32 {
+        self.posted.wrapping_sub(self.told.data_limit)
+    }
+
+    /// Whether there are receives that the peer will only be told of later: the caller sees to it that
+    /// [`Self::hasten`] follows.
+    pub fn holds_back(&self) -> bool {
+        self.untold() > 0 && !self.advertisement_due()
+    }
+
+    /// Lets nothing be held back until the next message.
+    pub fn hasten(&mut self) {
+        self.hasten = true;
     }
 
     fn confirmation_due(&self) -> bool {
@@ -256,6 +278,7 @@ impl Flow {
             control_limit: self.control_received.wrapping_add(CONTROL),
             credit_seen: self.credit_received,
         };
+        self.hasten = false;
         self.told
     }
 

@@ -220,3 +220,56 @@ fn totals_wrap() {
     }
     assert_eq!(flow.posted_receives(), 0);
 }
+
+/// Messages that tell of receives while `count` arrivals come and `window` receives are kept posted.
+fn credits_for(window: u32, count: u32) -> u32 {
+    let mut flow = Flow::new(256, 256);
+    let mut credits = 0;
+    let mut tell = |flow: &mut Flow| {
+        // The peer confirms them all, as it does by its own messages.
+        while flow.credit_due() {
+            let _told = flow.totals();
+            credits += 1;
+        }
+    };
+    for _ in 0..window {
+        assert!(flow.post_receive());
+        tell(&mut flow);
+    }
+    for _ in 0..count {
+        assert_eq!(flow.receive_data(), Ok(()), "the peer has run dry");
+        tell(&mut flow);
+        assert!(flow.post_receive());
+        tell(&mut flow);
+    }
+    credits
+}
+
+#[test]
+fn a_window_of_receives_costs_a_message_for_each_half() {
+    for window in [1u32, 2, 8, 32, 64, 128] {
+        let count = 1024u32;
+        let most = count.div_ceil((window / 2).max(1)) + 2 * (window.ilog2() + 2);
+        let credits = credits_for(window, count);
+        assert!(
+            credits <= most,
+            "{credits} for {count} with {window} posted"
+        );
+    }
+}
+
+#[test]
+fn what_is_held_back_is_told_when_it_is_hastened() {
+    let mut flow = Flow::new(256, 256);
+    for _ in 0..7 {
+        assert!(flow.post_receive());
+        if flow.credit_due() {
+            let _told = flow.totals();
+        }
+    }
+    assert!(flow.holds_back() && !flow.credit_due());
+    flow.hasten();
+    assert!(!flow.holds_back() && flow.credit_due());
+    assert_eq!(flow.totals().data_limit, 7);
+    assert!(!flow.credit_due());
+}

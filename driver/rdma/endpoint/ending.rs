@@ -283,6 +283,7 @@ impl Ticked for Clockwork {
         shared.fence_grants(&self.connection, uapi::GRANT_END_EXPIRED, |given| {
             given.is_expired(now)
         });
+        shared.tell_held_back(&self.connection);
         let beat = shared.beat(&self.connection, now);
         let mut state = shared.state.lock();
         let next = earlier(state.next_deadline(), state.grants.next_expiry());

@@ -5,10 +5,10 @@
 //! A receive that is canceled leaves its credit behind, because the peer may be spending it already. The next receive
 //! takes the credit over, and with it what came meanwhile: so nothing that arrives is lost.
 
-use super::{operations::DONE, Endpoint, Phase, Shared, State};
+use super::{ending::earlier, operations::DONE, Endpoint, Phase, Shared, State};
 use crate::{
     channel::Ticket,
-    kx::fifo::Fifo,
+    kx::{fifo::Fifo, rdma::connection::Connection},
     logic::{
         flow::{Flow, Violation},
         operation::End,
@@ -17,7 +17,13 @@ use crate::{
     memory::Guard,
     windows::WINDOWS,
 };
-use kernel::prelude::*;
+use kernel::{
+    prelude::*,
+    time::{Delta, Instant},
+};
+
+/// Longest time for which the peer is not told of a receive, in milliseconds.
+const HELD_BACK_MS: u32 = 10;
 
 /// Where a SEND's bytes go.
 pub(crate) struct Target {
@@ -165,20 +171,24 @@ impl Endpoint {
         ticket.on(self.record());
         let deadline = ticket.deadline();
         let receive = Receive { ticket, target };
-        let posting = {
+        let (posting, held_back) = {
             let mut state = self.shared.state.lock();
             let state = &mut *state;
-            if !state.receiving || matches!(state.phase, Phase::Down(_)) {
+            let posting = if !state.receiving || matches!(state.phase, Phase::Down(_)) {
                 Posting::Refused(receive, None)
             } else if receive.is_revoked() {
                 Posting::Revoked(receive)
             } else {
                 state.receives.post(&mut state.flow, receive)
-            }
+            };
+            (posting, state.flow.holds_back())
         };
         match posting {
             Posting::Waits => {
-                self.arm(deadline);
+                // What is told later is told by the clock, if nothing else comes before.
+                let telling =
+                    held_back.then(|| Instant::now() + Delta::from_millis(HELD_BACK_MS.into()));
+                self.arm(earlier(deadline, telling));
                 self.shared.pump(&self.connection);
             }
             Posting::Meets(receive, arrival) => receive.complete(&arrival),
@@ -198,6 +208,18 @@ impl Endpoint {
 }
 
 impl Shared {
+    /// Tells the peer of receives that were held back for long enough.
+    pub(super) fn tell_held_back(&self, connection: &Connection<Self>) {
+        {
+            let mut state = self.state.lock();
+            if !state.flow.holds_back() {
+                return;
+            }
+            state.flow.hasten();
+        }
+        self.pump(connection);
+    }
+
     /// A WRITE_IMM came.
     pub(super) fn data_came(&self, imm: u32, length: u32) -> Result<(), Violation> {
         WINDOWS.arrived.pass();
