@@ -2,7 +2,9 @@
 
 //! dmaplane: buffer orchestration beneath AI transport libraries. ARCHITECTURE.md is the map.
 
-use crate::{context::Node, gauges::Gauges, windows::Windows};
+use crate::{
+    context::Node, gauges::Gauges, memory::placement::Counters, tuning::Tuning, windows::Windows,
+};
 use kernel::{
     debugfs::{Dir, Scope},
     miscdevice::MiscDeviceOptions,
@@ -21,6 +23,7 @@ mod logic;
 mod memory;
 mod observe;
 mod rdma;
+mod tuning;
 #[allow(dead_code, unreachable_pub)] // Reason: as above; user space has the other part.
 #[path = "../uapi/src/abi.rs"]
 mod uapi;
@@ -85,6 +88,10 @@ struct Dmaplane {
     _gauges: Scope<&'static Gauges>,
     #[pin]
     _windows: Scope<&'static Windows>,
+    #[pin]
+    _placement: Scope<&'static Counters>,
+    #[pin]
+    _tuning: Scope<&'static Tuning>,
     _dir: Dir,
 }
 
@@ -98,6 +105,8 @@ impl kernel::InPlaceModule for Dmaplane {
             _state <- observe::debugfs(&dir),
             _attributes: kx::sysfs::Attributes::new(module)?,
             _importing: kx::dmabuf::device::Importing::begin()?,
+            _placement <- memory::placement::debugfs(&dir),
+            _tuning <- tuning::debugfs(&dir),
             _client: kx::rdma::client::Registration::new()?,
             _devices <- kernel::driver::Registration::new(c"dmaplane", module),
             _node <- kx::miscdev::Registration::register(MiscDeviceOptions { name: c"dmaplane" }),

@@ -14,6 +14,8 @@ pub(crate) mod histogram;
 pub(crate) mod operation;
 #[path = "../logic/src/outcome.rs"]
 pub(crate) mod outcome;
+#[path = "../logic/src/placement.rs"]
+pub(crate) mod placement;
 #[path = "../logic/src/range.rs"]
 pub(crate) mod range;
 #[path = "../logic/src/revocation.rs"]

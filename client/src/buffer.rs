@@ -12,32 +12,8 @@ use dmaplane_uapi as abi;
 use crate::context::{Context, Handle};
 use crate::device::Tier;
 use crate::error::{Call, Error, Result};
+use crate::placement::{Folios, Placement, Residency};
 use crate::sys::{self, SharedMemory};
-
-/// Where a buffer's memory comes from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize)]
-#[serde(rename_all = "lowercase", tag = "policy", content = "node")]
-pub enum Placement {
-    /// Wherever the kernel finds memory.
-    #[default]
-    Any,
-    /// On this NUMA node first, elsewhere when it is full; [`Residency::misplaced_pages`] counts.
-    Preferred(u32),
-    /// On this NUMA node only; creation fails with `ENOMEM` when it is full.
-    Strict(u32),
-}
-
-impl Placement {
-    fn to_abi(self) -> (u32, i32) {
-        // A node beyond `i32` becomes one that cannot exist, which the driver refuses.
-        let id = |node| i32::try_from(node).unwrap_or(i32::MAX);
-        match self {
-            Self::Any => (abi::PLACE_ANY, -1),
-            Self::Preferred(node) => (abi::PLACE_PREFERRED, id(node)),
-            Self::Strict(node) => (abi::PLACE_STRICT, id(node)),
-        }
-    }
-}
 
 /// What others may do through a dma-buf of a buffer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -75,20 +51,70 @@ pub struct ImportInfo {
     pub lack: Option<ImportLack>,
 }
 
-/// Where a buffer's pages are, and who holds them.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-#[non_exhaustive]
-pub struct Residency {
-    /// Bytes of the buffer.
-    pub bytes: u64,
-    /// Pages on each NUMA node, by node id.
-    pub pages_by_node: Vec<u64>,
-    /// Pages that are not on the node that [`Placement::Preferred`] asked for.
-    pub misplaced_pages: u64,
-    /// Live user mappings of the memory.
-    pub mappings: u32,
-    /// RDMA devices on which the memory is registered.
-    pub regions: u32,
+/// What a buffer is to be; [`Buffer::builder`] makes one.
+#[derive(Clone, Copy, Debug)]
+#[must_use]
+pub struct BufferBuilder {
+    bytes: u64,
+    placement: Placement,
+    flags: u32,
+}
+
+impl BufferBuilder {
+    /// Where the memory is to come from; [`Placement::Any`] without it.
+    pub fn placement(mut self, placement: Placement) -> Self {
+        self.placement = placement;
+        self
+    }
+
+    /// Fails with `ENOMEM` where the placement would go to another node. Not for [`Placement::Any`].
+    pub fn strict(mut self) -> Self {
+        self.flags |= abi::BUFFER_STRICT;
+        self
+    }
+
+    /// One run of at most 2 MiB that processors and devices may write at the same time, for small structures. Not for
+    /// [`Placement::Interleave`].
+    pub fn coherent(mut self) -> Self {
+        self.flags |= abi::BUFFER_COHERENT;
+        self
+    }
+
+    /// Creates and maps the buffer, rounded up to whole pages and zeroed.
+    ///
+    /// # Errors
+    /// As [`Buffer::create`].
+    pub fn create(self, context: &Context) -> Result<Buffer> {
+        let Self {
+            bytes,
+            placement,
+            flags,
+        } = self;
+        let (policy, node, near) = placement.to_abi();
+        let mut create = abi::BufferCreate {
+            flags,
+            bytes,
+            placement: policy,
+            node,
+            near,
+            ..Default::default()
+        };
+        context.call(&mut create).map_err(|errno| {
+            let subject = format!(" of {bytes} bytes, placement {placement:?}");
+            Error::call(Call::BufferCreate, errno, subject)
+        })?;
+        let handle = context.adopt(create.handle);
+        let memory = map(context, create.mmap_offset, create.bytes)?;
+        Ok(Buffer {
+            memory,
+            handle,
+            mmap_offset: create.mmap_offset,
+            bytes: create.bytes,
+            imported: None,
+            writers: Arc::new(()),
+            exported: AtomicBool::new(false),
+        })
+    }
 }
 
 /// Memory of the driver, mapped into this process.
@@ -129,30 +155,19 @@ impl Buffer {
     ///
     /// # Errors
     /// [`Error::Call`]: `EINVAL` (no bytes, no such node), `E2BIG` (beyond the limit), `ENOMEM` (no
-    /// memory where the placement allows it), `EMFILE`. [`Error::Map`] when it cannot be mapped.
+    /// memory where the placement allows it), `EMFILE`, `ENODEV` (no device of this name), `ENXIO` (nobody knows the
+    /// device's node). [`Error::Map`] when it cannot be mapped.
     pub fn create(context: &Context, bytes: u64, placement: Placement) -> Result<Self> {
-        let (policy, node) = placement.to_abi();
-        let mut create = abi::BufferCreate {
+        Self::builder(bytes).placement(placement).create(context)
+    }
+
+    /// Says more about a buffer of at least `bytes` than [`Buffer::create`] can.
+    pub fn builder(bytes: u64) -> BufferBuilder {
+        BufferBuilder {
             bytes,
-            placement: policy,
-            node,
-            ..Default::default()
-        };
-        context.call(&mut create).map_err(|errno| {
-            let subject = format!(" of {bytes} bytes, placement {placement:?}");
-            Error::call(Call::BufferCreate, errno, subject)
-        })?;
-        let handle = context.adopt(create.handle);
-        let memory = map(context, create.mmap_offset, create.bytes)?;
-        Ok(Self {
-            memory,
-            handle,
-            mmap_offset: create.mmap_offset,
-            bytes: create.bytes,
-            imported: None,
-            writers: Arc::new(()),
-            exported: AtomicBool::new(false),
-        })
+            placement: Placement::Any,
+            flags: 0,
+        }
     }
 
     /// Makes and maps a buffer of a device's memory, zeroed. `at` chooses where in the tier's zone it begins. When the
@@ -273,11 +288,29 @@ impl Buffer {
             .map_err(|errno| Error::call(Call::BufferQuery, errno, ""))?;
         Ok(Residency {
             bytes: query.bytes,
+            node: u32::try_from(query.node).ok(),
             pages_by_node,
             misplaced_pages: query.misplaced_pages,
             mappings: query.mappings,
             regions: query.regions,
         })
+    }
+
+    /// How the pages on one node were allocated.
+    ///
+    /// # Errors
+    /// [`Error::Call`]: `EINVAL` for a node that cannot exist.
+    pub fn folios(&self, node: u32) -> Result<Folios> {
+        let mut query = abi::BufferFolios {
+            handle: self.handle.raw(),
+            node: i32::try_from(node).unwrap_or(i32::MAX),
+            ..Default::default()
+        };
+        let context = self.handle.context();
+        let asked = context.call(&mut query);
+        asked
+            .map_err(|errno| Error::call(Call::BufferFolios, errno, format!(" on node {node}")))?;
+        Ok(query.into())
     }
 
     /// Copies `data` into the buffer.
@@ -514,6 +547,14 @@ impl FrozenBuffer {
     }
 }
 
+impl FrozenBuffer {
+    /// The memory to be changed by this thread alone. Transfers that were submitted earlier and still read it send a mix
+    /// of old and new bytes.
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        self.memory.as_mut_slice()
+    }
+}
+
 impl Deref for FrozenBuffer {
     type Target = [u8];
 
@@ -534,20 +575,4 @@ fn map(context: &Context, offset: u64, bytes: u64) -> Result<SharedMemory> {
 /// Saturates where `usize` is the smaller one; the checks that follow refuse the result.
 fn index(offset: u64) -> usize {
     usize::try_from(offset).unwrap_or(usize::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn placements_have_their_numbers() {
-        assert_eq!(Placement::Any.to_abi(), (abi::PLACE_ANY, -1));
-        assert_eq!(Placement::Preferred(1).to_abi(), (abi::PLACE_PREFERRED, 1));
-        assert_eq!(Placement::Strict(3).to_abi(), (abi::PLACE_STRICT, 3));
-        assert_eq!(
-            Placement::Strict(u32::MAX).to_abi(),
-            (abi::PLACE_STRICT, i32::MAX)
-        );
-    }
 }

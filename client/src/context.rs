@@ -91,6 +91,8 @@ impl Info {
             (abi::CAP_POLL, "poll"),
             (abi::CAP_SQPOLL, "sqpoll"),
             (abi::CAP_COALESCE, "coalesce"),
+            (abi::CAP_PLACEMENT, "placement"),
+            (abi::CAP_COHERENT, "coherent"),
             (abi::CAP_REVOKE, "revoke"),
             (abi::CAP_DEVICE_MEMORY, "device-memory"),
             (abi::CAP_STATS, "stats"),

@@ -56,12 +56,12 @@ mod latency;
 mod listener;
 mod memory;
 pub mod observe;
+mod placement;
 mod sys;
 pub mod topology;
 
 pub use buffer::{
-    Buffer, ExportAccess, FrozenBuffer, ImportInfo, ImportLack, Mapping, Placement, Residency,
-    Source,
+    Buffer, BufferBuilder, ExportAccess, FrozenBuffer, ImportInfo, ImportLack, Mapping, Source,
 };
 pub use channel::{
     Channel, ChannelBuilder, Completion, Completions, Entry, Field, OpError, Polling, QueueFull,
@@ -75,4 +75,5 @@ pub use grant::{GrantTerms, LocalGrant, RemoteGrant, Rights, Target};
 pub use latency::{Latency, OpKind, Stage};
 pub use listener::{DEFAULT_RECV_DEPTH, Listener};
 pub use memory::{MemoryInfo, MemoryKind, RevokeCause, Standing};
+pub use placement::{DeviceName, DeviceNameError, Folios, Placement, PlacementError, Residency};
 pub use rustix::io::Errno;

@@ -57,6 +57,7 @@ argument! {
     DeviceAlloc = IOC_DEVICE_ALLOC,
     BufferExport = IOC_BUFFER_EXPORT,
     BufferImport = IOC_BUFFER_IMPORT,
+    BufferFolios = IOC_BUFFER_FOLIOS,
     ChannelCreate = IOC_CHANNEL_CREATE,
     Enter = IOC_ENTER,
     Listen = IOC_LISTEN,
@@ -367,6 +368,11 @@ impl Frozen {
     pub(crate) fn as_slice(&self) -> &[u8] {
         // SAFETY: `exclusive` took the only mapping, and its caller proved that no grant lives.
         unsafe { self.0.as_slice() }
+    }
+
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
+        // SAFETY: As above, and the exclusive borrow keeps other slices away.
+        unsafe { self.0.as_mut_slice() }
     }
 }
 

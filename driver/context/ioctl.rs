@@ -9,7 +9,8 @@ use crate::{
     kx::{
         dmabuf::DmaBuf,
         global::REGISTRY,
-        pages::{node_ids, PAGE_BYTES},
+        nodes::node_ids,
+        pages::PAGE_BYTES,
         user::{write_u64s, Arg},
     },
     logic::{
@@ -49,6 +50,7 @@ impl Context {
             uapi::IOC_DESTROY => self.ioctl_destroy(arg),
             uapi::IOC_BUFFER_CREATE => self.buffer_create(arg),
             uapi::IOC_BUFFER_QUERY => self.buffer_query(arg),
+            uapi::IOC_BUFFER_FOLIOS => self.buffer_folios(arg),
             uapi::IOC_BUFFER_REVOKE => self.buffer_revoke(arg),
             uapi::IOC_DEVICE_QUERY => device_query(arg),
             uapi::IOC_DEVICE_ALLOC => self.device_alloc(arg),
@@ -85,14 +87,15 @@ impl Context {
     fn buffer_create(&self, arg: usize) -> Result {
         let mut arg = Arg::<uapi::BufferCreate>::read(arg)?;
         let want = &mut arg.value;
-        zero(&[want.flags, want.reserved])?;
+        let known = uapi::BUFFER_COHERENT | uapi::BUFFER_STRICT;
+        zero(&[want.flags & !known, want.reserved])?;
         if want.bytes == 0 {
             return Err(EINVAL);
         }
         if want.bytes > max_buffer_bytes() {
             return Err(E2BIG);
         }
-        let placement = Placement::new(want.placement, want.node)?;
+        let placement = Placement::new(want.placement, want.node, &want.near, want.flags)?;
         let memory = Memory::new(want.bytes, placement, self.home())?;
         want.bytes = memory.bytes();
         want.handle = self.insert(Object::Buffer(Buffer::new(memory)?))?;
@@ -114,10 +117,21 @@ impl Context {
         }
         query.node_count = node_ids();
         query.bytes = memory.bytes();
-        (query.placement, query.node) = memory.placement();
+        (query.placement, query.node) = memory.placement().told();
         query.misplaced_pages = misplaced;
         query.mappings = memory.mappings() as u32;
         query.regions = buffer.regions() as u32;
+        arg.write()
+    }
+
+    fn buffer_folios(&self, arg: usize) -> Result {
+        let mut arg = Arg::<uapi::BufferFolios>::read(arg)?;
+        zero(&[arg.value.flags])?;
+        if !(0..node_ids() as i32).contains(&arg.value.node) {
+            return Err(EINVAL);
+        }
+        let buffer = self.buffer(arg.value.handle)?;
+        buffer.memory().folios(&mut arg.value);
         arg.write()
     }
 
@@ -368,6 +382,8 @@ fn query(arg: usize) -> Result {
             | uapi::CAP_POLL
             | uapi::CAP_SQPOLL
             | uapi::CAP_COALESCE
+            | uapi::CAP_PLACEMENT
+            | uapi::CAP_COHERENT
             | uapi::CAP_REVOKE
             | uapi::CAP_DEVICE_MEMORY
             | uapi::CAP_STATS

@@ -10,13 +10,17 @@
 #include <rdma/rdma_cm.h>
 
 /* Memory. */
-struct page *dmaplane_alloc_folio(int nid, unsigned int order, bool bound);
+struct page *dmaplane_alloc_folio(int nid, unsigned int order, bool bound, bool insist);
+void dmaplane_zero_page(struct page *page);
 unsigned int dmaplane_folio_order(struct page *page);
 void dmaplane_copy_to_page(struct page *page, size_t offset, const void *from, size_t bytes);
 void dmaplane_copy_from_page(void *to, struct page *page, size_t offset, size_t bytes);
 int dmaplane_page_to_nid(const struct page *page);
 bool dmaplane_node_has_memory(int nid);
 unsigned int dmaplane_node_ids(void);
+int dmaplane_node_distance(int from, int to);
+unsigned int dmaplane_node_cpus(int nid);
+int dmaplane_pci_device_node(const char *name, int *nid);
 void *dmaplane_vmalloc_shared(unsigned long bytes);
 void dmaplane_vfree(void *memory);
 void dmaplane_vma_shared_only(struct vm_area_struct *vma);
@@ -48,6 +52,8 @@ vm_fault_t dmaplane_vma_insert_io(struct vm_area_struct *vma, unsigned long addr
 				  unsigned long pfn, unsigned long count);
 
 /* Work that runs later. */
+void dmaplane_init_work(struct work_struct *work, work_func_t run);
+void dmaplane_queue_on_node(int nid, struct work_struct *work);
 void dmaplane_init_delayed_work(struct delayed_work *work, work_func_t run);
 void dmaplane_run_within(struct delayed_work *work, unsigned long jiffies);
 
@@ -73,6 +79,7 @@ void dmaplane_sysfs_end(void);
 struct net *dmaplane_current_net(void);
 
 /* Verbs that are inline. */
+int dmaplane_ib_device_node(struct ib_device *device);
 void *dmaplane_ib_get_client_data(struct ib_device *device, struct ib_client *client);
 int dmaplane_ib_post_send(struct ib_qp *qp, const struct ib_send_wr *wr,
 			  const struct ib_send_wr **bad_wr);

@@ -12,6 +12,7 @@ pub(crate) mod fifo;
 pub(crate) mod global;
 pub(crate) mod miscdev;
 pub(crate) mod net;
+pub(crate) mod nodes;
 pub(crate) mod pages;
 pub(crate) mod rdma;
 pub(crate) mod shared;

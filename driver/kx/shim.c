@@ -10,6 +10,7 @@
 #include <linux/highmem.h>
 #include <linux/kthread.h>
 #include <linux/memcontrol.h>
+#include <linux/netdevice.h>
 #include <linux/nodemask.h>
 #include <linux/nsproxy.h>
 #include <linux/io.h>
@@ -23,15 +24,15 @@
 #include "bindings.h"
 
 /*
- * One zeroed folio, charged to the caller's memory cgroup. __GFP_RETRY_MAYFAIL, __GFP_NORETRY and __GFP_THISNODE all
+ * One folio, not zeroed, charged to the caller's memory cgroup. __GFP_RETRY_MAYFAIL, __GFP_NORETRY and __GFP_THISNODE all
  * keep the out-of-memory killer out: a caller that asks for too much gets NULL, nobody else is hurt. Large folios
- * are not fought for: there are smaller ones.
+ * are not fought for unless the caller insists: there are smaller ones.
  */
-struct page *dmaplane_alloc_folio(int nid, unsigned int order, bool bound)
+struct page *dmaplane_alloc_folio(int nid, unsigned int order, bool bound, bool insist)
 {
-	gfp_t gfp = GFP_KERNEL_ACCOUNT | __GFP_COMP | __GFP_ZERO | __GFP_NOWARN;
+	gfp_t gfp = GFP_KERNEL_ACCOUNT | __GFP_COMP | __GFP_NOWARN;
 
-	gfp |= order ? __GFP_NORETRY : __GFP_RETRY_MAYFAIL;
+	gfp |= order && !insist ? __GFP_NORETRY : __GFP_RETRY_MAYFAIL;
 	if (bound)
 		gfp |= __GFP_THISNODE;
 	return alloc_pages_node(nid, gfp, order);
@@ -40,6 +41,12 @@ struct page *dmaplane_alloc_folio(int nid, unsigned int order, bool bound)
 unsigned int dmaplane_folio_order(struct page *page)
 {
 	return folio_order(page_folio(page));
+}
+
+void dmaplane_zero_page(struct page *page)
+{
+	clear_highpage(page);
+	cond_resched();
 }
 
 void dmaplane_copy_to_page(struct page *page, size_t offset, const void *from, size_t bytes)
@@ -62,6 +69,17 @@ void dmaplane_move_between(struct page *to, size_t to_offset, struct page *from,
 	kunmap_local(source);
 	kunmap_local(target);
 	cond_resched();
+}
+
+void dmaplane_init_work(struct work_struct *work, work_func_t run)
+{
+	INIT_WORK(work, run);
+}
+
+/* Unbound, near the node: it may take long. */
+void dmaplane_queue_on_node(int nid, struct work_struct *work)
+{
+	queue_work_node(nid, system_dfl_wq, work);
 }
 
 void dmaplane_init_delayed_work(struct delayed_work *work, work_func_t run)
@@ -148,6 +166,46 @@ bool dmaplane_node_has_memory(int nid)
 unsigned int dmaplane_node_ids(void)
 {
 	return nr_node_ids;
+}
+
+int dmaplane_node_distance(int from, int to)
+{
+	return node_distance(from, to);
+}
+
+unsigned int dmaplane_node_cpus(int nid)
+{
+	return nid >= 0 && nid < nr_node_ids && node_online(nid) ? nr_cpus_node(nid) : 0;
+}
+
+int dmaplane_pci_device_node(const char *name, int *nid)
+{
+	struct device *device = bus_find_device_by_name(&pci_bus_type, NULL, name);
+
+	if (!device)
+		return -ENODEV;
+	*nid = dev_to_node(device);
+	put_device(device);
+	return 0;
+}
+
+/* The node of the adapter; that of what carries its first port where the adapter itself is none. */
+int dmaplane_ib_device_node(struct ib_device *device)
+{
+	int nid = dev_to_node(&device->dev);
+	struct net_device *netdev;
+
+	if (nid == NUMA_NO_NODE && device->dma_device)
+		nid = dev_to_node(device->dma_device);
+	if (nid != NUMA_NO_NODE)
+		return nid;
+	netdev = ib_device_get_netdev(device, 1);
+	if (!netdev)
+		return NUMA_NO_NODE;
+	if (netdev->dev.parent)
+		nid = dev_to_node(netdev->dev.parent);
+	dev_put(netdev);
+	return nid;
 }
 
 void *dmaplane_vmalloc_shared(unsigned long bytes)

@@ -43,6 +43,7 @@ abi!(
     BufferQuery,
     BufferExport,
     BufferImport,
+    BufferFolios,
     ChannelCreate,
     Enter,
     Listen,

@@ -66,7 +66,14 @@ impl Memory {
         };
         let backing = Backing::Pages(pages);
         // What others lend is not counted.
-        Self::made_of(backing, tenure, Placement::any(), charge, 0, Some(imported))
+        Self::made_of(
+            backing,
+            tenure,
+            Placement::of_device(-1),
+            charge,
+            0,
+            Some(imported),
+        )
     }
 
     /// Whether it is imported and the kernel has no pages of it.

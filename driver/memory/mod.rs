@@ -5,10 +5,12 @@
 mod backing;
 mod export;
 mod import;
+pub(crate) mod placement;
 mod region;
 mod revocation;
 mod watch;
 
+pub(crate) use placement::Placement;
 pub(crate) use region::Region;
 pub(crate) use revocation::{Cause, Follower, Guard, Tenure};
 
@@ -18,7 +20,7 @@ use crate::{
     gauges::{Held, GAUGES},
     kx::bar::IoRange,
     kx::{
-        pages::{node_has_memory, node_ids, Node, Pages, PAGE_BYTES},
+        pages::{Pages, PAGE_BYTES},
         space::{Place, Space},
         vec::retain,
         vma::{self, Mapped, Paged, What},
@@ -66,53 +68,13 @@ pub(crate) struct Home {
     pub(crate) space: Arc<Space>,
 }
 
-/// Where a buffer was asked to be.
-#[derive(Clone, Copy)]
-pub(crate) struct Placement {
-    policy: u32,
-    node: i32,
-}
-
-impl Placement {
-    /// Checks what the user asked for. `EINVAL` for an unknown policy, a node that does not exist or has no
-    /// memory, or a node where the policy has none.
-    pub(crate) fn new(policy: u32, node: i32) -> Result<Self> {
-        let valid = match policy {
-            uapi::PLACE_ANY => node == -1,
-            uapi::PLACE_PREFERRED | uapi::PLACE_STRICT => node_has_memory(node),
-            _ => false,
-        };
-        if valid {
-            Ok(Self { policy, node })
-        } else {
-            Err(EINVAL)
-        }
-    }
-
-    /// Wherever it is.
-    fn any() -> Self {
-        Self {
-            policy: uapi::PLACE_ANY,
-            node: -1,
-        }
-    }
-
-    fn source(self) -> Node {
-        match self.policy {
-            uapi::PLACE_PREFERRED => Node::Preferred(self.node),
-            uapi::PLACE_STRICT => Node::Strict(self.node),
-            _ => Node::Any,
-        }
-    }
-}
-
 impl Memory {
-    /// Allocates whole pages for `bytes`; see [`Pages::new`] for the errors.
+    /// Allocates whole pages for `bytes`; see [`Placement::allocate`] for the errors.
     pub(crate) fn new(bytes: u64, placement: Placement, home: Home) -> Result<Arc<Self>> {
-        let whole = bytes.checked_next_multiple_of(PAGE_BYTES as u64);
-        let charge = home.quota.charge(Kind::Bytes, whole.ok_or(E2BIG)?)?;
-        let bytes = usize::try_from(bytes).map_err(|_| E2BIG)?;
-        let pages = Pages::new(bytes.div_ceil(PAGE_BYTES), placement.source())?;
+        let count = placement.pages_for(bytes)?;
+        let whole = count.checked_mul(PAGE_BYTES).ok_or(E2BIG)?;
+        let charge = home.quota.charge(Kind::Bytes, whole as u64)?;
+        let pages = placement.allocate(count)?;
         let bytes = pages.count() * PAGE_BYTES;
         let tenure = Tenure::new(pages.count(), &home, false)?;
         let backing = Backing::Pages(pages);
@@ -131,10 +93,7 @@ impl Memory {
         let tenure = Tenure::new(io.count(), &home, false)?;
         // Who has the range is free to reuse it from then on.
         tenure.follow(range.clone())?;
-        let placement = Placement {
-            policy: uapi::PLACE_ANY,
-            node: range.device().node(),
-        };
+        let placement = Placement::of_device(range.device().node());
         let backing = Backing::Device { io, pages, range };
         Self::made_of(backing, tenure, placement, charge, bytes, None)
     }
@@ -208,9 +167,9 @@ impl Memory {
         }
     }
 
-    /// Policy and node it was created with.
-    pub(crate) fn placement(&self) -> (u32, i32) {
-        (self.placement.policy, self.placement.node)
+    /// Where it was asked to be.
+    pub(crate) fn placement(&self) -> &Placement {
+        &self.placement
     }
 
     /// Live user mappings.
@@ -218,44 +177,36 @@ impl Memory {
         self.mappings.load(Relaxed)
     }
 
-    /// Pages on each node, and those that are not where a preferred or strict policy wanted them. Read from the
-    /// pages themselves.
+    /// Pages on each node, and those that are elsewhere than wanted.
     pub(crate) fn census(self: &Arc<Self>) -> Result<(KVec<u64>, u64)> {
-        let mut by_node = KVec::from_elem(0u64, node_ids() as usize, GFP_KERNEL)?;
-        let mut misplaced = 0;
         // Pages that others have taken back may be gone altogether.
         let guard = self.enter();
         if guard.is_err() && self.imported.is_some() {
-            return Ok((by_node, misplaced));
+            return self.placement.census_of_device(0);
         }
-        let Backing::Pages(pages) = &self.backing else {
+        match &self.backing {
+            Backing::Pages(pages) => self.placement.census(pages),
             // All of a device's memory is where the device is, if that is known.
-            let place = usize::try_from(self.placement.node);
-            if let Some(count) = place.ok().and_then(|at| by_node.get_mut(at)) {
-                *count += self.count() as u64;
-            }
-            return Ok((by_node, 0));
-        };
-        pages.each_folio(|_, node, order| {
-            let pages = 1u64 << order;
-            if let Some(count) = usize::try_from(node)
-                .ok()
-                .and_then(|at| by_node.get_mut(at))
-            {
-                *count += pages;
-            }
-            if self.placement.policy != uapi::PLACE_ANY && node != self.placement.node {
-                misplaced += pages;
-            }
-        });
-        Ok((by_node, misplaced))
+            Backing::Device { .. } => self.placement.census_of_device(self.count() as u64),
+        }
+    }
+
+    /// Fills in what is on the node that is asked for. A device's memory has no folios.
+    pub(crate) fn folios(self: &Arc<Self>, query: &mut uapi::BufferFolios) {
+        let guard = self.enter();
+        if guard.is_err() && self.imported.is_some() {
+            return;
+        }
+        if let Backing::Pages(pages) = &self.backing {
+            self.placement.folios(pages, query);
+        }
     }
 }
 
 impl Memory {
     /// Fills in what a query tells of the memory's kind.
     pub(crate) fn describe(&self, query: &mut uapi::MemoryQuery) {
-        query.node = self.placement.node;
+        (_, query.node) = self.placement.told();
         match &self.backing {
             Backing::Pages(_) if self.imported.is_some() => {
                 query.kind = uapi::MEMORY_KIND_IMPORT;

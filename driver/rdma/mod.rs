@@ -18,6 +18,7 @@ pub(crate) use listener::Listener;
 use crate::{
     kx::{
         global::REGISTRY,
+        nodes::DeviceName,
         rdma::client::{self, Device},
         vec::retain,
     },
@@ -53,6 +54,13 @@ impl Registry {
     /// How many devices there are.
     pub(crate) fn devices(&self) -> usize {
         self.entries.len()
+    }
+
+    /// The node of the device of this name, -1 for unknown. `ENODEV` when the calling process has no such device.
+    pub(crate) fn node_of(&self, name: &DeviceName<'_>) -> Result<i32> {
+        let mut devices = self.entries.iter().map(|entry| entry.device);
+        let found = devices.find(|device| device.is_called(name) && device.is_accessible());
+        Ok(found.ok_or(ENODEV)?.node())
     }
 
     fn entry(&mut self, device: Device) -> Option<&mut Entry> {

@@ -30,6 +30,8 @@ pub enum Call {
     BufferExport,
     /// Making a buffer of a dma-buf.
     BufferImport,
+    /// Asking how a buffer's pages were allocated.
+    BufferFolios,
     /// Creating a channel.
     ChannelCreate,
     /// Submitting entries and waiting for completions.
@@ -63,6 +65,7 @@ impl fmt::Display for Call {
             Self::DeviceAlloc => "make a buffer of a device's memory",
             Self::BufferExport => "export a buffer",
             Self::BufferImport => "import a dma-buf",
+            Self::BufferFolios => "query a buffer's folios",
             Self::ChannelCreate => "create a channel",
             Self::Enter => "submit",
             Self::Listen => "listen",
@@ -83,17 +86,30 @@ pub(super) fn explain(call: Call, errno: Errno) -> (&'static str, &'static str) 
 
 fn specific(call: Call, errno: Errno) -> Option<(&'static str, &'static str)> {
     use Call::{
-        Accept, BufferCreate, BufferExport, BufferImport, BufferQuery, BufferRevoke, ChannelCreate,
-        Connect, DeviceAlloc, Enter, GrantCreate, GrantWait, Listen,
+        Accept, BufferCreate, BufferExport, BufferFolios, BufferImport, BufferQuery, BufferRevoke,
+        ChannelCreate, Connect, DeviceAlloc, Enter, GrantCreate, GrantWait, Listen,
     };
     let text = match (call, errno) {
         (BufferCreate, Errno::INVAL) => (
-            "the size is 0, or the node does not exist or has no memory",
+            "the size is 0, the node does not exist or has no memory, or the policy and the flags do \
+             not go together",
             "Give at least one byte, and a node that `dmaplane numa` lists with memory",
         ),
         (BufferCreate, Errno::TOOBIG) => (
-            "the size is beyond the driver's limit",
+            "the size is beyond the driver's limit, or beyond the 2 MiB of a coherent buffer",
             "Ask for at most `max_buffer_bytes` of `dmaplane info`, in several buffers if need be",
+        ),
+        (BufferCreate, Errno::NODEV) => (
+            "there is no device of this name",
+            "Name an RDMA device as `rdma link` does, a PCI device as `lspci -D` does",
+        ),
+        (BufferCreate, Errno::NXIO) => (
+            "nobody knows which NUMA node this device is on",
+            "Name the node instead; `dmaplane numa` lists nodes and devices",
+        ),
+        (BufferFolios, Errno::INVAL) => (
+            "there is no such node",
+            "Ask for nodes below `node_ids` of `dmaplane info`",
         ),
         (BufferCreate, Errno::NOMEM) => (
             "no memory is free where the placement allows it, or the memory cgroup is at its limit",
@@ -346,6 +362,7 @@ pub(crate) fn name(errno: Errno) -> String {
         Errno::NOTCONN => "ENOTCONN",
         Errno::NOTTY => "ENOTTY",
         Errno::OPNOTSUPP => "EOPNOTSUPP",
+        Errno::NXIO => "ENXIO",
         Errno::PROTO => "EPROTO",
         Errno::STALE => "ESTALE",
         Errno::RANGE => "ERANGE",
@@ -366,8 +383,16 @@ mod tests {
         (Call::Destroy, &[Errno::NOENT]),
         (
             Call::BufferCreate,
-            &[Errno::INVAL, Errno::TOOBIG, Errno::NOMEM, Errno::MFILE],
+            &[
+                Errno::INVAL,
+                Errno::TOOBIG,
+                Errno::NOMEM,
+                Errno::MFILE,
+                Errno::NODEV,
+                Errno::NXIO,
+            ],
         ),
+        (Call::BufferFolios, &[Errno::NOENT, Errno::INVAL]),
         (Call::BufferQuery, &[Errno::NOENT, Errno::FAULT]),
         (
             Call::BufferImport,

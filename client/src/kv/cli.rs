@@ -76,7 +76,7 @@ pub struct RecvArgs {
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
     depth: u32,
     /// Where the cache's memory comes from: any, preferred:NODE or strict:NODE.
-    #[arg(long, default_value = "any", value_parser = parse_placement)]
+    #[arg(long, default_value = "any", value_parser = str::parse::<Placement>)]
     placement: Placement,
     /// Bytes of the largest cache to accept, with a suffix of K, M or G.
     #[arg(long, value_name = "BYTES", default_value = "64G", value_parser = parse_size)]
@@ -273,20 +273,6 @@ impl Pace {
                 bytes * 100 / self.total.max(1)
             );
         }
-    }
-}
-
-fn parse_placement(text: &str) -> Result<Placement, String> {
-    let node = |digits: &str| {
-        digits
-            .parse()
-            .map_err(|_| format!("`{digits}` is not a node"))
-    };
-    match text.split_once(':') {
-        None if text == "any" => Ok(Placement::Any),
-        Some(("preferred", digits)) => Ok(Placement::Preferred(node(digits)?)),
-        Some(("strict", digits)) => Ok(Placement::Strict(node(digits)?)),
-        _ => Err("it is any, preferred:NODE or strict:NODE".into()),
     }
 }
 

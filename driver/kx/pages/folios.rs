@@ -1,99 +1,156 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Pages of the driver's own: folios as large as the size and the machine allow.
+//! Pages of the driver's own: folios as large as the size and the machine allow, on the nodes that are wanted.
 
-use super::{raw, Owner, Pages};
+use super::{raw, zero::zero, Owner, Pages};
+use crate::logic::placement::Turns;
 use core::ptr::NonNull;
 use kernel::{alloc::flags::__GFP_NOWARN, bindings, prelude::*};
 
 /// Order of the largest folios: 2 MiB, which one entry of a page table or of a device's list can cover.
 pub(crate) const MAX_ORDER: usize = 9;
 
-/// Where pages are to come from.
-#[derive(Clone, Copy)]
-pub(crate) enum Node {
-    /// Anywhere, near the caller first.
-    Any,
-    /// This node first, in folios of whatever order it still has; only then elsewhere.
-    Preferred(i32),
-    /// This node only.
-    Strict(i32),
+/// Where pages are to come from, and how.
+pub(crate) struct Wanted<'a> {
+    /// Pages.
+    pub(crate) count: usize,
+    /// Nodes that take turns; all of them have memory. None for anywhere, near the caller first.
+    pub(crate) nodes: &'a [i32],
+    /// Their turns.
+    pub(crate) turns: Turns,
+    /// Whether another node will do when the wanted one has nothing left, in folios of whatever order.
+    pub(crate) spills: bool,
+    /// Whether all must be one folio. `count` is a power of two then, at most of [`MAX_ORDER`].
+    pub(crate) whole: bool,
+    /// Order of the largest folios.
+    pub(crate) max_order: usize,
+    /// Most work items that zero them, 0 for as many as are useful.
+    pub(crate) zero_workers: usize,
 }
 
 /// Pages between two looks for a pending signal: large allocations must not outlive their caller's kill.
 const SIGNAL_INTERVAL: usize = 256;
 
-/// Allocates folios, and notes what it did not get.
+/// Allocates folios, and remembers what it did not get: what failed once is not tried again, because asking is dear.
 struct Source {
     nid: i32,
     /// Whether only this node will do.
     bound: bool,
-    /// Largest order to try: what failed once is not tried again, because asking for it is dear.
-    order: usize,
+    /// Largest order to try; `None` when there is not even a page.
+    order: Option<usize>,
 }
 
 impl Source {
-    fn new(nid: i32, bound: bool) -> Self {
-        Self {
-            nid,
-            bound,
-            order: MAX_ORDER,
-        }
-    }
-
     /// The next folio of at most `room` pages, and its order; `None` when not even one page is to be had.
     fn folio(&mut self, room: usize) -> Option<(NonNull<bindings::page>, usize)> {
         let fitting = room.checked_ilog2()? as usize;
-        let mut order = self.order.min(fitting);
+        let mut order = self.order?.min(fitting);
         loop {
-            // SAFETY: `node_has_memory()` holds for a named node, which the caller checked; -1 names none.
-            // Process context, so that the allocation may sleep.
-            let page = unsafe { raw::dmaplane_alloc_folio(self.nid, order as u32, self.bound) };
-            if let Some(page) = NonNull::new(page) {
+            if let Some(page) = self.try_folio(order, false) {
                 return Some((page, order));
             }
-            order = order.checked_sub(1)?;
-            self.order = order;
+            self.order = order.checked_sub(1);
+            order = self.order?;
         }
+    }
+
+    fn try_folio(&self, order: usize, insist: bool) -> Option<NonNull<bindings::page>> {
+        // SAFETY: `node_has_memory()` holds for a named node, which the caller checked; -1 names none. Process
+        // context, so that the allocation may sleep.
+        let page = unsafe { raw::dmaplane_alloc_folio(self.nid, order as u32, self.bound, insist) };
+        NonNull::new(page)
     }
 }
 
 impl Pages {
-    /// Allocates `count` zeroed pages, charged to the caller's memory cgroup. `ENOMEM` when the policy, the machine
-    /// or the cgroup has no more; `EINTR` when a signal arrives meanwhile.
-    pub(crate) fn new(count: usize, node: Node) -> Result<Self> {
-        let (mut source, mut spill) = match node {
-            Node::Any => (Source::new(bindings::NUMA_NO_NODE, false), None),
-            Node::Preferred(nid) => (Source::new(nid, true), Some(Source::new(nid, false))),
-            Node::Strict(nid) => (Source::new(nid, true), None),
-        };
+    /// Allocates zeroed pages, charged to the caller's memory cgroup. `ENOMEM` when the policy, the machine or the cgroup
+    /// has no more; `EINTR` when a signal arrives meanwhile.
+    pub(crate) fn new(wanted: &Wanted<'_>) -> Result<Self> {
         // A user may ask for more than there is, at will: that is told by the error and not in the log.
         let quiet = GFP_KERNEL_ACCOUNT | __GFP_NOWARN;
         let mut pages = Self {
-            row: KVVec::with_capacity(count, quiet)?,
+            row: KVVec::with_capacity(wanted.count, quiet)?,
             owner: Owner::Folios,
         };
+        if wanted.whole {
+            pages.add_whole(wanted)?;
+        } else {
+            pages.add_all(wanted)?;
+        }
+        // On a failure they go before anybody has seen them.
+        zero(&pages.row, wanted.zero_workers)?;
+        Ok(pages)
+    }
+
+    fn add_all(&mut self, wanted: &Wanted<'_>) -> Result {
+        let source = |nid: i32, bound: bool| Source {
+            nid,
+            bound,
+            order: Some(wanted.max_order.min(MAX_ORDER)),
+        };
+        let mut sources = KVec::with_capacity(wanted.nodes.len().max(1), GFP_KERNEL)?;
+        for nid in wanted.nodes {
+            sources.push(source(*nid, true), GFP_KERNEL)?;
+        }
+        if sources.is_empty() {
+            sources.push(source(bindings::NUMA_NO_NODE, false), GFP_KERNEL)?;
+        }
+        let mut elsewhere = source(bindings::NUMA_NO_NODE, false);
         let mut look = 0;
-        while pages.count() < count {
-            if pages.count() >= look {
+        while self.count() < wanted.count {
+            if self.count() >= look {
                 if kernel::current!().signal_pending() {
                     return Err(EINTR);
                 }
-                look = pages.count() + SIGNAL_INTERVAL;
+                look = self.count() + SIGNAL_INTERVAL;
             }
-            let Some((head, order)) = source.folio(count - pages.count()) else {
-                source = spill.take().ok_or(ENOMEM)?;
-                continue;
-            };
-            // INVARIANT: A successful allocation transfers one reference to a folio, whose pages follow each other.
-            for tail in 0..1usize << order {
-                // SAFETY: The folio has so many pages, and their descriptors are in a row.
-                let page = unsafe { head.add(tail) };
-                // There is room: the list was made for all of them, and no folio is larger than what is left.
-                let _ = pages.row.push_within_capacity(page);
-            }
+            let (place, next) = wanted.turns.turn(self.count());
+            let room = next.min(wanted.count) - self.count();
+            let source = sources.get_mut(place).ok_or(EINVAL)?;
+            let folio = source.folio(room).or_else(|| {
+                // Its neighbours first: the kernel's list of nodes for this one goes by distance.
+                elsewhere.nid = source.nid;
+                if wanted.spills {
+                    elsewhere.folio(room)
+                } else {
+                    None
+                }
+            });
+            self.add(folio.ok_or(ENOMEM)?);
         }
-        Ok(pages)
+        Ok(())
+    }
+
+    /// One folio for all; another node is tried as a whole too.
+    fn add_whole(&mut self, wanted: &Wanted<'_>) -> Result {
+        let order = wanted.count.checked_ilog2().ok_or(EINVAL)? as usize;
+        if !wanted.count.is_power_of_two() || order > MAX_ORDER {
+            return Err(EINVAL);
+        }
+        let nid = wanted.nodes.first().copied();
+        let mut source = Source {
+            nid: nid.unwrap_or(bindings::NUMA_NO_NODE),
+            bound: nid.is_some(),
+            order: None,
+        };
+        let mut page = source.try_folio(order, true);
+        if page.is_none() && source.bound && wanted.spills {
+            source.bound = false;
+            page = source.try_folio(order, true);
+        }
+        self.add((page.ok_or(ENOMEM)?, order));
+        Ok(())
+    }
+
+    /// Adds a folio to the row.
+    fn add(&mut self, (head, order): (NonNull<bindings::page>, usize)) {
+        // INVARIANT: A successful allocation transfers one reference to a folio, whose pages follow each other.
+        for tail in 0..1usize << order {
+            // SAFETY: The folio has so many pages, and their descriptors are in a row.
+            let page = unsafe { head.add(tail) };
+            // There is room: the list was made for all of them, and no folio is larger than what is left.
+            let _ = self.row.push_within_capacity(page);
+        }
     }
 }
 

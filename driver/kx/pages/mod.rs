@@ -3,8 +3,9 @@
 //! Pages: a row of them, and what keeps them alive.
 
 mod folios;
+mod zero;
 
-pub(crate) use folios::{Node, MAX_ORDER};
+pub(crate) use folios::{Wanted, MAX_ORDER};
 
 use super::raw;
 use core::ptr::NonNull;
@@ -181,16 +182,4 @@ impl Drop for Pages {
             folios::give_back(&self.row);
         }
     }
-}
-
-/// Whether a node exists and has memory.
-pub(crate) fn node_has_memory(nid: i32) -> bool {
-    // SAFETY: Any integer may be passed; the wrapper checks its range.
-    unsafe { raw::dmaplane_node_has_memory(nid) }
-}
-
-/// One more than the highest node id.
-pub(crate) fn node_ids() -> u32 {
-    // SAFETY: Reads a variable that is constant after boot.
-    unsafe { raw::dmaplane_node_ids() }
 }

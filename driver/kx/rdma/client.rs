@@ -3,6 +3,7 @@
 //! Seeing RDMA devices come and go.
 
 use super::{raw, NAME};
+use crate::kx::nodes::DeviceName;
 use core::{marker::PhantomData, ptr, ptr::NonNull};
 use kernel::{
     error::to_result,
@@ -49,6 +50,25 @@ impl Device {
             *to = *from;
         }
         bytes
+    }
+
+    /// Whether this is its name.
+    pub(crate) fn is_called(self, name: &DeviceName<'_>) -> bool {
+        let own = self.name();
+        let length = own.iter().position(|byte| *byte == 0);
+        length.and_then(|length| own.get(..length)) == Some(name.as_bytes())
+    }
+
+    /// Whether the calling process may use it from its network namespace.
+    pub(crate) fn is_accessible(self) -> bool {
+        // SAFETY: By the type invariant the device is alive; the namespace is the caller's, alive as long as this runs.
+        unsafe { raw::rdma_dev_access_netns(self.as_ptr(), raw::dmaplane_current_net()) }
+    }
+
+    /// The NUMA node that it sits on, -1 for unknown.
+    pub(crate) fn node(self) -> i32 {
+        // SAFETY: By the type invariant the device is alive.
+        unsafe { raw::dmaplane_ib_device_node(self.as_ptr()) }
     }
 
     /// Pages that one fast-registered memory region can hold.

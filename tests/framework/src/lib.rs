@@ -9,6 +9,8 @@
 //! | [`gauges`] | the driver's counts of what lives |
 //! | [`mod@peer`] | the other side of a connection: a process that obeys JSON lines |
 //! | [`transfer`] | streams of writes and receives, counted one by one |
+//! | [`counters`] | what was missed in placing memory, and the driver's settings |
+//! | [`frames`] | the page frames behind a mapping, as the kernel tells them |
 //! | [`pattern`] | data whose bytes tell where they belong |
 //! | [`poll`] | waiting for a condition where there is no event |
 //! | [`netns`], [`rdma`], [`cgroup`], [`module`] | namespaces, rxe links, memory limits, module |
@@ -30,7 +32,9 @@
 //! ```
 
 pub mod cgroup;
+pub mod counters;
 pub mod dmabuf;
+pub mod frames;
 pub mod gauges;
 pub mod guest;
 pub mod hostile;

@@ -16,8 +16,19 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 /// # Errors
 /// When there is no such namespace, or this process may not enter it.
 pub fn inside<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> Result<T> {
-    let path = Path::new("/run/netns").join(name);
-    let file = File::open(&path).with_context(|| format!("no network namespace {name}"))?;
+    enter(name, &Path::new("/run/netns").join(name), work)
+}
+
+/// The same in the namespace that the guest's devices are in at first.
+///
+/// # Errors
+/// When this process may not enter it.
+pub fn initial<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T> {
+    enter("of init", Path::new("/proc/1/ns/net"), work)
+}
+
+fn enter<T: Send>(name: &str, path: &Path, work: impl FnOnce() -> T + Send) -> Result<T> {
+    let file = File::open(path).with_context(|| format!("no network namespace {name}"))?;
     let enter_and_work = || -> Result<T> {
         move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
             .with_context(|| format!("cannot enter the network namespace {name}"))?;

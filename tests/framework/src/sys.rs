@@ -285,6 +285,30 @@ pub fn page_nodes(start: *const u8, count: usize, page_bytes: usize) -> Result<V
     (0..count).map(node).collect()
 }
 
+/// Asks mbind(2) to bind a range to a node and to move its pages there.
+///
+/// # Errors
+/// What mbind(2) says.
+pub fn bind_and_move(start: *const u8, bytes: u64, node: u32) -> Result<(), Errno> {
+    const MPOL_BIND: libc::c_long = 2;
+    const STRICT_AND_MOVE: libc::c_long = 1 | 2;
+    let mask: libc::c_ulong = 1u64.checked_shl(node).unwrap_or(0);
+    // SAFETY: The call reads one word of the mask; policies of a shared mapping change where its pages come from, never what
+    // is in them.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mbind,
+            start.addr(),
+            bytes,
+            MPOL_BIND,
+            &raw const mask,
+            libc::c_ulong::from(libc::c_ulong::BITS),
+            STRICT_AND_MOVE,
+        )
+    };
+    check(result)
+}
+
 /// A forked child, killed when it is dropped before it was waited for.
 #[derive(Debug)]
 pub struct Forked(libc::pid_t);

@@ -4,6 +4,7 @@
 
 pub mod device;
 mod local;
+pub mod numa;
 pub mod storm;
 
 pub use local::Local;

@@ -4,18 +4,11 @@
 
 use std::fs;
 
-use dmaplane::topology::{NumaNode, numa_nodes};
+use dmaplane::topology::numa_nodes;
 use dmaplane::{Buffer, Context, Errno, Placement};
+use dmaplane_guest_tests::numa::{MIB, fill_up, nodes_with_memory};
 use dmaplane_guest_tests::refusal;
-use dmaplane_testkit::{ErrorContext as _, Result, Topology, bail, ensure, pattern, sys, test};
-
-const MIB: u64 = 1 << 20;
-
-fn nodes_with_memory() -> Result<Vec<NumaNode>> {
-    let mut nodes = numa_nodes()?;
-    nodes.retain(|node| node.total_bytes > 0);
-    Ok(nodes)
-}
+use dmaplane_testkit::{ErrorContext as _, Result, Topology, ensure, pattern, sys, test};
 
 /// Fails unless driver and get_mempolicy(2) see each page of the buffer on `node`.
 fn all_on(buffer: &Buffer, page_bytes: u32, node: u32) -> Result<()> {
@@ -122,21 +115,6 @@ fn out_of_memory_kills() -> Result<u64> {
         .context("vmstat has no oom_kill")?
         .parse()
         .context("oom_kill is no number")
-}
-
-/// Strict buffers until the node gives no more, in ever smaller pieces.
-fn fill_up(context: &Context, node: u32) -> Result<Vec<Buffer>> {
-    let mut buffers = Vec::new();
-    for piece in [64 * MIB, 16 * MIB, 4 * MIB, MIB] {
-        loop {
-            match Buffer::create(context, piece, Placement::Strict(node)) {
-                Ok(buffer) => buffers.push(buffer),
-                Err(error) if error.errno() == Some(Errno::NOMEM) => break,
-                Err(error) => bail!("instead of ENOMEM: {error}"),
-            }
-        }
-    }
-    Ok(buffers)
 }
 
 #[test]

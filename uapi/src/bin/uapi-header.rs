@@ -23,6 +23,7 @@ const STRUCTS: &[(&str, &str)] = &[
     ("Destroy", "dmaplane_destroy"),
     ("BufferCreate", "dmaplane_buffer_create"),
     ("BufferQuery", "dmaplane_buffer_query"),
+    ("BufferFolios", "dmaplane_buffer_folios"),
     ("BufferRevoke", "dmaplane_buffer_revoke"),
     ("MemoryQuery", "dmaplane_memory_query"),
     ("DeviceTier", "dmaplane_device_tier"),

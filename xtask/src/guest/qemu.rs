@@ -61,6 +61,7 @@ impl Machine<'_> {
         self.file_systems(&mut line);
         self.network(&mut line);
         self.bars(&mut line);
+        self.adapters(&mut line);
         self.consoles(&mut line);
         line.add("-kernel", self.bz_image.display().to_string());
         line.add("-append", self.kernel_command_line());
@@ -199,6 +200,28 @@ impl Machine<'_> {
         }
     }
 
+    fn adapters(&self, line: &mut Line) {
+        for (id, adapter) in self.guest.adapters.iter().enumerate() {
+            // Behind the bridges of the BARs.
+            let place = self.guest.bars.len() + id;
+            let (bus, chassis) = (64 + 16 * place, place + 1);
+            let node = adapter.node;
+            line.add(
+                "-device",
+                format!("pxb-pcie,id=pxa{id},bus=pcie.0,bus_nr={bus},numa_node={node}"),
+            );
+            line.add(
+                "-device",
+                format!("pcie-root-port,id=porta{id},bus=pxa{id},chassis={chassis}"),
+            );
+            line.add("-netdev", format!("hubport,id=nowhere{id},hubid={id}"));
+            line.add(
+                "-device",
+                format!("virtio-net-pci,bus=porta{id},netdev=nowhere{id},romfile="),
+            );
+        }
+    }
+
     fn consoles(&self, line: &mut Line) {
         let console = self.console.display().to_string().replace(',', ",,");
         line.add("-chardev", format!("file,id=console,path={console}"));
@@ -301,6 +324,8 @@ mod tests {
             "pxb-pcie,id=pxb0,bus=pcie.0,bus_nr=64,numa_node=2",
             "memory-backend-memfd,id=mem0,size=64M,share=on",
             "acpi-generic-initiator,id=gi0,pci-dev=bar0,node=2",
+            "pxb-pcie,id=pxa0,bus=pcie.0,bus_nr=80,numa_node=1",
+            "virtio-net-pci,bus=porta0,netdev=nowhere0",
             "accel=tcg",
             "path=/a,,b,",
         ] {

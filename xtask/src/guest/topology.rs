@@ -70,6 +70,9 @@ pub(crate) struct Guest {
     /// PCI devices that are nothing but memory.
     #[serde(default, rename = "bar")]
     pub(crate) bars: Vec<Bar>,
+    /// Network adapters that are connected to nothing, for what is asked of an adapter's place.
+    #[serde(default, rename = "adapter")]
+    pub(crate) adapters: Vec<Adapter>,
 }
 
 /// One NUMA node. Without memory and CPUs it can still hold a device.
@@ -98,6 +101,14 @@ pub(crate) struct Distances {
 pub(crate) struct Bar {
     /// MiB, a power of two.
     pub(crate) size_mib: u32,
+    /// The node that it is attached to.
+    pub(crate) node: u32,
+}
+
+/// A virtio network adapter.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Adapter {
     /// The node that it is attached to.
     pub(crate) node: u32,
 }
@@ -250,6 +261,13 @@ impl Guest {
                 bar.node
             );
         }
+        for adapter in &self.adapters {
+            ensure!(
+                (adapter.node as usize) < nodes,
+                "an adapter is on node {}, which is not there",
+                adapter.node
+            );
+        }
         Ok(())
     }
 
@@ -347,6 +365,11 @@ mod tests {
                 "name = \"one\"",
                 "name = \"one\"\nbar = [{ size_mib = 4, node = 7 }]",
                 "node 7",
+            ),
+            (
+                "name = \"one\"",
+                "name = \"one\"\nadapter = [{ node = 2 }]",
+                "node 2",
             ),
             (
                 "name = \"one\"",

@@ -39,6 +39,12 @@ const CALLS: &[(&str, u32, usize, u64)] = &[
         60,
     ),
     (
+        "BUFFER_FOLIOS",
+        abi::IOC_BUFFER_FOLIOS,
+        size_of::<abi::BufferFolios>(),
+        30,
+    ),
+    (
         "BUFFER_REVOKE",
         abi::IOC_BUFFER_REVOKE,
         size_of::<abi::BufferRevoke>(),
@@ -172,20 +178,38 @@ impl Argument {
             }
             abi::IOC_BUFFER_CREATE => {
                 self.put64(offset_of!(abi::BufferCreate, bytes), numbers.below(BUFFER));
-                let placement = numbers.below(3) as u32;
+                let placement = numbers.below(6) as u32;
                 self.put32(offset_of!(abi::BufferCreate, placement), placement);
-                let node = if placement == abi::PLACE_ANY {
-                    u32::MAX
-                } else {
+                let has_node = [abi::PLACE_PREFERRED, abi::PLACE_STRICT].contains(&placement);
+                let node = if has_node {
                     numbers.below(2) as u32
+                } else {
+                    u32::MAX
                 };
                 self.put32(offset_of!(abi::BufferCreate, node), node);
+                let near: &[u8] = match placement {
+                    abi::PLACE_NEAR_RDMA => b"rxe0",
+                    abi::PLACE_NEAR_PCI => b"0000:00:00.0",
+                    _ => b"",
+                };
+                let at = offset_of!(abi::BufferCreate, near);
+                self.bytes[at..at + near.len()].copy_from_slice(near);
+                let flags = if numbers.below(4) == 0 {
+                    numbers.below(4) as u32
+                } else {
+                    0
+                };
+                self.put32(offset_of!(abi::BufferCreate, flags), flags);
             }
             abi::IOC_BUFFER_QUERY => {
                 let handle = any(Kind::Buffer, numbers);
                 self.put32(offset_of!(abi::BufferQuery, handle), handle);
                 self.put32(offset_of!(abi::BufferQuery, node_count), 8);
                 self.put64(offset_of!(abi::BufferQuery, pages_by_node), room.array());
+            }
+            abi::IOC_BUFFER_FOLIOS => {
+                let handle = any(Kind::Buffer, numbers);
+                self.put32(offset_of!(abi::BufferFolios, handle), handle);
             }
             abi::IOC_DEVICE_ALLOC => {
                 self.put64(offset_of!(abi::DeviceAlloc, device), 1 + numbers.below(2));

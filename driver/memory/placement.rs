@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Where a buffer's pages are wanted, where they are, and what was missed.
+
+use crate::{
+    kx::{
+        global::REGISTRY,
+        nodes::{self, DeviceName},
+        pages::{Pages, Wanted, MAX_ORDER},
+    },
+    logic::placement::{nearest, Turns},
+    tuning::TUNING,
+    uapi,
+};
+use kernel::{
+    debugfs::{Dir, Scope},
+    fmt,
+    prelude::*,
+    sync::atomic::{Atomic, Relaxed},
+};
+
+/// What the user asked for, with devices looked up.
+pub(crate) struct Placement {
+    policy: u32,
+    /// The node, where the policy has one.
+    node: i32,
+    /// Where the device of a `near` is, -1 for elsewhere.
+    device_node: i32,
+    /// Nodes that take turns; none for anywhere.
+    nodes: KVec<i32>,
+    /// Whether another node will do.
+    spills: bool,
+    /// Whether all must be one folio.
+    whole: bool,
+}
+
+impl Placement {
+    /// Checks what the user asked for. `EINVAL` for an unknown policy, a node that does not exist or has no memory, a node
+    /// or a device where the policy has none; `ENODEV` for a device that is not there; `ENXIO` for one whose node is not
+    /// known, unless one node has all memory.
+    pub(crate) fn new(policy: u32, node: i32, near: &[u8; 64], flags: u32) -> Result<Self> {
+        let named = near.iter().any(|byte| *byte != 0);
+        let is_near = matches!(policy, uapi::PLACE_NEAR_RDMA | uapi::PLACE_NEAR_PCI);
+        let has_node = matches!(policy, uapi::PLACE_PREFERRED | uapi::PLACE_STRICT);
+        let whole = flags & uapi::BUFFER_COHERENT != 0;
+        let strict = flags & uapi::BUFFER_STRICT != 0;
+        if named != is_near || (!has_node && node != -1) {
+            return Err(EINVAL);
+        }
+        let mut placement = Self {
+            policy,
+            node,
+            device_node: -1,
+            nodes: KVec::new(),
+            spills: !strict && policy != uapi::PLACE_STRICT,
+            whole,
+        };
+        match policy {
+            uapi::PLACE_ANY if !strict => {}
+            uapi::PLACE_PREFERRED | uapi::PLACE_STRICT if nodes::node_has_memory(node) => {
+                placement.nodes.push(node, GFP_KERNEL)?;
+            }
+            uapi::PLACE_INTERLEAVE if !whole => {
+                for node in nodes::memory_nodes() {
+                    placement.nodes.push(node, GFP_KERNEL)?;
+                }
+            }
+            uapi::PLACE_NEAR_RDMA | uapi::PLACE_NEAR_PCI => {
+                let name = DeviceName::new(near)?;
+                placement.device_node = if policy == uapi::PLACE_NEAR_PCI {
+                    nodes::of_pci_device(&name)?
+                } else {
+                    REGISTRY.lock().node_of(&name)?
+                };
+                placement.node = near_node(placement.device_node)?;
+                placement.nodes.push(placement.node, GFP_KERNEL)?;
+            }
+            _ => return Err(EINVAL),
+        }
+        Ok(placement)
+    }
+
+    /// Of memory that is a device's, on its node.
+    pub(super) fn of_device(node: i32) -> Self {
+        Self {
+            policy: uapi::PLACE_ANY,
+            node,
+            device_node: node,
+            nodes: KVec::new(),
+            spills: false,
+            whole: false,
+        }
+    }
+
+    /// Pages that hold so many bytes: a power of two where they must be one folio, for which `E2BIG` says that no folio is
+    /// so large.
+    pub(super) fn pages_for(&self, bytes: u64) -> Result<usize> {
+        let pages = bytes.div_ceil(crate::kx::pages::PAGE_BYTES as u64);
+        let pages = usize::try_from(pages).map_err(|_| E2BIG)?;
+        if !self.whole {
+            return Ok(pages);
+        }
+        let rounded = pages.checked_next_power_of_two().ok_or(E2BIG)?;
+        if rounded > 1 << MAX_ORDER {
+            return Err(E2BIG);
+        }
+        Ok(rounded)
+    }
+
+    fn turns(&self, count: usize) -> Turns {
+        Turns::new(count, self.nodes.len(), MAX_ORDER as u32)
+    }
+
+    /// Allocates, and counts what was missed. See [`Pages::new`] for the errors.
+    pub(super) fn allocate(&self, count: usize) -> Result<Pages> {
+        let pages = Pages::new(&Wanted {
+            count,
+            nodes: &self.nodes,
+            turns: self.turns(count),
+            spills: self.spills,
+            whole: self.whole,
+            max_order: TUNING.folio_order().min(MAX_ORDER),
+            zero_workers: TUNING.zero_workers(),
+        })
+        .inspect_err(|error| {
+            if *error == ENOMEM && !self.spills {
+                COUNTERS.refusals.add(1);
+            }
+        })?;
+        let (mut misplaced, mut small) = (0, 0);
+        self.each(&pages, |_, _, pages, is_misplaced, is_small| {
+            misplaced += if is_misplaced { pages } else { 0 };
+            small += if is_small { pages } else { 0 };
+        });
+        COUNTERS.misplaced_pages.add(misplaced);
+        COUNTERS.small_pages.add(small);
+        Ok(pages)
+    }
+
+    /// Shows each folio: node, order, pages, whether it is elsewhere than wanted, whether a larger one would have fit.
+    fn each(&self, pages: &Pages, mut look: impl FnMut(i32, usize, u64, bool, bool)) {
+        let count = pages.count();
+        let turns = self.turns(count);
+        pages.each_folio(|first, node, order| {
+            let (place, next) = turns.turn(first);
+            let wanted = self.nodes.get(place);
+            let room = next.min(count).saturating_sub(first);
+            let fitting = room.checked_ilog2().unwrap_or(0) as usize;
+            let is_misplaced = wanted.is_some_and(|wanted| *wanted != node);
+            let is_small = order < fitting.min(MAX_ORDER);
+            look(node, order, 1 << order, is_misplaced, is_small);
+        });
+    }
+
+    /// Policy and node.
+    pub(crate) fn told(&self) -> (u32, i32) {
+        (self.policy, self.node)
+    }
+
+    /// Pages on each node, and those that are elsewhere than wanted. Read from the pages themselves.
+    pub(super) fn census(&self, pages: &Pages) -> Result<(KVec<u64>, u64)> {
+        let mut by_node = KVec::from_elem(0u64, nodes::node_ids() as usize, GFP_KERNEL)?;
+        let mut misplaced = 0;
+        self.each(pages, |node, _, pages, is_misplaced, _| {
+            let slot = usize::try_from(node).ok();
+            if let Some(count) = slot.and_then(|at| by_node.get_mut(at)) {
+                *count += pages;
+            }
+            misplaced += if is_misplaced { pages } else { 0 };
+        });
+        Ok((by_node, misplaced))
+    }
+
+    /// The same of so many pages of a device's memory, which are all where it is.
+    pub(super) fn census_of_device(&self, count: u64) -> Result<(KVec<u64>, u64)> {
+        let mut by_node = KVec::from_elem(0u64, nodes::node_ids() as usize, GFP_KERNEL)?;
+        let place = usize::try_from(self.node).ok();
+        if let Some(pages) = place.and_then(|at| by_node.get_mut(at)) {
+            *pages += count;
+        }
+        Ok((by_node, 0))
+    }
+
+    /// Fills in what is on the node that is asked for.
+    pub(super) fn folios(&self, pages: &Pages, query: &mut uapi::BufferFolios) {
+        query.device_node = self.device_node;
+        query.orders = MAX_ORDER as u32 + 1;
+        query.pages_by_order = [0; 16];
+        query.misplaced_pages = 0;
+        query.small_pages = 0;
+        let asked = query.node;
+        self.each(pages, |node, order, pages, is_misplaced, is_small| {
+            if node != asked {
+                return;
+            }
+            if let Some(count) = query.pages_by_order.get_mut(order) {
+                *count += pages;
+            }
+            query.misplaced_pages += if is_misplaced { pages } else { 0 };
+            query.small_pages += if is_small { pages } else { 0 };
+        });
+    }
+}
+
+/// The node nearest to a device that has memory.
+fn near_node(device_node: i32) -> Result<i32> {
+    if nodes::node_has_memory(device_node) {
+        return Ok(device_node);
+    }
+    if device_node >= 0 {
+        let distances =
+            nodes::memory_nodes().map(|node| (node, nodes::distance(device_node, node)));
+        return nearest(distances).ok_or(EINVAL);
+    }
+    // Nobody knows where it is; that matters only where there is a choice.
+    let mut all = nodes::memory_nodes();
+    match (all.next(), all.next()) {
+        (Some(only), None) => Ok(only),
+        _ => Err(ENXIO),
+    }
+}
+
+struct Counter(Atomic<u64>);
+
+impl Counter {
+    const fn new() -> Self {
+        Self(Atomic::new(0))
+    }
+
+    fn add(&self, amount: u64) {
+        let _ = self.0.fetch_add(amount, Relaxed);
+    }
+}
+
+/// What was missed since the driver was loaded.
+pub(crate) struct Counters {
+    /// Pages elsewhere than wanted.
+    misplaced_pages: Counter,
+    /// Buffers refused because their nodes had no more memory.
+    refusals: Counter,
+    /// Pages in smaller folios than would have fit.
+    small_pages: Counter,
+}
+
+static COUNTERS: Counters = Counters {
+    misplaced_pages: Counter::new(),
+    refusals: Counter::new(),
+    small_pages: Counter::new(),
+};
+
+fn show(counter: &Counter, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    writeln!(f, "{}", counter.0.load(Relaxed))
+}
+
+/// The folder `placement` in the driver's debugfs folder.
+pub(crate) fn debugfs(dir: &Dir) -> impl PinInit<Scope<&'static Counters>> + '_ {
+    dir.scope(&COUNTERS, c"placement", |counters, dir| {
+        let counters: &'static Counters = counters;
+        dir.read_callback_file(c"misplaced_pages", &counters.misplaced_pages, &show);
+        dir.read_callback_file(c"refusals", &counters.refusals, &show);
+        dir.read_callback_file(c"small_pages", &counters.small_pages, &show);
+    })
+}
