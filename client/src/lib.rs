@@ -55,6 +55,7 @@ pub mod kv;
 mod latency;
 mod listener;
 mod memory;
+pub mod numa;
 pub mod observe;
 mod placement;
 mod sys;

@@ -38,6 +38,20 @@ pub struct RdmaDevice {
     pub numa_node: Option<u32>,
 }
 
+/// A PCI device's memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct PciBar {
+    /// Address of the device, as `lspci -D` shows it.
+    pub device: String,
+    /// Which of its base address registers.
+    pub index: u32,
+    /// Bytes.
+    pub bytes: u64,
+    /// NUMA node of the device, where it is known.
+    pub numa_node: Option<u32>,
+}
+
 /// The online NUMA nodes, by id.
 ///
 /// # Errors
@@ -52,6 +66,51 @@ pub fn numa_nodes() -> io::Result<Vec<NumaNode>> {
 /// When sysfs cannot be read.
 pub fn rdma_devices() -> io::Result<Vec<RdmaDevice>> {
     rdma_devices_at(Path::new("/sys"))
+}
+
+/// Memory of PCI devices of at least a MiB, by address: smaller ones are registers.
+///
+/// # Errors
+/// When sysfs cannot be read.
+pub fn pci_bars() -> io::Result<Vec<PciBar>> {
+    pci_bars_at(Path::new("/sys"))
+}
+
+fn pci_bars_at(sys: &Path) -> io::Result<Vec<PciBar>> {
+    /// Flag of a resource that is memory.
+    const MEMORY: u64 = 0x200;
+    let folder = sys.join("bus/pci/devices");
+    if !folder.exists() {
+        return Ok(Vec::new());
+    }
+    let mut bars = Vec::new();
+    for path in entries(&folder)? {
+        let resources = fs::read_to_string(path.join("resource"))?;
+        // The first six are the base address registers.
+        for (index, line) in (0..6).zip(resources.lines()) {
+            let hexadecimal = |word: &str| u64::from_str_radix(word.trim_start_matches("0x"), 16);
+            let words: Vec<u64> = line.split(' ').flat_map(hexadecimal).collect();
+            let [first, last, flags] = words[..] else {
+                continue;
+            };
+            let bytes = last.saturating_sub(first) + 1;
+            if flags & MEMORY != 0 && bytes >= 1 << 20 {
+                bars.push(PciBar {
+                    device: file_name(&path).to_owned(),
+                    index,
+                    bytes,
+                    numa_node: node_of(&path),
+                });
+            }
+        }
+    }
+    bars.sort_by(|a, b| (&a.device, a.index).cmp(&(&b.device, b.index)));
+    Ok(bars)
+}
+
+/// The node that a device says it is on; none for -1.
+fn node_of(device: &Path) -> Option<u32> {
+    read_line(&device.join("numa_node"))?.parse().ok()
 }
 
 fn numa_nodes_at(sys: &Path) -> io::Result<Vec<NumaNode>> {
@@ -91,11 +150,17 @@ fn rdma_devices_at(sys: &Path) -> io::Result<Vec<RdmaDevice>> {
         let port = path.join("ports/1");
         let layer = read_line(&port.join("link_layer")).unwrap_or_else(|| "unknown".to_owned());
         let state = read_line(&port.join("state")).unwrap_or_else(|| "no port".to_owned());
+        let netdev = read_line(&port.join("gid_attrs/ndevs/0"));
+        // Soft devices have no place of their own: it is that of what carries them.
+        let carrier = netdev
+            .as_ref()
+            .map(|netdev| sys.join("class/net").join(netdev).join("device"));
         devices.push(RdmaDevice {
             name: file_name(&path).to_owned(),
             state: format!("{layer}, {state}"),
-            netdev: read_line(&port.join("gid_attrs/ndevs/0")),
-            numa_node: read_line(&path.join("device/numa_node")).and_then(|n| n.parse().ok()),
+            netdev,
+            numa_node: node_of(&path.join("device"))
+                .or_else(|| carrier.and_then(|carrier| node_of(&carrier))),
         });
     }
     devices.sort_by(|a, b| a.name.cmp(&b.name));
@@ -193,5 +258,28 @@ mod tests {
         assert_eq!(devices[0].state, "Ethernet, 4: ACTIVE");
         assert_eq!(devices[0].netdev.as_deref(), Some("veth0"));
         assert_eq!(devices[0].numa_node, None);
+        put(sys.path(), "class/net/veth0/device/numa_node", "3\n");
+        let devices = rdma_devices_at(sys.path()).expect("devices");
+        assert_eq!(devices[0].numa_node, Some(3));
+    }
+
+    #[test]
+    fn bars_are_read_without_registers_and_ports() {
+        let sys = tempfile::tempdir().expect("a folder");
+        assert!(pci_bars_at(sys.path()).expect("no devices").is_empty());
+        let device = "bus/pci/devices/0000:41:00.0";
+        put(
+            sys.path(),
+            &format!("{device}/resource"),
+            "0x00000000fe800000 0x00000000fe8000ff 0x0000000000040200\n\
+             0x000000000000c000 0x0000000000ffffff 0x0000000000040101\n\
+             0x0000000380000000 0x0000000383ffffff 0x000000000014220c\n\
+             0x0000000000000000 0x0000000000000000 0x0000000000000000\n",
+        );
+        put(sys.path(), &format!("{device}/numa_node"), "2\n");
+        let bars = pci_bars_at(sys.path()).expect("bars");
+        assert_eq!(bars.len(), 1, "{bars:?}");
+        assert_eq!((bars[0].index, bars[0].bytes), (2, 64 << 20));
+        assert_eq!(bars[0].numa_node, Some(2));
     }
 }

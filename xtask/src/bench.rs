@@ -35,6 +35,8 @@ enum What {
     Tiers,
     /// What trace events and histograms cost, next to a module without them, at the rate of NOPs and of 4 KiB WRITE_IMMs.
     Overhead,
+    /// Allocation, zeroing and registration by folio size, and what distance between nodes costs.
+    Memory,
 }
 
 /// Measures inside a guest and compares with a reference in the same run.
@@ -87,6 +89,7 @@ pub(crate) fn run(ctx: &Ctx, args: BenchArgs) -> Result<ExitCode> {
         What::Kv => "kv",
         What::Tiers => "tiers",
         What::Overhead => "overhead",
+        What::Memory => "memory",
     };
     let program = lab.binaries.dir.join("dmaplane-bench");
     let program = program.display().to_string();

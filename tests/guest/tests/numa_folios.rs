@@ -77,6 +77,8 @@ fn numa_fragmented_node_gives_smaller_folios_visibly() {
         fill(&context, node, MIB, &mut pieces)?;
         let mut frames = Vec::new();
         for piece in pieces {
+            // Only a page that was touched is mapped.
+            piece.write_at(0, &[1]);
             frames.push((frames::of(piece.as_ptr(), 1)?[0], piece));
         }
         frames.sort_by_key(|(frame, _)| *frame);
@@ -86,13 +88,13 @@ fn numa_fragmented_node_gives_smaller_folios_visibly() {
             .collect();
 
         let before = Misses::read()?;
-        let bytes = guest.pick(64, 16) * MIB;
+        let bytes = guest.pick(64, 32) * MIB;
         let buffer = Buffer::create(&context, bytes, Placement::Strict(node))?;
         let counted = Misses::read()?.since(before);
         let (orders, small) = numa::orders(&buffer)?;
         println!("on a fragmented node: pages by order {orders:?}");
         ensure!(
-            small > bytes / PAGE / 2,
+            small > bytes / PAGE / 4,
             "{small} of {} pages are in small folios",
             bytes / PAGE
         );

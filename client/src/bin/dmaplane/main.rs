@@ -46,11 +46,14 @@ enum Command {
     /// those that the driver can use.
     Info,
 
-    /// Show the NUMA nodes and prove where buffers land.
+    /// Show the NUMA nodes, what sits on them, where buffers land, and what distance costs.
     ///
-    /// Creates a buffer with strict placement on each node that has memory and asks the driver for
-    /// its pages on each node. Fails when a page is on another node.
-    #[command(after_help = "Example: dmaplane numa --bytes 64M")]
+    /// Creates a buffer with strict placement on each node that has memory and asks the driver for its pages on each node.
+    /// Then threads on each node copy from buffers on every node, and wait for loads from them. Fails when a page is on
+    /// another node. On an emulated machine placement is proved all the same, and the report says that the figures mean
+    /// nothing.
+    #[command(after_help = "Examples: dmaplane numa --no-measure\n          \
+                      dmaplane numa --sizes 1M,64M --plot numa.svg --json")]
     Numa(numa::Args),
 
     /// Show live what the driver does: throughput, latencies, credits, and what is stuck on what.

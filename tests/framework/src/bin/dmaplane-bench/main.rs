@@ -5,6 +5,7 @@
 mod kv;
 mod latency;
 mod overhead;
+mod memory;
 mod pairing;
 mod perftest;
 mod rings;
@@ -33,6 +34,8 @@ enum What {
     Tiers,
     /// What trace events and histograms cost.
     Overhead,
+    /// Making, registering and reaching memory.
+    Memory,
 }
 
 /// Measures and writes rows of JSON.
@@ -60,6 +63,7 @@ fn main() -> Result<()> {
         What::Kv => kv::measure(&args.accel, args.quick)?,
         What::Tiers => tiers::measure(&args.accel, args.quick)?,
         What::Overhead => overhead::measure(&args.accel, args.quick)?,
+        What::Memory => memory::measure(&args.accel, args.quick)?,
     };
     let text = serde_json::to_string_pretty(&rows)?;
     fs::write(&args.out, text).with_context(|| format!("cannot write {}", args.out.display()))
