@@ -118,7 +118,7 @@ impl Memory {
             _bytes: GAUGES.bytes.hold(bytes),
         };
         let memory = Arc::new(memory, GFP_KERNEL)?;
-        let (policy, node) = memory.placement();
+        let (policy, node) = memory.placement().told();
         memory.mark.allocated(policy, node, || {
             memory.census().map_or(0, |(_, misplaced)| misplaced)
         });
@@ -315,7 +315,11 @@ impl Buffer {
     /// Writes its line.
     pub(crate) fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let memory = &self.memory;
-        let policy = match memory.placement.policy {
+        let (policy, node) = memory.placement.told();
+        let policy = match policy {
+            uapi::PLACE_INTERLEAVE => "interleave",
+            uapi::PLACE_NEAR_RDMA => "near-rdma",
+            uapi::PLACE_NEAR_PCI => "near-pci",
             uapi::PLACE_PREFERRED => "preferred",
             uapi::PLACE_STRICT => "strict",
             _ => "any",
@@ -326,7 +330,7 @@ impl Buffer {
             memory.mark.serial(),
             memory.bytes()
         )?;
-        write!(f, " policy={policy} node={}", memory.placement.node)?;
+        write!(f, " policy={policy} node={node}")?;
         writeln!(f, " mappings={}", memory.mappings())
     }
 

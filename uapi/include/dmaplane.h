@@ -30,9 +30,11 @@
 
 /**
  * Creates a buffer ([`BufferCreate`]). Errors: `EINVAL` (size 0, unknown policy, a node that does
- * not exist or has no memory), `E2BIG` (beyond [`Query::max_buffer_bytes`]), `ENOMEM` (no memory
+ * not exist or has no memory, a device where the policy has none), `E2BIG` (beyond [`Query::max_buffer_bytes`], or
+ * beyond 2 MiB with [`BUFFER_COHERENT`]), `ENOMEM` (no memory
  * where the policy allows it, or the memory cgroup's limit), `EDQUOT` (beyond [`Query::max_context_bytes`]),
- * `EINTR` (a signal came while memory was being allocated), `EMFILE` (too many handles).
+ * `EINTR` (a signal came while memory was being allocated), `EMFILE` (too many handles), `ENODEV` (no device of the
+ * name that the policy is given), `ENXIO` (nobody knows which node that device is on, and there are several).
  */
 #define DMAPLANE_IOC_BUFFER_CREATE ((DMAPLANE_IOC_TYPE << 8) | 16)
 
@@ -40,6 +42,12 @@
  * Reports where a buffer's pages are ([`BufferQuery`]). Errors: `ENOENT`, `EFAULT`.
  */
 #define DMAPLANE_IOC_BUFFER_QUERY ((DMAPLANE_IOC_TYPE << 8) | 17)
+
+/**
+ * Reports how the pages of a buffer on one node were allocated ([`BufferFolios`]). Errors: `ENOENT`, `EINVAL` (a node
+ * beyond [`Query::node_ids`]). Since [`CAP_PLACEMENT`].
+ */
+#define DMAPLANE_IOC_BUFFER_FOLIOS ((DMAPLANE_IOC_TYPE << 8) | 18)
 
 /**
  * Takes the memory of a buffer away from everybody ([`BufferRevoke`]), as the owner of a device's memory does before it
@@ -173,6 +181,17 @@
 #define DMAPLANE_CAP_COALESCE (1 << 4)
 
 /**
+ * Capability: [`PLACE_INTERLEAVE`], [`PLACE_NEAR_RDMA`], [`PLACE_NEAR_PCI`], [`BUFFER_STRICT`] and
+ * [`IOC_BUFFER_FOLIOS`].
+ */
+#define DMAPLANE_CAP_PLACEMENT (1 << 5)
+
+/**
+ * Capability: [`BUFFER_COHERENT`].
+ */
+#define DMAPLANE_CAP_COHERENT (1 << 6)
+
+/**
  * Capability: [`IOC_BUFFER_EXPORT`].
  */
 #define DMAPLANE_CAP_DMABUF_EXPORT (1 << 8)
@@ -211,6 +230,38 @@
  * Placement: on the given node only; `ENOMEM` when it is full.
  */
 #define DMAPLANE_PLACE_STRICT 2
+
+/**
+ * Placement: nodes with memory take turns, by units of a power of two of pages: the largest, 2 MiB at most, that
+ * gives each node one. Elsewhere when a node is full. Since [`CAP_PLACEMENT`].
+ */
+#define DMAPLANE_PLACE_INTERLEAVE 3
+
+/**
+ * Placement: on the node of the RDMA device that [`BufferCreate::near`] names (`rxe0`) first, elsewhere when it is full.
+ * The node is the adapter's, else that of the device which carries its first port. Only devices that the calling
+ * process' network namespace may use are found. A node without memory is replaced by the nearest that has some, the
+ * lowest of equals; [`BufferQuery::node`] tells which. Since [`CAP_PLACEMENT`].
+ */
+#define DMAPLANE_PLACE_NEAR_RDMA 4
+
+/**
+ * Placement: as `PLACE_NEAR_RDMA`, for a PCI device, by the address that sysfs has for it (`0000:41:00.0`).
+ */
+#define DMAPLANE_PLACE_NEAR_PCI 5
+
+/**
+ * Flag of a buffer: for small structures that processors and devices write at the same time. It is one run of memory
+ * that no device needs to have synchronised: a registration on one that would need it fails. The size is rounded up to
+ * a power of two of pages, 2 MiB at most. Not for `PLACE_INTERLEAVE`. Since [`CAP_COHERENT`].
+ */
+#define DMAPLANE_BUFFER_COHERENT (1 << 0)
+
+/**
+ * Flag of a buffer: fails with `ENOMEM` where the policy would go to another node. Not for `PLACE_ANY`. Since
+ * [`CAP_PLACEMENT`].
+ */
+#define DMAPLANE_BUFFER_STRICT (1 << 1)
 
 /**
  * Right of a grant: the peer may write.
@@ -762,7 +813,7 @@ struct dmaplane_buffer_create {
          */
         __u32 size;
         /**
-         * Must be 0.
+         * `BUFFER_*` bits.
          */
         __u32 flags;
         /**
@@ -774,7 +825,7 @@ struct dmaplane_buffer_create {
          */
         __u32 placement;
         /**
-         * Node for `PLACE_PREFERRED` and `PLACE_STRICT`; -1 for `PLACE_ANY`.
+         * Node for `PLACE_PREFERRED` and `PLACE_STRICT`; -1 for the others.
          */
         __s32 node;
         /**
@@ -789,6 +840,10 @@ struct dmaplane_buffer_create {
          * Out: offset to pass to mmap(2), shared mappings only.
          */
         __u64 mmap_offset;
+        /**
+         * Name of a device for `PLACE_NEAR_*`, zeroes behind it; all zeroes for the others. Since [`CAP_PLACEMENT`].
+         */
+        __u8 near[64];
 };
 
 /**
@@ -824,11 +879,11 @@ struct dmaplane_buffer_query {
          */
         __u32 placement;
         /**
-         * Out: node it was created with.
+         * Out: node it was created with; for `PLACE_NEAR_*` the node that was found.
          */
         __s32 node;
         /**
-         * Out: pages that are not on the node that a preferred policy asked for.
+         * Out: pages that are not on the node that the policy asked for.
          */
         __u64 misplaced_pages;
         /**
@@ -839,6 +894,50 @@ struct dmaplane_buffer_query {
          * Out: RDMA devices on which the memory is registered.
          */
         __u32 regions;
+};
+
+/**
+ * Argument of [`IOC_BUFFER_FOLIOS`]. What is counted is read from the pages themselves, which the kernel never moves:
+ * memory of buffers is not migrated.
+ */
+struct dmaplane_buffer_folios {
+        /**
+         * Size of this structure in bytes.
+         */
+        __u32 size;
+        /**
+         * Must be 0.
+         */
+        __u32 flags;
+        /**
+         * Handle of the buffer.
+         */
+        __u32 handle;
+        /**
+         * The node that is asked about.
+         */
+        __s32 node;
+        /**
+         * Out: pages of the buffer on the node, by the order of the folio that they are part of: a folio of order n is
+         * 2^n pages in a row.
+         */
+        __u64 pages_by_order[16];
+        /**
+         * Out: pages on the node that the policy wanted on another.
+         */
+        __u64 misplaced_pages;
+        /**
+         * Out: pages on the node in smaller folios than the place in the buffer had room for: the machine had none.
+         */
+        __u64 small_pages;
+        /**
+         * Out: orders that buffers are made of; 0 to one less.
+         */
+        __u32 orders;
+        /**
+         * Out: node of the device that the buffer is near to, -1 for none or unknown.
+         */
+        __s32 device_node;
 };
 
 /**

@@ -4,8 +4,8 @@
 
 mod kv;
 mod latency;
-mod overhead;
 mod memory;
+mod overhead;
 mod pairing;
 mod perftest;
 mod rings;
