@@ -5,7 +5,9 @@
 pub mod device;
 mod local;
 pub mod numa;
+pub mod scenario;
 pub mod storm;
+pub mod swept;
 
 pub use local::Local;
 
