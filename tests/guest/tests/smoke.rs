@@ -201,7 +201,8 @@ fn smoke_unknown_flags_and_reserved_members() {
         for (opcode, bytes, reserved) in IOCTLS {
             // The flags follow the size in every structure.
             for at in std::iter::once(&4).chain(*reserved) {
-                for bit in [0, 7] {
+                // The lowest flags are those that some calls know.
+                for bit in if *at == 4 { [6, 7] } else { [0, 7] } {
                     let mut wrong = argument(*bytes, *bytes);
                     wrong[*at] = 1 << bit;
                     let result = sys::ioctl(context.as_fd(), *opcode, &mut wrong);
