@@ -130,8 +130,15 @@ fn submitted(entry: &Sqe) {
     });
 }
 
-/// An entry that ended at its acceptance.
-#[inline]
+/// Whether somebody listens to what becomes of entries.
+#[inline(always)]
+pub(crate) fn tells_of_entries() -> bool {
+    trace::op_submit_is_on() || trace::op_complete_is_on()
+}
+
+/// An entry that ended at its acceptance. Out of the way of those of whom nobody wants to hear.
+#[cold]
+#[inline(never)]
 pub(crate) fn nop(entry: &Sqe) {
     submitted(entry);
     trace::op_complete(|| trace::OpComplete {
