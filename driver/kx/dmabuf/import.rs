@@ -24,6 +24,10 @@ use kernel::{
 /// Longest wait for what other devices do with the memory, in milliseconds.
 const FENCES_MS: u32 = 1000;
 
+/// Direction of the processor's accesses. One for all: exporters may map in the direction of the first and synchronise in
+/// that of the next, as udmabuf does.
+const DIRECTION: Direction = Direction::DMA_BIDIRECTIONAL;
+
 /// Who hears that an exporter takes memory back.
 pub(crate) trait Importer: Send + Sync + 'static {
     /// The exporter takes the memory back: when this returns, nobody reaches it any more. Called once at most, with the
@@ -217,18 +221,12 @@ impl<I: Importer> Import<I> {
     /// otherwise what the exporter says. May take the reservation lock.
     pub(crate) fn access(self: &Arc<Self>, write: bool) -> Result<Access<I>> {
         self.wait_fences(write)?;
-        let direction = if write {
-            Direction::DMA_BIDIRECTIONAL
-        } else {
-            Direction::DMA_FROM_DEVICE
-        };
         // SAFETY: The dma-buf is alive, and its lock not held.
-        let begun = unsafe { raw::dma_buf_begin_cpu_access(self.dmabuf.0.as_ptr(), direction) };
+        let begun = unsafe { raw::dma_buf_begin_cpu_access(self.dmabuf.0.as_ptr(), DIRECTION) };
         // A restart of the system call would begin all of it again.
         to_result(begun).map_err(|error| if error == ERESTARTSYS { EINTR } else { error })?;
         Ok(Access {
             import: self.clone(),
-            direction,
         })
     }
 
@@ -333,7 +331,6 @@ impl From<kernel::alloc::AllocError> for Lacking {
 /// An access of the processor's, from its begin to its end.
 pub(crate) struct Access<I: Importer> {
     import: Arc<Import<I>>,
-    direction: Direction,
 }
 
 impl<I: Importer> Drop for Access<I> {
@@ -341,6 +338,6 @@ impl<I: Importer> Drop for Access<I> {
         let dmabuf = self.import.dmabuf.0.as_ptr();
         // SAFETY: The dma-buf is alive, its lock not held, and the access has begun. An exporter that fails here has taken
         // the memory back.
-        let _ = unsafe { raw::dma_buf_end_cpu_access(dmabuf, self.direction) };
+        let _ = unsafe { raw::dma_buf_end_cpu_access(dmabuf, DIRECTION) };
     }
 }
