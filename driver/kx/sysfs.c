@@ -41,6 +41,9 @@ NUMBERED(11, max_context_mib);
 NUMBERED(12, max_endpoints);
 NUMBERED(13, max_channels);
 NUMBERED(14, heartbeat_ms);
+NUMBERED(15, exports);
+NUMBERED(16, imports);
+NUMBERED(17, pollers);
 
 static const struct attribute *const own[] = {
 	&number_abi_version.attr.attr,
@@ -51,9 +54,12 @@ static const struct attribute *const counts[] = {
 	&number_contexts.attr.attr,
 	&number_buffers.attr.attr,
 	&number_bytes.attr.attr,
+	&number_exports.attr.attr,
+	&number_imports.attr.attr,
 	&number_regions.attr.attr,
 	&number_grants.attr.attr,
 	&number_channels.attr.attr,
+	&number_pollers.attr.attr,
 	&number_listeners.attr.attr,
 	&number_endpoints.attr.attr,
 	&number_operations.attr.attr,

@@ -17,6 +17,9 @@ pub(crate) fn attribute(which: u32) -> u64 {
         7 => &GAUGES.listeners,
         8 => &GAUGES.endpoints,
         9 => &GAUGES.operations,
+        15 => &GAUGES.exports,
+        16 => &GAUGES.imports,
+        17 => &GAUGES.pollers,
         _ => return limit(which),
     };
     gauge.value() as u64
