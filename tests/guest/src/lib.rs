@@ -5,9 +5,7 @@
 pub mod device;
 mod local;
 pub mod numa;
-pub mod scenario;
 pub mod storm;
-pub mod swept;
 
 pub use local::Local;
 

@@ -25,12 +25,11 @@ const CONNECT_NS: u64 = 2_000_000_000;
 /// dma-bufs that a thread keeps open.
 const EXPORTED: usize = 8;
 
-pub(super) struct Thread<'a> {
+struct Thread<'a> {
     plan: &'a Plan,
     tables: &'a Tables,
     done: &'a AtomicU64,
-    /// Its choices.
-    pub(super) numbers: Numbers,
+    numbers: Numbers,
     room: Room,
     /// dma-bufs that were made, for the others to import.
     exports: Vec<OwnedFd>,
@@ -41,8 +40,17 @@ pub(super) struct Thread<'a> {
 
 /// Makes calls until all threads together have made enough.
 pub(super) fn run(plan: &Plan, index: u64, tables: &Tables, done: &AtomicU64) -> Result<Report> {
-    let numbers = Numbers::new(plan.seed ^ (index << 56));
-    let mut thread = Thread::new(plan, tables, done, numbers);
+    let mut thread = Thread {
+        plan,
+        tables,
+        done,
+        numbers: Numbers::new(plan.seed ^ (index << 56)),
+        room: Room::default(),
+        exports: Vec::new(),
+        calls: BTreeMap::new(),
+        ends: BTreeMap::new(),
+        entries: 0,
+    };
     while done.load(Ordering::Relaxed) < plan.calls {
         thread.step()?;
     }
@@ -61,28 +69,6 @@ pub(super) fn run(plan: &Plan, index: u64, tables: &Tables, done: &AtomicU64) ->
     })
 }
 
-impl<'a> Thread<'a> {
-    /// One that has done nothing yet.
-    pub(super) fn new(
-        plan: &'a Plan,
-        tables: &'a Tables,
-        done: &'a AtomicU64,
-        numbers: Numbers,
-    ) -> Self {
-        Self {
-            plan,
-            tables,
-            done,
-            numbers,
-            room: Room::default(),
-            exports: Vec::new(),
-            calls: BTreeMap::new(),
-            ends: BTreeMap::new(),
-            entries: 0,
-        }
-    }
-}
-
 impl Thread<'_> {
     fn count(&mut self, name: &'static str, end: Result<(), Errno>) {
         *self.calls.entry(name).or_default() += 1;
@@ -91,8 +77,7 @@ impl Thread<'_> {
         self.done.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Makes a call or two.
-    pub(super) fn step(&mut self) -> Result<()> {
+    fn step(&mut self) -> Result<()> {
         let file = self.numbers.below(2) as usize;
         match self.numbers.below(10_000) {
             0..5000 => self.call(file),
@@ -245,7 +230,7 @@ impl Thread<'_> {
     }
 
     /// Connects the two files, so that there are endpoints to ill-treat.
-    pub(super) fn connect(&mut self) -> Result<()> {
+    fn connect(&mut self) -> Result<()> {
         let mut listen = Argument::new(abi::IOC_LISTEN);
         listen.put_address(offset_of!(abi::Listen, local), self.plan.address);
         listen.put32(offset_of!(abi::Listen, backlog), 4);
