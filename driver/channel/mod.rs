@@ -2,7 +2,6 @@
 
 //! Channels: the rings that a process shares with the kernel.
 
-mod check;
 mod entries;
 mod poller;
 mod run;

@@ -64,16 +64,6 @@ fn unresolved(error: Error) -> Error {
         // Nobody answered for the address.
         EHOSTUNREACH
     } else {
-        without_memory(error)
-    }
-}
-
-/// The words of the layers below for no memory: ENOBUFS is that of the routing code, ENFILE that of a provider that opens
-/// a socket for each queue pair.
-fn without_memory(error: Error) -> Error {
-    if error == ENOBUFS || error == ENFILE {
-        ENOMEM
-    } else {
         error
     }
 }
@@ -165,11 +155,10 @@ fn open(
     let (local, peer) = (id.local().to_uapi(), id.peer().to_uapi());
     let addresses = (local, peer);
     let endpoint = Endpoint::new(shared, domain.clone(), addresses, device.name(), charge)?;
-    let opened = domain.add_endpoint(&endpoint, |pd, place| {
+    domain.add_endpoint(&endpoint, |pd, place| {
         endpoint.place.store(place, Relaxed);
         endpoint.connection.open(id, pd, depth)
-    });
-    opened.map_err(without_memory)?;
+    })?;
     Ok(endpoint)
 }
 
@@ -183,7 +172,6 @@ fn up_or_down(endpoint: Arc<Endpoint>, result: Result) -> Result<Arc<Endpoint>> 
             Ok(endpoint)
         }
         Err(error) => {
-            endpoint.connection.give_up();
             endpoint.shutdown(Down::Local);
             Err(error)
         }

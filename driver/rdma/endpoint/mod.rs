@@ -30,7 +30,6 @@ pub(crate) use watches::Watched;
 use super::Domain;
 use crate::{
     context::quota::Charge,
-    faults::{FAULTS, SLOW_MS},
     gauges::{Held, GAUGES},
     kx::{
         chain::Chain,
@@ -142,8 +141,6 @@ struct State {
     unclaimed: bool,
     /// Whether something that should have been sent was not: the endpoint must end.
     broken: bool,
-    /// Whether it sends nothing any more, as a fault point wants it.
-    frozen: bool,
     outbox: Outbox,
     grants: Grants,
     record: Arc<EndpointRecord>,
@@ -203,7 +200,6 @@ impl Shared {
             flushed: false,
             unclaimed,
             broken: false,
-            frozen: false,
             outbox: Outbox::none(),
             grants: Grants::none(),
             record: record.clone(),
@@ -361,7 +357,6 @@ impl Endpoint {
         self.clock.stop();
         self.await_will();
         WINDOWS.down.pass();
-        FAULTS.teardown_slow.stall(SLOW_MS);
         self.connection.shutdown();
         self.shared.fail_pending();
         self.shared.end_flying();
