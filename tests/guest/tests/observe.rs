@@ -420,7 +420,7 @@ fn observe_perf_counts_and_records_the_events() {
             .arg(&data)
             .arg("--")
             .arg(&program)
-            .args(["numa", "--bytes", "64K"])
+            .args(["numa", "--bytes", "64K", "--no-measure"])
             .output()?;
         ensure!(output.status.success(), "{output:?}");
         let output = Command::new("perf")
