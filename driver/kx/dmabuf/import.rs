@@ -24,10 +24,6 @@ use kernel::{
 /// Longest wait for what other devices do with the memory, in milliseconds.
 const FENCES_MS: u32 = 1000;
 
-/// Direction of the processor's accesses. One for all: exporters may map in the direction of the first and synchronise in
-/// that of the next, as udmabuf does.
-const DIRECTION: Direction = Direction::DMA_BIDIRECTIONAL;
-
 /// Who hears that an exporter takes memory back.
 pub(crate) trait Importer: Send + Sync + 'static {
     /// The exporter takes the memory back: when this returns, nobody reaches it any more. Called once at most, with the
@@ -110,7 +106,22 @@ impl<I: Importer> Import<I> {
         this.holding.attachment.set(NonNull::new(attachment));
         this.fill(&reserved)?;
         drop(reserved);
+        this.prime();
         Ok(owned)
+    }
+
+    /// Begins and ends an access in both directions, for exporters that map in the direction of the first one and
+    /// synchronise in that of the next, as udmabuf does. Left out while other devices are at the memory: it would wait.
+    fn prime(&self) {
+        let dmabuf = self.dmabuf.0.as_ptr();
+        let both = Direction::DMA_BIDIRECTIONAL;
+        // SAFETY: The dma-buf is alive, its lock not held, and an access ends that has begun.
+        unsafe {
+            let quiet = raw::dmaplane_resv_wait((*dmabuf).resv, Fences::Read as u32, 0) > 0;
+            if quiet && raw::dma_buf_begin_cpu_access(dmabuf, both) == 0 {
+                raw::dma_buf_end_cpu_access(dmabuf, both);
+            }
+        }
     }
 
     /// Pins and maps.
@@ -221,12 +232,18 @@ impl<I: Importer> Import<I> {
     /// otherwise what the exporter says. May take the reservation lock.
     pub(crate) fn access(self: &Arc<Self>, write: bool) -> Result<Access<I>> {
         self.wait_fences(write)?;
+        let direction = if write {
+            Direction::DMA_BIDIRECTIONAL
+        } else {
+            Direction::DMA_FROM_DEVICE
+        };
         // SAFETY: The dma-buf is alive, and its lock not held.
-        let begun = unsafe { raw::dma_buf_begin_cpu_access(self.dmabuf.0.as_ptr(), DIRECTION) };
+        let begun = unsafe { raw::dma_buf_begin_cpu_access(self.dmabuf.0.as_ptr(), direction) };
         // A restart of the system call would begin all of it again.
         to_result(begun).map_err(|error| if error == ERESTARTSYS { EINTR } else { error })?;
         Ok(Access {
             import: self.clone(),
+            direction,
         })
     }
 
@@ -331,6 +348,7 @@ impl From<kernel::alloc::AllocError> for Lacking {
 /// An access of the processor's, from its begin to its end.
 pub(crate) struct Access<I: Importer> {
     import: Arc<Import<I>>,
+    direction: Direction,
 }
 
 impl<I: Importer> Drop for Access<I> {
@@ -338,6 +356,6 @@ impl<I: Importer> Drop for Access<I> {
         let dmabuf = self.import.dmabuf.0.as_ptr();
         // SAFETY: The dma-buf is alive, its lock not held, and the access has begun. An exporter that fails here has taken
         // the memory back.
-        let _ = unsafe { raw::dma_buf_end_cpu_access(dmabuf, DIRECTION) };
+        let _ = unsafe { raw::dma_buf_end_cpu_access(dmabuf, self.direction) };
     }
 }
