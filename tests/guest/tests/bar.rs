@@ -306,6 +306,8 @@ fn again_and_again(
 ) -> Result<()> {
     sys::replace_taken_pages()?;
     let local = Local::new(guest)?;
+    // Only where there is one at all, the next one is waited for.
+    device(guest, &local.near_context)?;
     let (theirs, _grant, given) = local.granted(guest, &GrantTerms::default())?;
     let host = Buffer::create(&local.near_context, PAGE, Placement::Any)?;
     let started = Instant::now();
