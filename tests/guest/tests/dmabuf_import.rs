@@ -23,7 +23,8 @@ use dmaplane_uapi as abi;
 use rustix::mm::{MapFlags, ProtFlags};
 
 const PAGE: u64 = 4096;
-const BYTES: u64 = 256 << 10;
+/// No more than what the DMA API takes for udmabuf's longest segment, see ARCHITECTURE.md.
+const BYTES: u64 = 64 << 10;
 
 /// Fails unless memory holds what belongs at position `at` of `seed` onwards.
 fn holds(memory: &impl pattern::Memory, bytes: u64, seed: u64, at: u64) -> Result<()> {
