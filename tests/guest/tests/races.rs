@@ -73,8 +73,9 @@ fn race_accept_passes_over_who_gave_up() {
         let gave_up = peer.begin(connect(500))?;
         ensure!(peer.finish(gave_up).is_err(), "connected without an accept");
         let errno = refusal(listener.accept(16, guest.limit(1)))?;
+        // The word that it gave up may still be on its way on a busy machine, and comes in the midst of accepting.
         ensure!(
-            errno == Errno::TIMEDOUT,
+            matches!(errno, Errno::TIMEDOUT | Errno::CONNABORTED),
             "who gave up was accepted: {errno}"
         );
         let waiting = peer.begin(connect(peer.limit_ms()))?;
