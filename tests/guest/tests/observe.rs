@@ -325,12 +325,18 @@ impl Bpftrace {
         Ok(fs::read_to_string(self.output.path())?)
     }
 
-    /// Ends the script, which prints its maps then.
-    fn finish(mut self) -> Result<String> {
+    /// Ends the script, which prints its maps then. bpftrace 0.17 hears a signal only while it sleeps, and forgets one that
+    /// comes while it prints: so it is told again, but not so soon that its end would be cut off.
+    fn finish(mut self, guest: &dmaplane_testkit::Guest) -> Result<String> {
         let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::INT)?;
-        self.child.wait()?;
-        self.text()
+        for _ in 0..10 {
+            rustix::process::kill_process(pid, rustix::process::Signal::INT)?;
+            let ended = poll::until(guest.limit(2), || Ok(self.is_over()?.then_some(())))?;
+            if ended.is_some() {
+                return self.text();
+            }
+        }
+        dmaplane_testkit::bail!("the script does not end: {}", self.text()?)
     }
 }
 
@@ -381,7 +387,7 @@ fn observe_scripts_print_what_happens() {
                 continue;
             }
             happenings(guest)?;
-            let text = running.finish()?;
+            let text = running.finish(guest)?;
             ensure!(
                 text.contains(last),
                 "{name}.bt ended without {last}: {text}"
