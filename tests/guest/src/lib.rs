@@ -3,8 +3,10 @@
 //! What the suites share: a connection to the peer, with a buffer granted in either direction.
 
 pub mod device;
+pub mod import;
 mod local;
 pub mod numa;
+pub mod race;
 pub mod storm;
 
 pub use local::Local;
@@ -15,13 +17,13 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use dmaplane::{
-    Buffer, Channel, Completion, ConnectOptions, Context, DEFAULT_RECV_DEPTH, Endpoint, Errno,
-    Listener, LocalGrant, Placement, RemoteGrant, Rights,
+    Buffer, Channel, Completion, ConnectOptions, Context, DEFAULT_RECV_DEPTH, Endpoint, Entry,
+    Errno, Listener, LocalGrant, Placement, RemoteGrant, Rights,
 };
 use dmaplane_testkit::peer::client::unexpected;
 use dmaplane_testkit::peer::protocol::{Id, Reply, Request};
 use dmaplane_testkit::transfer::Tally;
-use dmaplane_testkit::{Guest, Peer, Result, ensure, poll, sys};
+use dmaplane_testkit::{Guest, Peer, Result, ensure, pattern, poll, sys};
 use dmaplane_uapi as abi;
 
 /// A connection between this process and a peer.
@@ -174,6 +176,25 @@ impl Connection {
         );
         Ok(())
     }
+}
+
+/// Fails unless memory holds what belongs at position `at` of `seed` onwards.
+///
+/// # Errors
+/// The first byte that is wrong.
+pub fn holds(memory: &impl pattern::Memory, bytes: u64, seed: u64, at: u64) -> Result<()> {
+    let wrong = pattern::mismatch_in_memory(memory, 0, bytes, seed, at);
+    ensure!(wrong.is_none(), "byte {wrong:?} of {bytes} is wrong");
+    Ok(())
+}
+
+/// Carries one entry out and takes its completion.
+///
+/// # Errors
+/// When none comes in time.
+pub fn one(channel: &mut Channel, guest: &Guest, entry: Entry) -> Result<Completion> {
+    channel.push(entry)?;
+    Ok(complete(channel, 1, guest.limit(10))?[0])
 }
 
 /// Submits what was pushed and takes exactly `count` completions.

@@ -5,7 +5,7 @@
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use dmaplane::{Buffer, Context, Errno, ExportAccess, Placement};
-use dmaplane_guest_tests::refusal;
+use dmaplane_guest_tests::{holds, refusal};
 use dmaplane_testkit::dmabuf::vgem::Vgem;
 use dmaplane_testkit::dmabuf::vivid::{Kind, Vivid};
 use dmaplane_testkit::dmabuf::{self, Access};
@@ -18,13 +18,6 @@ use rustix::mm::{MapFlags, ProtFlags};
 
 const PAGE: u64 = 4096;
 const MIB: u64 = 1 << 20;
-
-/// Fails unless memory holds what belongs at position `at` of `seed` onwards.
-fn holds(memory: &impl pattern::Memory, bytes: u64, seed: u64, at: u64) -> Result<()> {
-    let wrong = pattern::mismatch_in_memory(memory, 0, bytes, seed, at);
-    ensure!(wrong.is_none(), "byte {wrong:?} of {bytes} is wrong");
-    Ok(())
-}
 
 fn map(fd: &OwnedFd, offset: u64, bytes: u64) -> Result<Words> {
     Ok(Words::map(fd.as_fd(), offset, usize::try_from(bytes)?)?)

@@ -4,18 +4,17 @@
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use dmaplane::{
     Buffer, Channel, Completion, Context, Entry, Errno, ExportAccess, Field, GrantTerms, Placement,
-    RevokeCause, Rights, Standing, State,
+    Rights,
 };
-use dmaplane_guest_tests::{Local, complete, refusal};
+use dmaplane_guest_tests::{Local, complete, holds, one, refusal};
 use dmaplane_testkit::dmabuf::vgem::Vgem;
 use dmaplane_testkit::dmabuf::vivid::{Kind, Vivid};
 use dmaplane_testkit::dmabuf::{self, Access};
 use dmaplane_testkit::sys::{self, Words};
-use dmaplane_testkit::window::Window;
 use dmaplane_testkit::{
     ErrorContext as _, Gauges, Guest, Result, bail, ensure, gauges, module, pattern, test,
 };
@@ -23,15 +22,9 @@ use dmaplane_uapi as abi;
 use rustix::mm::{MapFlags, ProtFlags};
 
 const PAGE: u64 = 4096;
+const BYTES: u64 = 256 << 10;
 /// No more than what the DMA API takes for udmabuf's longest segment, see ARCHITECTURE.md.
-const BYTES: u64 = 64 << 10;
-
-/// Fails unless memory holds what belongs at position `at` of `seed` onwards.
-fn holds(memory: &impl pattern::Memory, bytes: u64, seed: u64, at: u64) -> Result<()> {
-    let wrong = pattern::mismatch_in_memory(memory, 0, bytes, seed, at);
-    ensure!(wrong.is_none(), "byte {wrong:?} of {bytes} is wrong");
-    Ok(())
-}
+const UDMABUF_BYTES: u64 = 64 << 10;
 
 fn map(fd: &OwnedFd, bytes: u64) -> Result<Words> {
     Ok(Words::map(fd.as_fd(), 0, usize::try_from(bytes)?)?)
@@ -74,7 +67,7 @@ impl Exporter {
 
 /// One of each kind.
 fn exporters(guest: &Guest, context: &Context) -> Result<Vec<Exporter>> {
-    let (udmabuf, memfd) = dmabuf::udmabuf(BYTES)?;
+    let (udmabuf, memfd) = dmabuf::udmabuf(UDMABUF_BYTES)?;
     let vgem = Vgem::open()?;
     let (object, bytes) = vgem.create(BYTES)?;
     let from_vgem = vgem.export(object)?;
@@ -86,16 +79,11 @@ fn exporters(guest: &Guest, context: &Context) -> Result<Vec<Exporter>> {
     let frame_bytes = frame_bytes - frame_bytes % PAGE;
     Ok(vec![
         Exporter::new("heap", dmabuf::heap(BYTES)?, BYTES, ())?,
-        Exporter::new("udmabuf", udmabuf, BYTES, memfd)?,
+        Exporter::new("udmabuf", udmabuf, UDMABUF_BYTES, memfd)?,
         Exporter::new("vgem", from_vgem, bytes, vgem)?,
         Exporter::new("own", part, BYTES, own)?,
         Exporter::new("vivid", frame, frame_bytes, camera)?,
     ])
-}
-
-fn one(channel: &mut Channel, guest: &Guest, entry: Entry) -> Result<Completion> {
-    channel.push(entry)?;
-    Ok(complete(channel, 1, guest.limit(10))?[0])
 }
 
 #[test]
@@ -299,135 +287,6 @@ fn dmabuf_import_for_reading_only() {
     });
 }
 
-/// Fails unless everything that can be done with an import says that it was taken back.
-fn is_gone(guest: &Guest, context: &Context, import: &Buffer) -> Result<()> {
-    let info = import.memory()?;
-    ensure!(info.standing == Standing::Revoked, "{info:?}");
-    ensure!(info.cause == Some(RevokeCause::Exporter), "{info:?}");
-    let host = Buffer::create(context, PAGE, Placement::Any)?;
-    let mut channel = Channel::builder().entries(8).build(context)?;
-    for entry in [
-        Entry::copy(import.range(0, 64), &host, 0),
-        Entry::copy(host.range(0, 64), import, 0),
-    ] {
-        let done = one(&mut channel, guest, entry)?;
-        ensure!(done.state() == State::Revoked, "{done:?}");
-    }
-    ensure!(refusal(import.export())? == Errno::STALE);
-    ensure!(refusal(import.map(0..PAGE))? == Errno::STALE);
-    Ok(())
-}
-
-#[test]
-fn dmabuf_import_is_taken_back() {
-    test(|guest| {
-        let before = Gauges::read()?;
-        let (giver, taker) = (Context::open()?, Context::open()?);
-        let own = Buffer::create(&giver, BYTES, Placement::Any)?;
-        pattern::fill_memory(&own, 0, BYTES, 1, 0);
-        let fd = own.export()?;
-        let import = Buffer::import(&taker, fd.as_fd())?;
-        holds(&import, BYTES, 1, 0)?;
-        let mut channel = Channel::builder().entries(8).build(&taker)?;
-        channel.push(Entry::watch_buffer(&import))?;
-        channel.submit()?;
-        let child = sys::fork(|| {
-            // Mapped, and touched after the parent has taken it back.
-            while import
-                .memory()
-                .is_ok_and(|info| info.standing != Standing::Revoked)
-            {}
-            import.write_at(0, &[1]);
-            true
-        })?;
-        own.revoke()?;
-        let told = complete(&mut channel, 1, guest.limit(10))?[0];
-        ensure!(
-            told.is_ok() && told.imm() == abi::REVOKE_EXPORTER,
-            "{told:?}"
-        );
-        ensure!(child.wait_signal()? == 7, "not SIGBUS");
-        is_gone(guest, &taker, &import)?;
-        // New uses of the dma-buf.
-        ensure!(refusal(own.export())? == Errno::STALE);
-        ensure!(refusal(Buffer::import(&taker, fd.as_fd()))? == Errno::NODEV);
-        for kind in [Kind::Device, Kind::Mapping] {
-            let held = Vivid::open(kind)?.hold(fd.as_fd())?;
-            ensure!(held.is_err(), "{kind:?}: {held:?}");
-        }
-        let mapped = Words::map(fd.as_fd(), 0, 4096).err();
-        ensure!(mapped.is_some(), "it can still be mapped");
-        let synced = dmabuf::sync(fd.as_fd(), Access::Read, true);
-        ensure!(synced == Err(Errno::NODEV), "{synced:?}");
-        drop((import, channel, fd, own, giver, taker));
-        gauges::settle(&before, guest.limit(5))
-    });
-}
-
-#[test]
-fn dmabuf_importer_that_never_unmaps() {
-    test(|guest| {
-        let before = Gauges::read()?;
-        let context = Context::open()?;
-        let own = Buffer::create(&context, 8 * BYTES, Placement::Strict(0))?;
-        let fd = own.export()?;
-        let camera = Vivid::open(Kind::Device)?;
-        ensure!(camera.hold(fd.as_fd())?.is_ok());
-        let begun = Instant::now();
-        // The camera cannot be told: everybody else lost the memory, and the errno says that somebody did not.
-        ensure!(refusal(own.revoke())? == Errno::BUSY);
-        ensure!(begun.elapsed() < guest.limit(2), "{:?}", begun.elapsed());
-        ensure!(own.memory()?.standing == Standing::Revoked);
-        let buffers = Gauges::read()?.get("buffers");
-        drop((own, context, fd));
-        let now = Gauges::read()?.get("buffers");
-        ensure!(now == buffers, "the camera's pages are gone");
-        camera.let_go()?;
-        gauges::settle(&before, guest.limit(5))
-    });
-}
-
-#[test]
-fn dmabuf_import_under_transfer_is_taken_back() {
-    test(|guest| {
-        let local = Local::new(guest)?;
-        let giver = Context::open()?;
-        let host = Buffer::create(&local.far_context, BYTES, Placement::Any)?;
-        let limit = guest.limit(10);
-        let grant = local
-            .far
-            .grant_on(&host, 0..BYTES, &GrantTerms::default(), limit)?;
-        let given = local.near.wait_grant(limit)?;
-        for round in 0..guest.pick(50, 5) {
-            let own = Buffer::create(&giver, BYTES, Placement::Any)?;
-            let fd = own.export()?;
-            let import = Buffer::import(&local.near_context, fd.as_fd())?;
-            let mut channel = Channel::builder().entries(64).build(&local.near_context)?;
-            for name in 0..32 {
-                let entry = match name % 3 {
-                    0 => Entry::copy(import.range(0, 4096), &import, PAGE),
-                    _ => Entry::write(import.range(0, 65536), given.at(0)),
-                };
-                channel.push(entry.user_data(name))?;
-            }
-            let done = std::thread::scope(|scope| {
-                let worker = scope.spawn(|| complete(&mut channel, 32, limit));
-                own.revoke()?;
-                worker
-                    .join()
-                    .map_err(|_| dmaplane_testkit::anyhow!("a panic"))?
-            })?;
-            for completion in &done {
-                let ended = [State::Ok, State::Revoked].contains(&completion.state());
-                ensure!(ended, "round {round}: {completion:?}");
-            }
-            is_gone(guest, &local.near_context, &import)?;
-        }
-        drop(grant);
-        Ok(())
-    });
-}
-
 #[test]
 fn dmabuf_import_waits_for_other_devices() {
     test(|guest| {
@@ -550,124 +409,5 @@ fn dmabuf_import_keeps_the_driver() {
         ensure!(unloaded == Err(Errno::AGAIN), "{unloaded:?}");
         drop(mapping);
         gauges::settle(&before, guest.limit(5))
-    });
-}
-
-/// Runs a race without a window and with each of them, so many rounds each.
-fn forced(guest: &Guest, windows: &[&str], race: impl Fn() -> Result<()>) -> Result<()> {
-    let length = Duration::from_micros(guest.pick(2_000, 20_000));
-    for name in [None].into_iter().chain(windows.iter().map(Some)) {
-        let _open = name.map(|name| Window::open(name, length)).transpose()?;
-        for round in 0..guest.pick(20, 3) {
-            race().with_context(|| format!("window {name:?}, round {round}"))?;
-        }
-    }
-    Ok(())
-}
-
-/// Runs `work` while another thread revokes the buffer.
-fn against<T: Send>(buffer: &Buffer, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    std::thread::scope(|scope| {
-        let worker = scope.spawn(work);
-        buffer.revoke()?;
-        let joined = worker.join();
-        joined.map_err(|_| dmaplane_testkit::anyhow!("the other thread panicked"))?
-    })
-}
-
-#[test]
-fn dmabuf_window_export() {
-    test(|guest| {
-        let context = Context::open()?;
-        forced(guest, &["exported", "entered", "revoking", "quiet"], || {
-            let own = Buffer::create(&context, PAGE, Placement::Any)?;
-            match against(&own, || Ok(own.export()))? {
-                // It came first, and is dead all the same.
-                Ok(fd) => {
-                    let synced = dmabuf::sync(fd.as_fd(), Access::Read, true);
-                    ensure!(synced == Err(Errno::NODEV), "{synced:?}");
-                }
-                Err(error) => ensure!(error.errno() == Some(Errno::STALE), "{error}"),
-            }
-            Ok(())
-        })
-    });
-}
-
-#[test]
-fn dmabuf_window_import() {
-    test(|guest| {
-        let (giver, taker) = (Context::open()?, Context::open()?);
-        let windows = ["attached", "entered", "revoking", "quiet"];
-        forced(guest, &windows, || {
-            let own = Buffer::create(&giver, PAGE, Placement::Any)?;
-            let fd = own.export()?;
-            let import = || Buffer::import_unmapped(&taker, fd.as_fd());
-            match against(&own, || Ok(import()))? {
-                Ok(import) => is_gone(guest, &taker, &import)?,
-                Err(error) => ensure!(error.errno() == Some(Errno::NODEV), "{error}"),
-            }
-            Ok(())
-        })
-    });
-}
-
-#[test]
-fn dmabuf_window_map() {
-    test(|guest| {
-        let giver = Context::open()?;
-        let camera = Vivid::open(Kind::Device)?;
-        let windows = ["mapped", "entered", "revoking", "quiet"];
-        forced(guest, &windows, || {
-            let own = Buffer::create(&giver, 8 * BYTES, Placement::Strict(0))?;
-            let fd = own.export()?;
-            let (revoked, held) = std::thread::scope(|scope| -> Result<_> {
-                let worker = scope.spawn(|| camera.hold(fd.as_fd()));
-                let revoked = own.revoke();
-                let held = worker.join();
-                let held = held.map_err(|_| dmaplane_testkit::anyhow!("a panic"))??;
-                Ok((revoked, held))
-            })?;
-            // Either it came too late, or the revocation says that somebody has the memory.
-            if held.is_ok() {
-                ensure!(refusal(revoked)? == Errno::BUSY);
-                camera.let_go()?;
-            } else {
-                revoked?;
-            }
-            Ok(own.revoke()?)
-        })
-    });
-}
-
-#[test]
-fn dmabuf_window_copy_and_registration() {
-    test(|guest| {
-        let local = Local::new(guest)?;
-        let giver = Context::open()?;
-        let limit = guest.limit(10);
-        let (_theirs, _grant, given) = local.granted(guest, &GrantTerms::default())?;
-        let windows = [
-            "accepted", "entered", "landed", "revoking", "taken", "quiet",
-        ];
-        forced(guest, &windows, || {
-            let own = Buffer::create(&giver, PAGE, Placement::Any)?;
-            let fd = own.export()?;
-            let import = Buffer::import_unmapped(&local.near_context, fd.as_fd())?;
-            let mut channel = Channel::builder().entries(64).build(&local.near_context)?;
-            for name in 0..32 {
-                let entry = match name % 2 {
-                    0 => Entry::copy(import.range(0, 64), &import, 1024),
-                    _ => Entry::write(import.range(0, 4096), given.at(0)),
-                };
-                channel.push(entry.user_data(name))?;
-            }
-            let done = against(&own, || complete(&mut channel, 32, limit))?;
-            for completion in &done {
-                let ended = [State::Ok, State::Revoked].contains(&completion.state());
-                ensure!(ended, "{completion:?}");
-            }
-            is_gone(guest, &local.near_context, &import)
-        })
     });
 }

@@ -2,16 +2,15 @@
 
 //! Taking memory away by its owner: whatever was under way ends, whoever held it is told, the connection lives on.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use dmaplane::{
     Buffer, Channel, Completion, Context, EndpointState, Entry, Errno, GrantTerms, Placement,
     RevokeCause, Standing, State,
 };
+use dmaplane_guest_tests::race::{against, forced, once_each};
 use dmaplane_guest_tests::{Local, complete, refusal};
-use dmaplane_testkit::window::Window;
-use dmaplane_testkit::{ErrorContext as _, Guest, Result, ensure, sys, test};
+use dmaplane_testkit::{ErrorContext as _, Result, ensure, sys, test};
 use dmaplane_uapi as abi;
 
 const PAGE: u64 = 4096;
@@ -31,18 +30,6 @@ fn is_up(local: &Local) -> Result<()> {
         let info = endpoint.query()?;
         ensure!(info.state == EndpointState::Up, "{info:?}");
     }
-    Ok(())
-}
-
-/// Fails unless the names `0..count` each have exactly one completion, all in `states`.
-fn once_each(done: &[Completion], count: u64, states: &[State]) -> Result<()> {
-    let mut seen = HashMap::new();
-    for completion in done {
-        ensure!(states.contains(&completion.state()), "{completion:?}");
-        *seen.entry(completion.user_data()).or_insert(0) += 1;
-    }
-    let right = (0..count).all(|name| seen.get(&name) == Some(&1)) && seen.len() as u64 == count;
-    ensure!(right, "{seen:?}");
     Ok(())
 }
 
@@ -245,33 +232,6 @@ fn revoke_memory_takes_grants_back() {
         }
         Ok(())
     });
-}
-
-/// Runs a race without a window and with each of them, so many rounds each.
-fn forced(
-    guest: &Guest,
-    windows: &[&str],
-    rounds: u64,
-    race: impl Fn(u64) -> Result<()>,
-) -> Result<()> {
-    let length = Duration::from_micros(guest.pick(2_000, 20_000));
-    for name in [None].into_iter().chain(windows.iter().map(Some)) {
-        let _open = name.map(|name| Window::open(name, length)).transpose()?;
-        for round in 0..rounds {
-            race(round).with_context(|| format!("window {name:?}, round {round}"))?;
-        }
-    }
-    Ok(())
-}
-
-/// Runs `work` while another thread revokes the buffer.
-fn against<T: Send>(buffer: &Buffer, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    std::thread::scope(|scope| {
-        let worker = scope.spawn(work);
-        buffer.revoke()?;
-        let joined = worker.join();
-        joined.map_err(|_| dmaplane_testkit::anyhow!("the other thread panicked"))?
-    })
 }
 
 #[test]

@@ -3,45 +3,16 @@
 //! Races with each of their windows forced open, and with none: whoever wins, every operation has exactly one
 //! completion, and nothing that arrives is lost.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use dmaplane::{
     Buffer, Channel, Completion, EndpointState, Entry, Errno, GrantTerms, Placement, State,
 };
+use dmaplane_guest_tests::race::{forced, once_each};
 use dmaplane_guest_tests::{Connection, Local, complete};
 use dmaplane_testkit::window::Window;
-use dmaplane_testkit::{ErrorContext as _, Guest, Peer, Result, ensure, poll, test};
+use dmaplane_testkit::{ErrorContext as _, Peer, Result, ensure, poll, test};
 use dmaplane_uapi as abi;
-
-/// Runs a race without a window and with each of them, so many rounds each.
-fn forced(
-    guest: &Guest,
-    windows: &[&str],
-    rounds: u64,
-    race: impl Fn(u64) -> Result<()>,
-) -> Result<()> {
-    let length = Duration::from_micros(guest.pick(2_000, 20_000));
-    for name in [None].into_iter().chain(windows.iter().map(Some)) {
-        let _open = name.map(|name| Window::open(name, length)).transpose()?;
-        for round in 0..rounds {
-            race(round).with_context(|| format!("window {name:?}, round {round}"))?;
-        }
-    }
-    Ok(())
-}
-
-/// Fails unless the names `0..count` each have exactly one completion, all in `states`.
-fn once_each(done: &[Completion], count: u64, states: &[State]) -> Result<()> {
-    let mut seen = HashMap::new();
-    for completion in done {
-        ensure!(states.contains(&completion.state()), "{completion:?}");
-        *seen.entry(completion.user_data()).or_insert(0) += 1;
-    }
-    let right = (0..count).all(|name| seen.get(&name) == Some(&1)) && seen.len() as u64 == count;
-    ensure!(right, "{seen:?}");
-    Ok(())
-}
 
 #[test]
 fn window_cancel_against_completion() {

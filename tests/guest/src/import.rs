@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! What holds of an import whose exporter took the memory back.
+
+use dmaplane::{Buffer, Channel, Context, Entry, Errno, Placement, RevokeCause, Standing, State};
+use dmaplane_testkit::{Guest, Result, ensure};
+
+use crate::{one, refusal};
+
+const PAGE: u64 = 4096;
+
+/// Fails unless everything that can be done with an import says that it was taken back.
+///
+/// # Errors
+/// What still works, or ends for another reason.
+pub fn is_gone(guest: &Guest, context: &Context, import: &Buffer) -> Result<()> {
+    let info = import.memory()?;
+    ensure!(info.standing == Standing::Revoked, "{info:?}");
+    ensure!(info.cause == Some(RevokeCause::Exporter), "{info:?}");
+    let host = Buffer::create(context, PAGE, Placement::Any)?;
+    let mut channel = Channel::builder().entries(8).build(context)?;
+    for entry in [
+        Entry::copy(import.range(0, 64), &host, 0),
+        Entry::copy(host.range(0, 64), import, 0),
+    ] {
+        let done = one(&mut channel, guest, entry)?;
+        ensure!(done.state() == State::Revoked, "{done:?}");
+    }
+    ensure!(refusal(import.export())? == Errno::STALE);
+    ensure!(refusal(import.map(0..PAGE))? == Errno::STALE);
+    Ok(())
+}

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Shared memory that is taken back: what becomes of whoever has it, and races against whatever comes in between, with
+//! each window forced open.
+
+use std::os::fd::AsFd as _;
+use std::time::Instant;
+
+use dmaplane::{Buffer, Channel, Context, Entry, Errno, GrantTerms, Placement, Standing, State};
+use dmaplane_guest_tests::import::is_gone;
+use dmaplane_guest_tests::race::{against, forced, once_each};
+use dmaplane_guest_tests::{Local, complete, holds, refusal};
+use dmaplane_testkit::dmabuf::vivid::{Kind, Vivid};
+use dmaplane_testkit::dmabuf::{self, Access};
+use dmaplane_testkit::sys::{self, Words};
+use dmaplane_testkit::{ErrorContext as _, Gauges, Result, ensure, gauges, pattern, test};
+use dmaplane_uapi as abi;
+
+const PAGE: u64 = 4096;
+const BYTES: u64 = 256 << 10;
+/// Room for a frame of the camera.
+const FRAMES: u64 = 2 << 20;
+
+#[test]
+fn dmabuf_import_is_taken_back() {
+    test(|guest| {
+        let before = Gauges::read()?;
+        let (giver, taker) = (Context::open()?, Context::open()?);
+        let own = Buffer::create(&giver, BYTES, Placement::Any)?;
+        pattern::fill_memory(&own, 0, BYTES, 1, 0);
+        let fd = own.export()?;
+        let import = Buffer::import(&taker, fd.as_fd())?;
+        holds(&import, BYTES, 1, 0)?;
+        let mut channel = Channel::builder().entries(8).build(&taker)?;
+        channel.push(Entry::watch_buffer(&import))?;
+        channel.submit()?;
+        let child = sys::fork(|| {
+            // Mapped, and touched after the parent has taken it back.
+            while import
+                .memory()
+                .is_ok_and(|info| info.standing != Standing::Revoked)
+            {}
+            import.write_at(0, &[1]);
+            true
+        })?;
+        own.revoke()?;
+        let told = complete(&mut channel, 1, guest.limit(10))?[0];
+        ensure!(
+            told.is_ok() && told.imm() == abi::REVOKE_EXPORTER,
+            "{told:?}"
+        );
+        ensure!(child.wait_signal()? == 7, "not SIGBUS");
+        is_gone(guest, &taker, &import)?;
+        // New uses of the dma-buf.
+        ensure!(refusal(own.export())? == Errno::STALE);
+        ensure!(refusal(Buffer::import(&taker, fd.as_fd()))? == Errno::NODEV);
+        for kind in [Kind::Device, Kind::Mapping] {
+            let held = Vivid::open(kind)?.hold(fd.as_fd())?;
+            ensure!(held.is_err(), "{kind:?}: {held:?}");
+        }
+        let mapped = Words::map(fd.as_fd(), 0, 4096).err();
+        ensure!(mapped.is_some(), "it can still be mapped");
+        let synced = dmabuf::sync(fd.as_fd(), Access::Read, true);
+        ensure!(synced == Err(Errno::NODEV), "{synced:?}");
+        drop((import, channel, fd, own, giver, taker));
+        gauges::settle(&before, guest.limit(5))
+    });
+}
+
+#[test]
+fn dmabuf_importer_that_never_unmaps() {
+    test(|guest| {
+        let before = Gauges::read()?;
+        let context = Context::open()?;
+        let own = Buffer::create(&context, FRAMES, Placement::Strict(0))?;
+        let fd = own.export()?;
+        let camera = Vivid::open(Kind::Device)?;
+        ensure!(camera.hold(fd.as_fd())?.is_ok());
+        let begun = Instant::now();
+        // The camera cannot be told: everybody else lost the memory, and the errno says that somebody did not.
+        ensure!(refusal(own.revoke())? == Errno::BUSY);
+        ensure!(begun.elapsed() < guest.limit(2), "{:?}", begun.elapsed());
+        ensure!(own.memory()?.standing == Standing::Revoked);
+        let buffers = Gauges::read()?.get("buffers");
+        drop((own, context, fd));
+        let now = Gauges::read()?.get("buffers");
+        ensure!(now == buffers, "the camera's pages are gone");
+        camera.let_go()?;
+        gauges::settle(&before, guest.limit(5))
+    });
+}
+
+#[test]
+fn dmabuf_import_under_transfer_is_taken_back() {
+    test(|guest| {
+        let local = Local::new(guest)?;
+        let giver = Context::open()?;
+        let host = Buffer::create(&local.far_context, BYTES, Placement::Any)?;
+        let limit = guest.limit(10);
+        let grant = local
+            .far
+            .grant_on(&host, 0..BYTES, &GrantTerms::default(), limit)?;
+        let given = local.near.wait_grant(limit)?;
+        for round in 0..guest.pick(50, 5) {
+            let own = Buffer::create(&giver, BYTES, Placement::Any)?;
+            let fd = own.export()?;
+            let import = Buffer::import(&local.near_context, fd.as_fd())?;
+            let mut channel = Channel::builder().entries(64).build(&local.near_context)?;
+            for name in 0..32 {
+                let entry = match name % 3 {
+                    0 => Entry::copy(import.range(0, 4096), &import, PAGE),
+                    _ => Entry::write(import.range(0, 65536), given.at(0)),
+                };
+                channel.push(entry.user_data(name))?;
+            }
+            let done = against(&own, || complete(&mut channel, 32, limit))?;
+            once_each(&done, 32, &[State::Ok, State::Revoked])
+                .with_context(|| format!("round {round}"))?;
+            is_gone(guest, &local.near_context, &import)?;
+        }
+        drop(grant);
+        Ok(())
+    });
+}
+
+#[test]
+fn dmabuf_window_export() {
+    test(|guest| {
+        let context = Context::open()?;
+        let windows = ["exported", "entered", "revoking", "quiet"];
+        forced(guest, &windows, guest.pick(20, 3), |_| {
+            let own = Buffer::create(&context, PAGE, Placement::Any)?;
+            match against(&own, || Ok(own.export()))? {
+                // It came first, and is dead all the same.
+                Ok(fd) => {
+                    let synced = dmabuf::sync(fd.as_fd(), Access::Read, true);
+                    ensure!(synced == Err(Errno::NODEV), "{synced:?}");
+                }
+                Err(error) => ensure!(error.errno() == Some(Errno::STALE), "{error}"),
+            }
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn dmabuf_window_import() {
+    test(|guest| {
+        let (giver, taker) = (Context::open()?, Context::open()?);
+        let windows = ["attached", "entered", "revoking", "quiet"];
+        forced(guest, &windows, guest.pick(20, 3), |_| {
+            let own = Buffer::create(&giver, PAGE, Placement::Any)?;
+            let fd = own.export()?;
+            let import = || Buffer::import_unmapped(&taker, fd.as_fd());
+            match against(&own, || Ok(import()))? {
+                Ok(import) => is_gone(guest, &taker, &import)?,
+                Err(error) => ensure!(error.errno() == Some(Errno::NODEV), "{error}"),
+            }
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn dmabuf_window_map() {
+    test(|guest| {
+        let giver = Context::open()?;
+        let camera = Vivid::open(Kind::Device)?;
+        // Without a race it holds such a buffer: so that a refusal below is the race's.
+        let whole = Buffer::create(&giver, FRAMES, Placement::Strict(0))?;
+        camera.hold(whole.export()?.as_fd())??;
+        camera.let_go()?;
+        let windows = ["mapped", "entered", "revoking", "quiet"];
+        forced(guest, &windows, guest.pick(20, 3), |_| {
+            let own = Buffer::create(&giver, FRAMES, Placement::Strict(0))?;
+            let fd = own.export()?;
+            let (revoked, held) = std::thread::scope(|scope| -> Result<_> {
+                let worker = scope.spawn(|| camera.hold(fd.as_fd()));
+                let revoked = own.revoke();
+                let held = worker.join();
+                let held = held.map_err(|_| dmaplane_testkit::anyhow!("a panic"))??;
+                Ok((revoked, held))
+            })?;
+            // Either it came too late, or the revocation says that somebody has the memory.
+            if held.is_ok() {
+                ensure!(refusal(revoked)? == Errno::BUSY);
+                camera.let_go()?;
+            } else {
+                revoked?;
+            }
+            Ok(own.revoke()?)
+        })
+    });
+}
+
+#[test]
+fn dmabuf_window_copy_and_registration() {
+    test(|guest| {
+        let local = Local::new(guest)?;
+        let giver = Context::open()?;
+        let limit = guest.limit(10);
+        let (_theirs, _grant, given) = local.granted(guest, &GrantTerms::default())?;
+        let windows = [
+            "accepted", "entered", "landed", "revoking", "taken", "quiet",
+        ];
+        forced(guest, &windows, guest.pick(20, 3), |_| {
+            let own = Buffer::create(&giver, PAGE, Placement::Any)?;
+            let fd = own.export()?;
+            let import = Buffer::import_unmapped(&local.near_context, fd.as_fd())?;
+            let mut channel = Channel::builder().entries(64).build(&local.near_context)?;
+            for name in 0..32 {
+                let entry = match name % 2 {
+                    0 => Entry::copy(import.range(0, 64), &import, 1024),
+                    _ => Entry::write(import.range(0, 4096), given.at(0)),
+                };
+                channel.push(entry.user_data(name))?;
+            }
+            let done = against(&own, || complete(&mut channel, 32, limit))?;
+            once_each(&done, 32, &[State::Ok, State::Revoked])?;
+            is_gone(guest, &local.near_context, &import)
+        })
+    });
+}
