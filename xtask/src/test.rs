@@ -26,9 +26,12 @@ const GUESTS: &[(&str, &str)] = &[
     ("pair", "base"),
     ("numa2", "debug"),
 ];
-/// A machine on which DMA is not what it usually is: what matters there.
-const GUESTS_DMA: &[(&str, &str)] = &[("iommu", "base")];
-const FILTER_DMA: &str = "binary(transfer) or binary(copy) or test(/^bar_(tiers|rdma)/)";
+/// What matters on a machine on which DMA is not what it usually is.
+const DMA: &str = "binary(transfer) or binary(copy) or test(/^bar_(tiers|rdma)/)";
+/// What matters where devices come and go.
+const DEVICES: &str = "binary(bar) or binary(revoke_device)";
+/// Machines for a part of the suites.
+const GUESTS_FOR: &[(&str, &str, &str)] = &[("iommu", "base", DMA), ("unplug", "base", DEVICES)];
 /// What `--long` adds.
 const GUESTS_LONG: &[(&str, &str)] = &[("numa4", "debug"), ("pair", "debug")];
 
@@ -120,10 +123,11 @@ pub(crate) fn run(ctx: &Ctx, args: TestArgs) -> Result<ExitCode> {
         let options = ["vm-test", "--topology", topology, "--profile", profile];
         step(&name, xtask(ctx).args(options))?;
     }
-    for (topology, profile) in usual.first().map_or(&[][..], |_| GUESTS_DMA) {
+    let parts = if args.host_only { &[] } else { GUESTS_FOR };
+    for (topology, profile, filter) in parts {
         let name = format!("vm-test {topology} {profile}");
         let options = ["vm-test", "--topology", topology, "--profile", profile];
-        step(&name, xtask(ctx).args(options).args(["-E", FILTER_DMA]))?;
+        step(&name, xtask(ctx).args(options).args(["-E", filter]))?;
     }
     if !args.host_only {
         step(

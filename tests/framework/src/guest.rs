@@ -21,6 +21,8 @@ pub enum Topology {
     Iommu,
     /// One guest that copies what devices reach; likewise.
     Swiotlb,
+    /// One guest with one CPU, whose device comes and goes; likewise.
+    Unplug,
     /// Two guests; the peer is in the second.
     Pair,
 }
@@ -74,6 +76,7 @@ impl Guest {
             "numa4" => Topology::Numa4,
             "iommu" => Topology::Iommu,
             "swiotlb" => Topology::Swiotlb,
+            "unplug" => Topology::Unplug,
             "pair" => Topology::Pair,
             other => bail!("DMAPLANE_TOPOLOGY={other} is no topology that the tests know"),
         };

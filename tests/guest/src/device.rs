@@ -2,11 +2,14 @@
 
 //! The guest's device with memory, and how it is taken away and given back.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use dmaplane::{Context, DeviceInfo};
-use dmaplane_testkit::{ErrorContext as _, Guest, Result, Skip, poll};
+use dmaplane_testkit::{ErrorContext as _, Guest, Result, Skip, bail, poll};
 
 /// The guest's device. Skips the test where there is none.
 ///
@@ -94,5 +97,103 @@ impl Bound {
     /// When that is refused.
     pub fn rescan(&self) -> Result<()> {
         tell(&self.parent.join("rescan"), "1")
+    }
+}
+
+/// The guest's way to QEMU's monitor, by which it unplugs its own device and plugs it again.
+#[derive(Debug)]
+pub struct Monitor {
+    port: File,
+    lines: mpsc::Receiver<String>,
+    plugged: u32,
+}
+
+impl Monitor {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// When the guest has none.
+    pub fn open() -> Result<Self> {
+        let mut name = None;
+        for entry in fs::read_dir("/sys/class/virtio-ports")? {
+            let entry = entry?;
+            if fs::read_to_string(entry.path().join("name"))?.trim() == "dmaplane.monitor" {
+                name = Some(entry.file_name());
+            }
+        }
+        let name = name.context("no port is called dmaplane.monitor")?;
+        let path = Path::new("/dev").join(name);
+        let port = File::options().read(true).write(true).open(&path)?;
+        let reader = BufReader::new(port.try_clone()?);
+        let (told, lines) = mpsc::channel();
+        // Ends with the process: nothing else ends a read of the port.
+        std::thread::spawn(move || {
+            for line in reader.lines().map_while(Result::ok) {
+                if told.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut monitor = Self {
+            port,
+            lines,
+            plugged: 0,
+        };
+        // Refused when an earlier test has done so, which is as good.
+        monitor.tell("{\"execute\":\"qmp_capabilities\"}")?;
+        Ok(monitor)
+    }
+
+    fn tell(&mut self, command: &str) -> Result<()> {
+        writeln!(self.port, "{command}").context("cannot write to the monitor")
+    }
+
+    /// Waits for a line that has `what` in it; a refusal of the command `id` is an error.
+    fn wait(&self, what: &str, id: &str, limit: Duration) -> Result<()> {
+        let start = Instant::now();
+        while let Some(left) = limit.checked_sub(start.elapsed()) {
+            let Ok(line) = self.lines.recv_timeout(left) else {
+                break;
+            };
+            if line.contains(id) && line.contains("\"error\"") {
+                bail!("the monitor refuses: {line}");
+            }
+            if line.contains(what) {
+                return Ok(());
+            }
+        }
+        bail!("the monitor never says {what}")
+    }
+
+    /// Unplugs the guest's device, as by pressing its button; returns when it is gone.
+    ///
+    /// # Errors
+    /// When it does not go in time.
+    pub fn unplug(&mut self, guest: &Guest) -> Result<()> {
+        let id = "\"id\":\"unplug\"";
+        self.tell(&format!(
+            "{{\"execute\":\"device_del\",\"arguments\":{{\"id\":\"bar0\"}},{id}}}"
+        ))?;
+        self.wait("DEVICE_DELETED", "\"unplug\"", guest.limit(30))
+    }
+
+    /// Plugs one again, of 64 MiB that are its own: QEMU (10.0.2, `hw/misc/ivshmem-pci.c`) does not let go of the name of
+    /// the memory of a device whose memory was switched off before it went, and aborts when it is used again.
+    ///
+    /// # Errors
+    /// When that is refused.
+    pub fn plug(&mut self, guest: &Guest) -> Result<()> {
+        self.plugged += 1;
+        let memory = format!("plug{}-{}", std::process::id(), self.plugged);
+        self.tell(&format!(
+            "{{\"execute\":\"object-add\",\"arguments\":{{\"qom-type\":\"memory-backend-memfd\",\
+             \"id\":\"{memory}\",\"size\":67108864,\"share\":true}},\"id\":\"memory\"}}"
+        ))?;
+        self.wait("\"memory\"", "\"memory\"", guest.limit(30))?;
+        self.tell(&format!(
+            "{{\"execute\":\"device_add\",\"arguments\":{{\"driver\":\"ivshmem-plain\",\
+             \"id\":\"bar0\",\"memdev\":\"{memory}\",\"bus\":\"port0\"}},\"id\":\"plug\"}}"
+        ))?;
+        self.wait("\"plug\"", "\"plug\"", guest.limit(30))
     }
 }

@@ -204,7 +204,11 @@ impl Survivor {
 /// The gauges of the peer's machine.
 fn there(guest: &Guest, observer: &mut Peer) -> Result<Gauges> {
     match guest.topology {
-        Topology::Numa2 | Topology::Numa4 | Topology::Iommu | Topology::Swiotlb => Gauges::read(),
+        Topology::Numa2
+        | Topology::Numa4
+        | Topology::Iommu
+        | Topology::Swiotlb
+        | Topology::Unplug => Gauges::read(),
         Topology::Pair => match observer.ask(Request::Gauges)? {
             Reply::Gauges(gauges) => Ok(gauges),
             other => Err(unexpected(&other)),

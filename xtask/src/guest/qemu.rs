@@ -62,6 +62,7 @@ impl Machine<'_> {
         self.network(&mut line);
         self.bars(&mut line);
         self.adapters(&mut line);
+        self.monitor(&mut line);
         self.consoles(&mut line);
         line.add("-kernel", self.bz_image.display().to_string());
         line.add("-append", self.kernel_command_line());
@@ -220,6 +221,29 @@ impl Machine<'_> {
                 format!("virtio-net-pci,bus=porta{id},netdev=nowhere{id},romfile="),
             );
         }
+    }
+
+    /// A port by which the guest reaches QEMU's own monitor, to unplug and plug devices. QEMU connects to itself.
+    fn monitor(&self, line: &mut Line) {
+        if !self.guest.monitor {
+            return;
+        }
+        let share = self.share.display().to_string().replace(',', ",,");
+        let socket = format!("path={share}/monitor,abstract=on");
+        line.add(
+            "-chardev",
+            format!("socket,id=monitor,{socket},server=on,wait=off"),
+        );
+        line.add("-mon", "chardev=monitor,mode=control");
+        line.add("-chardev", format!("socket,id=plug,{socket}"));
+        line.add(
+            "-device",
+            self.virtio("virtio-serial-pci,id=ports,bus=pcie.0"),
+        );
+        line.add(
+            "-device",
+            "virtserialport,bus=ports.0,chardev=plug,name=dmaplane.monitor",
+        );
     }
 
     fn consoles(&self, line: &mut Line) {

@@ -64,6 +64,9 @@ pub(crate) struct Guest {
     /// Whether devices' accesses pass an IOMMU, by which the kernel translates them.
     #[serde(default)]
     pub(crate) iommu: bool,
+    /// Whether the guest reaches QEMU's own monitor, to unplug and plug devices.
+    #[serde(default)]
+    pub(crate) monitor: bool,
     /// More of the kernel's command line.
     #[serde(default)]
     pub(crate) kernel_args: Vec<String>,
@@ -328,13 +331,19 @@ mod tests {
     fn the_topologies_of_the_checkout_are_valid() {
         let all = Topology::all(root()).unwrap();
         let names: Vec<_> = all.iter().map(|topology| topology.name.as_str()).collect();
-        assert_eq!(names, ["iommu", "numa2", "numa4", "pair", "swiotlb"]);
+        assert_eq!(
+            names,
+            ["iommu", "numa2", "numa4", "pair", "swiotlb", "unplug"]
+        );
     }
 
     #[test]
     fn an_unknown_name_lists_those_that_exist() {
         let err = Topology::load(root(), "numa3").unwrap_err().to_string();
-        assert!(err.contains("iommu, numa2, numa4, pair, swiotlb"), "{err}");
+        assert!(
+            err.contains("iommu, numa2, numa4, pair, swiotlb, unplug"),
+            "{err}"
+        );
     }
 
     #[test]

@@ -52,7 +52,11 @@ impl Peer {
     /// When it cannot be started or reached, or has no driver.
     pub fn start(guest: &Guest) -> Result<Self> {
         let (socket, child) = match guest.topology {
-            Topology::Numa2 | Topology::Numa4 | Topology::Iommu | Topology::Swiotlb => {
+            Topology::Numa2
+            | Topology::Numa4
+            | Topology::Iommu
+            | Topology::Swiotlb
+            | Topology::Unplug => {
                 let (child, socket) = netns::inside("dp1", spawn)??;
                 (OwnedFd::from(socket), Some(child))
             }

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! A device's memory is taken away while RDMA, COPY and the processor use it: by its owner, by unbinding, by removal from
+//! the bus and by unplugging.
+
+use std::time::{Duration, Instant};
+
+use dmaplane::{
+    Buffer, Channel, DeviceInfo, EndpointState, Entry, GrantTerms, Placement, RevokeCause,
+    Standing, State, Tier,
+};
+use dmaplane_guest_tests::device::{Bound, Monitor, device, rebound};
+use dmaplane_guest_tests::{Local, complete};
+use dmaplane_testkit::{ErrorContext as _, Guest, Result, Topology, ensure, sys, test};
+
+const PAGE: u64 = 4096;
+
+/// What goes on while memory is taken away: COPY, RDMA and the processor's access, all at once, until something ends.
+fn busy(
+    guest: &Guest,
+    local: &Local,
+    given: &dmaplane::RemoteGrant,
+    mine: &Buffer,
+    host: &Buffer,
+    take_away: impl FnOnce() -> Result<()> + Send,
+) -> Result<u64> {
+    let mut channel = Channel::builder().entries(64).build(&local.near_context)?;
+    for name in 0..32 {
+        channel.push(
+            match name % 4 {
+                0 => Entry::copy(host.range(0, 4096), mine, 0),
+                1 => Entry::copy(mine.range(0, 4096), host, 0),
+                _ => Entry::write(mine.range(0, 4096), given.at(0)),
+            }
+            .user_data(name),
+        )?;
+    }
+    std::thread::scope(|scope| {
+        let taker = scope.spawn(take_away);
+        let toucher = scope.spawn(|| {
+            for at in 0..256 {
+                mine.write_at(at * 8, &[at as u8; 8]);
+            }
+        });
+        let done = complete(&mut channel, 32, guest.limit(20))?;
+        let mut revoked = 0;
+        for done in &done {
+            let state = done.state();
+            ensure!(matches!(state, State::Ok | State::Revoked), "{done:?}");
+            revoked += u64::from(state == State::Revoked);
+        }
+        let joined = (taker.join(), toucher.join());
+        match joined {
+            (Ok(result), Ok(())) => result.map(|()| revoked),
+            _ => Err(dmaplane_testkit::anyhow!("a thread panicked")),
+        }
+    })
+}
+
+/// Takes memory of the device away again and again, while it is used.
+fn again_and_again(
+    guest: &Guest,
+    rounds: u64,
+    how: impl Fn(&DeviceInfo, &Buffer) -> Result<()> + Sync,
+) -> Result<()> {
+    sys::replace_taken_pages()?;
+    let local = Local::new(guest)?;
+    // Only where there is one at all, the next one is waited for.
+    device(guest, &local.near_context)?;
+    let (theirs, _grant, given) = local.granted(guest, &GrantTerms::default())?;
+    let host = Buffer::create(&local.near_context, PAGE, Placement::Any)?;
+    let started = Instant::now();
+    let mut revoked = 0;
+    let mut last = 0;
+    for round in 0..rounds {
+        let device = rebound(guest, &local.near_context, 0)?;
+        ensure!(device.number >= last, "{device:?} after {last}");
+        last = device.number;
+        let near = &local.near_context;
+        let mine = Buffer::on_device(near, device.number, Tier::Uncached, PAGE, None)?;
+        let taken = || how(&device, &mine);
+        revoked += busy(guest, &local, &given, &mine, &host, taken)
+            .with_context(|| format!("round {round}"))?;
+        let standing = mine.memory()?.standing;
+        ensure!(standing == Standing::Revoked, "round {round}: {standing:?}");
+        ensure!(
+            local.near.query()?.state == EndpointState::Up,
+            "round {round}: the connection ended"
+        );
+    }
+    println!(
+        "{rounds} times in {:?}: {revoked} operations revoked, {} touches too late",
+        started.elapsed(),
+        sys::taken_pages()
+    );
+    drop(theirs);
+    Ok(())
+}
+
+#[test]
+fn revoke_device_memory_under_way() {
+    test(|guest| {
+        again_and_again(guest, guest.pick(1_000, 100), |_, buffer| {
+            Ok(buffer.revoke()?)
+        })
+    });
+}
+
+#[test]
+fn revoke_by_unbinding_under_way() {
+    test(|guest| {
+        again_and_again(guest, guest.pick(1_000, 100), |device, _| {
+            let bound = Bound::of(device)?;
+            bound.unbind()?;
+            bound.bind()
+        })
+    });
+}
+
+#[test]
+fn revoke_by_removing_the_device_under_way() {
+    test(|guest| {
+        guest.require(&[Topology::Unplug], "moves a BAR, which wants one CPU")?;
+        again_and_again(guest, guest.pick(1_000, 100), |device, _| {
+            let bound = Bound::of(device)?;
+            bound.remove()?;
+            bound.rescan()
+        })
+    });
+}
+
+#[test]
+fn bar_windows_of_the_removal() {
+    test(|guest| {
+        let length = Duration::from_micros(guest.pick(2_000, 20_000));
+        for name in ["entered", "revoking", "quiet", "leaving"] {
+            let _open = dmaplane_testkit::window::Window::open(name, length)?;
+            again_and_again(guest, guest.pick(5, 2), |device, _| {
+                let bound = Bound::of(device)?;
+                bound.unbind()?;
+                bound.bind()
+            })
+            .with_context(|| format!("window {name}"))?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn revoke_by_unplugging_in_mid_transfer() {
+    test(|guest| {
+        guest.require(&[Topology::Unplug], "needs QEMU's monitor")?;
+        sys::replace_taken_pages()?;
+        let local = Local::new(guest)?;
+        let found = device(guest, &local.near_context)?;
+        let mut monitor = Monitor::open()?;
+        let (_theirs, _grant, given) = local.granted(guest, &GrantTerms::default())?;
+        let near = &local.near_context;
+        let host = Buffer::create(near, PAGE, Placement::Any)?;
+        let mut number = found.number;
+        // Each takes 5 s, during which the slot's lamp blinks, as the standard has it.
+        for round in 0..guest.pick(3, 1) {
+            let mine = Buffer::on_device(near, number, Tier::Uncached, PAGE, None)?;
+            let started = Instant::now();
+            let (moved, touched) = std::thread::scope(|scope| -> Result<(u64, u64)> {
+                let unplugging = scope.spawn(|| monitor.unplug(guest));
+                let mut channel = Channel::builder().entries(16).build(near)?;
+                let (mut moved, mut touched) = (0, 0);
+                // RDMA, COPY and the processor go on until the memory is taken away.
+                while !unplugging.is_finished() || mine.memory()?.standing == Standing::Live {
+                    channel.push(Entry::write(mine.range(0, 4096), given.at(0)))?;
+                    channel.push(Entry::copy(host.range(0, 4096), &mine, 0))?;
+                    channel.push(Entry::copy(mine.range(0, 4096), &host, 0))?;
+                    mine.write_at(touched % PAGE / 8 * 8, &[1; 8]);
+                    touched += 8;
+                    for done in complete(&mut channel, 3, guest.limit(20))? {
+                        let state = done.state();
+                        ensure!(matches!(state, State::Ok | State::Revoked), "{done:?}");
+                        moved += u64::from(state == State::Ok);
+                    }
+                }
+                let unplugged = unplugging.join();
+                unplugged.map_err(|_| dmaplane_testkit::anyhow!("a thread panicked"))??;
+                Ok((moved, touched / 8))
+            })
+            .with_context(|| format!("round {round}"))?;
+            let took = started.elapsed();
+            println!(
+                "round {round}: {took:?}, {moved} operations and {touched} touches before the end"
+            );
+            ensure!(moved > 0, "nothing was under way");
+            let info = mine.memory()?;
+            ensure!(info.cause == Some(RevokeCause::Device), "{info:?}");
+            ensure!(local.near.query()?.state == EndpointState::Up, "down");
+            monitor.plug(guest)?;
+            number = rebound(guest, near, number)?.number;
+        }
+        let fresh = Buffer::on_device(near, number, Tier::Uncached, PAGE, None)?;
+        fresh.write_at(0, &[5; 8]);
+        ensure!(fresh.to_vec(0..8) == [5; 8], "another byte");
+        Ok(())
+    });
+}
