@@ -11,7 +11,9 @@ use dmaplane::{
 };
 use dmaplane_guest_tests::device::{Bound, Monitor, device, rebound};
 use dmaplane_guest_tests::{Local, complete};
-use dmaplane_testkit::{ErrorContext as _, Guest, Result, Topology, ensure, sys, test};
+use dmaplane_testkit::{
+    ErrorContext as _, Guest, Profile, Result, Skip, Topology, ensure, sys, test,
+};
 
 const PAGE: u64 = 4096;
 
@@ -150,6 +152,10 @@ fn bar_windows_of_the_removal() {
 fn revoke_by_unplugging_in_mid_transfer() {
     test(|guest| {
         guest.require(&[Topology::Unplug], "needs QEMU's monitor")?;
+        if guest.profile == Profile::Debug {
+            let why = "lockdep finds an order of locks in pciehp itself, see ARCHITECTURE.md";
+            return Err(Skip::new(why).into());
+        }
         sys::replace_taken_pages()?;
         let local = Local::new(guest)?;
         let found = device(guest, &local.near_context)?;
@@ -159,7 +165,7 @@ fn revoke_by_unplugging_in_mid_transfer() {
         let host = Buffer::create(near, PAGE, Placement::Any)?;
         let mut number = found.number;
         // Each takes 5 s, during which the slot's lamp blinks, as the standard has it.
-        for round in 0..guest.pick(3, 1) {
+        for round in 0..3 {
             let mine = Buffer::on_device(near, number, Tier::Uncached, PAGE, None)?;
             let started = Instant::now();
             let (moved, touched) = std::thread::scope(|scope| -> Result<(u64, u64)> {
