@@ -9,9 +9,9 @@ use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
 
 use super::file::{self, KvFile};
-use super::transfer::{self, Limits, Order, ReceiveOptions, SendOptions, Source, Stats};
+use super::transfer::{self, Home, Limits, Order, ReceiveOptions, SendOptions, Source, Stats};
 use super::{Digest, Manifest, parse_size};
-use crate::{Context, Listener, Placement};
+use crate::{Context, Listener, MemoryInfo, MemoryKind, Placement, RdmaPath};
 
 /// How often a running transfer says how far it is.
 const PROGRESS: Duration = Duration::from_secs(2);
@@ -52,6 +52,11 @@ pub struct SendArgs {
     /// Writes in flight at once.
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=4096))]
     depth: u32,
+    /// Whose memory the cache is sent from: host, or device for that of a PCI device such as a GPU;
+    /// device:write-combined and device:cached choose how it is mapped, and RDMA then goes through
+    /// host memory.
+    #[arg(long, default_value = "host", value_parser = str::parse::<Home>)]
+    memory: Home,
     /// Order of the chunks; the receiver takes any.
     #[arg(long, value_enum, default_value_t)]
     order: Order,
@@ -75,9 +80,13 @@ pub struct RecvArgs {
     /// Receives posted ahead: chunks that the sender may have under way.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
     depth: u32,
-    /// Where the cache's memory comes from: any, preferred:NODE or strict:NODE.
-    #[arg(long, default_value = "any", value_parser = str::parse::<Placement>)]
-    placement: Placement,
+    /// Whose memory the cache is received into: host or device, as for `kv send`.
+    #[arg(long, default_value = "host", value_parser = str::parse::<Home>)]
+    memory: Home,
+    /// Where the host's memory comes from: any, interleave, preferred:NODE, strict:NODE,
+    /// near-rdma:DEVICE or near-pci:ADDRESS.
+    #[arg(long, value_parser = str::parse::<Placement>, conflicts_with = "memory")]
+    placement: Option<Placement>,
     /// Bytes of the largest cache to accept, with a suffix of K, M or G.
     #[arg(long, value_name = "BYTES", default_value = "64G", value_parser = parse_size)]
     max_bytes: u64,
@@ -104,6 +113,8 @@ struct Report<'a> {
     /// The RDMA device.
     device: String,
     peer: SocketAddr,
+    /// Whose memory the cache is in on this side, and how RDMA reached it.
+    memory: MemoryInfo,
     /// Every layer has the sender's digest.
     verified: bool,
     connect_ms: f64,
@@ -128,14 +139,17 @@ fn send(context: &Context, args: &SendArgs, json: bool) -> Result<()> {
     if let Some(chunk_size) = args.chunk_size {
         manifest = manifest.with_chunk_size(chunk_size)?;
     }
-    let source = Source::new(context, manifest, file.data(), Placement::Any)?;
+    let source = Source::new(context, manifest, file.data(), args.memory)?;
     drop(file);
     let limits = limits(args.connect_timeout, args.idle_timeout);
     let begin = Instant::now();
     let endpoint = transfer::connect(context, args.to, args.from, limits.connect)?;
-    let connect = begin.elapsed();
-    let device = endpoint.query()?.device;
-    eprintln!("connected to {} through {device}", args.to);
+    let link = Link {
+        took: begin.elapsed(),
+        device: endpoint.query()?.device,
+        peer: args.to,
+    };
+    eprintln!("connected to {} through {}", link.peer, link.device);
     let options = SendOptions {
         depth: args.depth,
         order: args.order,
@@ -146,9 +160,8 @@ fn send(context: &Context, args: &SendArgs, json: bool) -> Result<()> {
     report(
         "sender",
         source.manifest(),
-        device,
-        args.to,
-        connect,
+        source.memory(),
+        link,
         stats,
         json,
     )
@@ -159,16 +172,18 @@ fn recv(context: &Context, args: &RecvArgs, json: bool) -> Result<()> {
     eprintln!("listening on {}", listener.local());
     let options = ReceiveOptions {
         depth: args.depth,
-        placement: args.placement,
+        home: args.placement.map_or(args.memory, Home::Host),
         max_bytes: args.max_bytes,
         limits: limits(args.accept_timeout, args.idle_timeout),
     };
     let begin = Instant::now();
     let endpoint = transfer::accept(&listener, &options)?;
-    let connect = begin.elapsed();
-    let device = endpoint.query()?.device;
-    let peer = endpoint.peer();
-    eprintln!("connected from {peer} through {device}");
+    let link = Link {
+        took: begin.elapsed(),
+        device: endpoint.query()?.device,
+        peer: endpoint.peer(),
+    };
+    eprintln!("connected from {} through {}", link.peer, link.device);
     let mut pace = None;
     let received = transfer::receive(context, &endpoint, &options, |_, tracker| {
         let total = tracker.plan().iter().map(|chunk| chunk.len).sum();
@@ -189,9 +204,8 @@ fn recv(context: &Context, args: &RecvArgs, json: bool) -> Result<()> {
     report(
         "receiver",
         manifest,
-        device,
-        peer,
-        connect,
+        received.memory,
+        link,
         received.stats,
         json,
     )
@@ -205,12 +219,19 @@ fn limits(connect: u32, idle: u32) -> Limits {
     }
 }
 
+/// A connection, and how long it took to make it.
+struct Link {
+    /// The RDMA device.
+    device: String,
+    peer: SocketAddr,
+    took: Duration,
+}
+
 fn report(
     role: &'static str,
     manifest: &Manifest,
-    device: String,
-    peer: SocketAddr,
-    connect: Duration,
+    memory: MemoryInfo,
+    link: Link,
     stats: Stats,
     json: bool,
 ) -> Result<()> {
@@ -225,29 +246,45 @@ fn report(
         tokens: geometry.seq_len,
         chunk_size: geometry.chunk_size,
         digest: manifest.digest(),
-        device,
-        peer,
+        device: link.device,
+        peer: link.peer,
+        memory,
         // An unverified transfer ends as an error before.
         verified: true,
-        connect_ms: connect.as_secs_f64() * 1e3,
+        connect_ms: link.took.as_secs_f64() * 1e3,
         stats,
     };
     let text = if json {
         serde_json::to_string_pretty(&report)?
     } else {
         format!(
-            "{}: {} layers, {} tokens, {} bytes in {} chunks, {:.1} MB/s, verified\nsha256 {}",
+            "{}: {} layers, {} tokens, {} bytes in {} chunks, {:.1} MB/s, verified\n{}\nsha256 {}",
             if role == "sender" { "sent" } else { "received" },
             report.layers,
             report.tokens,
             stats.bytes,
             stats.chunks,
             stats.transfer_mb_per_s,
+            whereabouts(&memory),
             report.digest,
         )
     };
     use std::io::Write as _;
     writeln!(std::io::stdout(), "{text}").context("cannot write to standard output")
+}
+
+/// Whose memory a cache is in, and how RDMA reached it.
+fn whereabouts(memory: &MemoryInfo) -> String {
+    let whose = match memory.kind {
+        MemoryKind::Device { device, tier, .. } => format!("device {device}, {tier}"),
+        _ => "host".to_owned(),
+    };
+    let path = match memory.rdma {
+        RdmaPath::Direct => "RDMA direct",
+        RdmaPath::StagedByTier => "RDMA through host memory, as the tier has no pages",
+        _ => "RDMA through host memory, as the device has no pages",
+    };
+    format!("memory {whose}: {path}")
 }
 
 /// Says on stderr how far a transfer is, not too often.
@@ -301,14 +338,20 @@ mod tests {
         };
         assert_eq!(
             (args.placement, args.max_bytes),
-            (Placement::Strict(1), 1 << 20)
+            (Some(Placement::Strict(1)), 1 << 20)
         );
         let line = "kv send --kv x --to 10.0.0.1:7 --order reverse --chunk-size 64K";
         let Command::Send(args) = Cli::parse_from(line.split(' ')).command else {
             panic!("not send");
         };
         assert_eq!((args.order, args.chunk_size), (Order::Reverse, Some(65536)));
-        for wrong in ["--placement near", "--placement strict:x", "--depth 0"] {
+        for wrong in [
+            "--placement near",
+            "--placement strict:x",
+            "--placement any --memory device",
+            "--memory gpu",
+            "--depth 0",
+        ] {
             let line = format!("kv recv --listen 10.0.0.1:7 --out x {wrong}");
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{wrong}");
         }

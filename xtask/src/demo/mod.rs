@@ -64,6 +64,11 @@ pub(crate) struct DemoArgs {
     /// SmolLM2; also the way to give that one by hand.
     #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
+    /// Whose memory the cache is in on both sides: host, or device for that of a PCI device, which
+    /// RDMA reaches by itself; device:write-combined and device:cached go through host memory.
+    #[arg(long, default_value = "host", value_parser = ["host", "device", "device:uncached",
+        "device:write-combined", "device:cached"])]
+    memory: String,
     /// Writes everything that was measured to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -111,6 +116,12 @@ fn demo(ctx: &Ctx, args: &DemoArgs, told: &mut Told) -> Result<()> {
         topology.name,
         topology.guests.len()
     );
+    ensure!(
+        args.memory == "host" || topology.guests.iter().all(|guest| !guest.bars.is_empty()),
+        "--memory {} needs a topology whose guests have a BAR, {} has none",
+        args.memory,
+        topology.name
+    );
     let tools = told.stage("setup", || setup::ensure(ctx, Need::Guest))?;
     let python = tools.vng_bin.join("python3");
     let model = told.stage("model", || {
@@ -136,7 +147,7 @@ fn demo(ctx: &Ctx, args: &DemoArgs, told: &mut Told) -> Result<()> {
         kvcache.prefill(ctx, &work, &args.prompt, args.chunk_size)
     })?;
     told.prefill(&prefill);
-    let sent = told.stage("guests", || transfer::run(ctx, &lab, &work))?;
+    let sent = told.stage("guests", || transfer::run(ctx, &lab, &work, &args.memory))?;
     told.transfer(&sent);
     told.bitwise_identical(host::same_bytes(&work.kv, &work.received)?)?;
     let decode = told.stage("decode", || kvcache.decode(ctx, &work, args.tokens))?;

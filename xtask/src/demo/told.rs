@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 
 use super::host::{Prefill, Spoken};
-use super::transfer::Sent;
+use super::transfer::{Memory, Sent};
 use crate::guest::session::Lab;
 
 /// Everything that one run found out; what it did not come to is null.
@@ -38,6 +38,10 @@ pub(crate) struct Told {
     kernel_key: Option<String>,
     topology: Option<String>,
     rdma_device: Option<String>,
+    /// Whose memory the cache was in, at the sender and at the receiver.
+    memory: Option<[Memory; 2]>,
+    /// What the sender's COPY between device and host memory took, where RDMA does not reach the former.
+    staging_ms: Option<f64>,
     prefill_ms: Option<f64>,
     decode_ms: Option<f64>,
     stages: Vec<Stage>,
@@ -98,6 +102,8 @@ impl Told {
         self.transfer_ms = Some(sent.transfer_ms);
         self.transfer_mb_per_s = Some(sent.transfer_mb_per_s);
         self.rdma_device = Some(sent.device.clone());
+        self.memory = Some([sent.memory.clone(), sent.received_into.clone()]);
+        self.staging_ms = Some(sent.staging_ms);
     }
 
     /// Notes whether the cache came over unchanged; if not, that is the error.
@@ -166,6 +172,9 @@ impl Told {
         }
         if let (Some(ms), Some(rate)) = (self.transfer_ms, self.transfer_mb_per_s) {
             println!("transfer   {rate:.1} MB/s, {ms:.0} ms");
+        }
+        if let Some([from, to]) = &self.memory {
+            println!("memory     from {}; to {}", from.describe(), to.describe());
         }
         if let (Some(accel), Some(kernel), Some(device)) =
             (self.accel, &self.kernel, &self.rdma_device)

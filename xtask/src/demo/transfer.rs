@@ -6,7 +6,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::host::{Work, read_json};
 use crate::ctx::Ctx;
@@ -32,6 +32,30 @@ pub(crate) struct Sent {
     pub(crate) transfer_ms: f64,
     pub(crate) transfer_mb_per_s: f64,
     pub(crate) device: String,
+    pub(crate) staging_ms: f64,
+    /// Where the cache is on either side, and how RDMA reaches it there.
+    pub(crate) memory: Memory,
+    #[serde(skip_deserializing)]
+    pub(crate) received_into: Memory,
+}
+
+/// Whose memory a cache is in, as the client describes it.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub(crate) struct Memory {
+    kind: serde_json::Value,
+    rdma: String,
+}
+
+impl Memory {
+    /// In words.
+    pub(crate) fn describe(&self) -> String {
+        let device = &self.kind["device"];
+        let whose = match (device["device"].as_u64(), device["tier"].as_str()) {
+            (Some(number), Some(tier)) => format!("device {number} ({tier})"),
+            _ => "host".to_owned(),
+        };
+        format!("{whose}, RDMA {}", self.rdma)
+    }
 }
 
 /// What the receiver tells in addition.
@@ -39,10 +63,11 @@ pub(crate) struct Sent {
 struct Received {
     verified: bool,
     bytes: u64,
+    memory: Memory,
 }
 
 /// Boots the guests, moves `work.kv` from one to the other, and leaves it in `work.received`.
-pub(crate) fn run(ctx: &Ctx, lab: &Lab, work: &Work) -> Result<Sent> {
+pub(crate) fn run(ctx: &Ctx, lab: &Lab, work: &Work, memory: &str) -> Result<Sent> {
     let [sender, receiver] = &lab.topology.guests[..] else {
         anyhow::bail!("the demo needs two guests");
     };
@@ -58,10 +83,11 @@ pub(crate) fn run(ctx: &Ctx, lab: &Lab, work: &Work) -> Result<Sent> {
             ..shell(
                 "recv",
                 "exec dmaplane --json kv recv --listen \"$ADDRESS\" --out \"$DMAPLANE_SHARE/kv\" \
-                 --idle-timeout \"$IDLE\" --accept-timeout \"$CONNECT\" \
+                 --memory \"$MEMORY\" --idle-timeout \"$IDLE\" --accept-timeout \"$CONNECT\" \
                  >\"$DMAPLANE_SHARE/recv.json\"",
                 [
                     ("ADDRESS", address.clone()),
+                    ("MEMORY", memory.to_owned()),
                     ("IDLE", idle.clone()),
                     ("CONNECT", connect.clone()),
                 ],
@@ -78,11 +104,12 @@ pub(crate) fn run(ctx: &Ctx, lab: &Lab, work: &Work) -> Result<Sent> {
         shell(
             "send",
             "exec dmaplane --json kv send --kv \"$KV\" --to \"$ADDRESS\" --order interleaved \
-             --idle-timeout \"$IDLE\" --connect-timeout \"$CONNECT\" \
+             --memory \"$MEMORY\" --idle-timeout \"$IDLE\" --connect-timeout \"$CONNECT\" \
              >\"$DMAPLANE_SHARE/send.json\"",
             [
                 ("KV", kv.to_owned()),
                 ("ADDRESS", address),
+                ("MEMORY", memory.to_owned()),
                 ("IDLE", idle),
                 ("CONNECT", connect),
             ],
@@ -111,7 +138,7 @@ pub(crate) fn run(ctx: &Ctx, lab: &Lab, work: &Work) -> Result<Sent> {
     progress.done();
     let share = outcome.share(outcome.guest(&receiver.name)?);
     let received: Received = read_json(&share.join("recv.json"))?;
-    let sent: Sent = read_json(
+    let mut sent: Sent = read_json(
         &outcome
             .share(outcome.guest(&sender.name)?)
             .join("send.json"),
@@ -123,6 +150,7 @@ pub(crate) fn run(ctx: &Ctx, lab: &Lab, work: &Work) -> Result<Sent> {
         sent.bytes,
         received.verified
     );
+    sent.received_into = received.memory;
     fs::copy(share.join("kv"), &work.received).context("the received cache did not come back")?;
     Ok(sent)
 }

@@ -17,11 +17,13 @@
 //! one. Whatever the receiver finds wrong reaches the sender as the verdict's text. Every wait has
 //! a limit: [`Limits::idle`] without any progress ends a transfer with [`TransferError::Stalled`].
 
+mod home;
 mod message;
 mod options;
 mod receive;
 mod send;
 
+pub use home::{Home, HomeError};
 pub use message::{End, Verdict};
 pub use options::{Limits, Order, ReceiveOptions, SendOptions, Stats};
 pub use receive::{Received, accept, receive};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::Placement;
+use super::Home;
 use crate::kv::{Chunk, ChunkPlan};
 
 /// Time limits.
@@ -77,8 +77,8 @@ impl Default for SendOptions {
 pub struct ReceiveOptions {
     /// Receives posted ahead, at least 1: the chunks that the sender can have under way.
     pub depth: u32,
-    /// Where the memory for the cache comes from.
-    pub placement: Placement,
+    /// Where the cache is kept.
+    pub home: Home,
     /// Bytes of the largest cache to accept.
     pub max_bytes: u64,
     /// Time limits.
@@ -89,7 +89,7 @@ impl Default for ReceiveOptions {
     fn default() -> Self {
         Self {
             depth: 64,
-            placement: Placement::Any,
+            home: Home::default(),
             max_bytes: u64::MAX,
             limits: Limits::default(),
         }
@@ -112,6 +112,9 @@ pub struct Stats {
     pub transfer_ms: f64,
     /// Checking digests; on the receiver this is a part of `transfer_ms`.
     pub verify_ms: f64,
+    /// Moving the cache between a device's memory and the host's, where RDMA does not reach the former; on neither side
+    /// a part of `transfer_ms`.
+    pub staging_ms: f64,
     /// Bytes over `transfer_ms`, in 10^6 bytes a second.
     pub transfer_mb_per_s: f64,
 }

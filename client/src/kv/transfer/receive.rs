@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::home::Memory;
 use super::message::{self, End, MAX_MESSAGE, Verdict};
 use super::options::{ReceiveOptions, Stats, ms};
 use super::{Done, LABEL_CONTROL, LABEL_DATA, LABEL_VERDICT, TransferError, full, ring_entries};
@@ -10,7 +11,7 @@ use super::{wait, wait_grant};
 use crate::kv::{ChunkPlan, Error, Imm, Manifest, TensorView, Tracker, manifest::MAX_JSON};
 use crate::{
     Buffer, Channel, Completion, Context, Endpoint, Entry, FrozenBuffer, Listener, LocalGrant,
-    Placement, RemoteGrant, Rights,
+    MemoryInfo, Placement, RemoteGrant, Rights,
 };
 
 /// A cache that has arrived, complete and verified. Nobody can write it any more.
@@ -20,6 +21,8 @@ pub struct Received {
     pub manifest: Manifest,
     /// Its bytes, in the manifest's layout.
     pub data: FrozenBuffer,
+    /// Whose memory that is, and how RDMA reached it.
+    pub memory: MemoryInfo,
     /// What the transfer took.
     pub stats: Stats,
 }
@@ -127,7 +130,7 @@ impl Receiver<'_> {
     fn run(
         &mut self,
         control: &Buffer,
-        held: &mut Option<(LocalGrant, Buffer)>,
+        held: &mut Option<(LocalGrant, Memory)>,
         layer_done: impl FnMut(u32, &Tracker),
     ) -> Done<Received> {
         let begin = Instant::now();
@@ -150,7 +153,7 @@ impl Receiver<'_> {
                 manifest.bytes()
             )));
         }
-        let buffer = Buffer::create(self.context, manifest.bytes(), self.options.placement)?;
+        let memory = Memory::new(self.context, manifest.bytes(), self.options.home)?;
         let plan = ChunkPlan::new(&manifest);
         // One for each chunk and one for the end, as far as the depth allows.
         let mut unposted = plan.total() + 1;
@@ -159,17 +162,18 @@ impl Receiver<'_> {
             unposted -= 1;
         }
         self.channel.submit()?;
-        let range = 0..buffer.len();
+        let range = 0..memory.wire().len();
         let idle = self.options.limits.idle;
         let access = self
             .endpoint
-            .grant(&buffer, range, Rights::WRITE, LABEL_DATA, idle)?;
-        let (_, buffer) = held.insert((access, buffer));
+            .grant(memory.wire(), range, Rights::WRITE, LABEL_DATA, idle)?;
+        let (_, memory) = held.insert((access, memory));
+        let info = memory.info();
         let setup = begin.elapsed();
 
         let begin = Instant::now();
         let mut tracker = Tracker::new(plan);
-        let verify = self.collect(&manifest, buffer, &mut tracker, unposted, layer_done)?;
+        let verify = self.collect(&manifest, memory.wire(), &mut tracker, unposted, layer_done)?;
         let transfer = begin.elapsed();
 
         let (_, length) = self.next(Imm::End, || "waiting for the end".into())?;
@@ -183,11 +187,14 @@ impl Receiver<'_> {
                 end.chunks, end.bytes, self.progress.0, self.progress.1
             )));
         }
-        let frozen = held.take().and_then(|(access, buffer)| {
-            access.revoke();
-            buffer.freeze().ok()
-        });
-        let Some(data) = frozen else {
+        let settled = match held.take() {
+            Some((access, memory)) => {
+                access.revoke();
+                memory.settle(idle)?
+            }
+            None => (None, Duration::ZERO),
+        };
+        let (Some(data), staging) = settled else {
             return Err(TransferError::Limit(
                 "the received memory is still shared".into(),
             ));
@@ -199,11 +206,13 @@ impl Receiver<'_> {
             setup_ms: ms(setup),
             transfer_ms: ms(transfer),
             verify_ms: ms(verify),
+            staging_ms: ms(staging),
             ..Stats::default()
         };
         Ok(Received {
             manifest,
             data,
+            memory: info,
             stats: stats.finish(),
         })
     }

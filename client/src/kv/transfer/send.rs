@@ -4,14 +4,15 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use super::home::{Home, Memory};
 use super::message::{self, End, MAX_MESSAGE, Verdict};
-use super::options::{SendOptions, Stats, ms};
+use super::options::{Limits, SendOptions, Stats, ms};
 use super::{Done, LABEL_CONTROL, LABEL_DATA, LABEL_VERDICT, TransferError, full, ring_entries};
 use super::{wait, wait_grant};
 use crate::kv::{ChunkPlan, Imm, Manifest, manifest::MAX_JSON};
 use crate::{
-    Buffer, Channel, Completion, ConnectOptions, Context, Endpoint, Entry, Errno, Placement,
-    RemoteGrant, Rights,
+    Buffer, Channel, Completion, ConnectOptions, Context, Endpoint, Entry, Errno, MemoryInfo,
+    Placement, RemoteGrant, Rights,
 };
 
 /// Marks the receive for the verdict.
@@ -25,22 +26,18 @@ const TAG_CHUNKS: u64 = 2;
 #[derive(Debug)]
 pub struct Source {
     manifest: Manifest,
-    buffer: Buffer,
+    memory: Memory,
+    staging: Duration,
 }
 
 impl Source {
-    /// Copies a cache into a buffer of the driver.
+    /// Copies a cache into a buffer of the driver's.
     ///
     /// # Errors
     /// [`TransferError::Driver`] when there is no such memory, [`TransferError::Limit`] when one
     /// chunk is more than an operation can move, [`TransferError::Protocol`] when `data` is not as
     /// long as the manifest says.
-    pub fn new(
-        context: &Context,
-        manifest: Manifest,
-        data: &[u8],
-        placement: Placement,
-    ) -> Done<Self> {
+    pub fn new(context: &Context, manifest: Manifest, data: &[u8], home: Home) -> Done<Self> {
         let (chunk, most) = (
             manifest.geometry().chunk_size,
             context.limits().max_op_bytes,
@@ -58,14 +55,23 @@ impl Source {
                 manifest.bytes()
             )));
         }
-        let buffer = Buffer::create(context, manifest.bytes(), placement)?;
-        buffer.write_at(0, data);
-        Ok(Self { manifest, buffer })
+        let memory = Memory::new(context, manifest.bytes(), home)?;
+        let staging = memory.fill(data, Limits::default().idle)?;
+        Ok(Self {
+            manifest,
+            memory,
+            staging,
+        })
     }
 
     /// What is sent.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// Whose memory it is in, and how RDMA reaches it.
+    pub fn memory(&self) -> MemoryInfo {
+        self.memory.info()
     }
 }
 
@@ -118,7 +124,7 @@ pub fn send(
     options: &SendOptions,
     progress: impl FnMut(u64),
 ) -> Done<Stats> {
-    let context = source.buffer.context();
+    let context = source.memory.wire().context();
     let depth = options.depth.max(1);
     // Beside the chunks: the manifest or the end, and the receive for the verdict.
     let entries = ring_entries(depth.saturating_add(2), context)?;
@@ -200,6 +206,7 @@ impl Sender<'_> {
             setup_ms: ms(setup),
             transfer_ms: ms(transfer),
             verify_ms: ms(begin.elapsed()),
+            staging_ms: ms(self.source.staging),
             ..Stats::default()
         }
         .finish())
@@ -234,7 +241,11 @@ impl Sender<'_> {
         while done < chunks.len() {
             while in_flight < depth && next < chunks.len() {
                 let chunk = &chunks[next];
-                let from = self.source.buffer.range(chunk.offset, chunk.len as u32);
+                let from = self
+                    .source
+                    .memory
+                    .wire()
+                    .range(chunk.offset, chunk.len as u32);
                 let entry = Entry::write_imm(from, to.at(chunk.offset), chunk.imm().encode());
                 self.channel
                     .push(entry.user_data(TAG_CHUNKS + next as u64))
