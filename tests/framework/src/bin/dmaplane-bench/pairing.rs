@@ -13,7 +13,7 @@ use dmaplane_testkit::Guest;
 /// Longest that anything may take.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 /// Receives that each side can hold.
-const RECEIVES: u32 = 256;
+pub(crate) const RECEIVES: u32 = 256;
 
 /// A connected endpoint, a buffer of its own, and the other side's, which it may write.
 ///

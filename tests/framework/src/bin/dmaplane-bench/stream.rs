@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, ensure};
 use dmaplane::{Channel, Entry};
 
-use crate::pairing::{LIMIT, Side, pair};
+use crate::pairing::{LIMIT, RECEIVES, Side, pair};
 use crate::perftest::Perftest;
 use crate::row::{Row, median};
 
@@ -158,8 +158,8 @@ fn write(
 
 /// Takes `count` arrivals, in order.
 fn arrivals(side: &Side, depth: u32, count: u64, ready: &AtomicBool) -> Result<()> {
-    // Receives for twice the depth: half of them can be on their way back.
-    let receives = (2 * depth).next_power_of_two();
+    // Whatever the depth, as perftest does it where it needs receives (512 of them): the sender is not to wait for any.
+    let receives = RECEIVES;
     let builder = Channel::builder().entries(receives).completions(receives);
     let mut channel = builder.build(&side.context)?;
     let (mut posted, mut came) = (0, 0);
