@@ -3,7 +3,7 @@
 //! Loading and unloading the driver.
 
 use std::env;
-use std::ffi::{CStr, c_int};
+use std::ffi::{CStr, CString, c_int};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -66,6 +66,25 @@ pub fn load_other(path: &Path, parameters: &CStr) -> Result<()> {
         Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(errno) => bail!("the kernel refused {}: {errno}", path.display()),
     }
+}
+
+/// Loads one of the kernel's modules that the runner has listed in an environment variable, with parameters, after what it
+/// depends on. One that is there already is fine.
+///
+/// # Errors
+/// When it is not listed, and as [`load_other`].
+pub fn load_listed(variable: &str, name: &str, parameters: &str) -> Result<()> {
+    let list = env::var(variable).with_context(|| format!("{variable} is not set"))?;
+    let parameters = CString::new(parameters)?;
+    for path in list.split(':') {
+        let own = Path::new(path).file_stem() == Some(name.as_ref());
+        let parameters = if own { parameters.as_c_str() } else { c"" };
+        load_other(path.as_ref(), parameters)?;
+        if own {
+            return Ok(());
+        }
+    }
+    bail!("{variable} has no {name}: {list}")
 }
 
 /// Tries to unload the module once, without force.

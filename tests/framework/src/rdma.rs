@@ -2,11 +2,15 @@
 
 //! Soft-RoCE links of the calling thread's network namespace, through iproute2.
 
+use std::ffi::CStr;
 use std::net::IpAddr;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use rustix::system::delete_module;
 use serde::{Deserialize, Serialize};
+
+use crate::{Guest, Topology, module, netns};
 
 /// An rxe device and the interface below it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +81,8 @@ pub enum Strike {
     RemoveAddress,
     /// The device is deleted.
     DeleteLink,
+    /// The provider's module is unloaded, and with it every device of the machine.
+    UnloadProvider,
 }
 
 impl Spare {
@@ -129,6 +135,64 @@ impl Spare {
             Strike::SetDown => ip(&["link", "set", interface, "down"]),
             Strike::RemoveAddress => ip(&["address", "flush", "dev", interface]),
             Strike::DeleteLink => self.link.delete(),
+            Strike::UnloadProvider => delete_module(PROVIDER, 0)
+                .with_context(|| format!("cannot unload {}", PROVIDER.to_string_lossy())),
+        }
+    }
+}
+
+/// The provider's module.
+const PROVIDER: &CStr = c"rdma_rxe";
+
+/// The links of this namespace and of the peer's in this guest, where there is one: what the other suites stand on. Brings
+/// them back when it is dropped, also after the provider's module was unloaded.
+#[derive(Debug)]
+pub struct Foundations {
+    here: Vec<Link>,
+    there: Option<Vec<Link>>,
+}
+
+impl Foundations {
+    /// Notes the links that are there.
+    ///
+    /// # Errors
+    /// What rdma(8) says.
+    pub fn note(guest: &Guest) -> Result<Self> {
+        let list = || parse(&rdma(&["-j", "link", "show"])?);
+        let there = match guest.topology {
+            Topology::Pair => None,
+            _ => Some(netns::inside("dp1", list)??),
+        };
+        Ok(Self {
+            here: list()?,
+            there,
+        })
+    }
+
+    /// Loads the provider, and makes the links again that are missing.
+    ///
+    /// # Errors
+    /// What the kernel or rdma(8) says.
+    pub fn restore(&self) -> Result<()> {
+        let name = PROVIDER.to_str()?;
+        module::load_listed("DMAPLANE_PROVIDER", name, "")?;
+        let restore = |links: &[Link]| -> Result<()> {
+            let left = parse(&rdma(&["-j", "link", "show"])?)?;
+            let mut missing = links.iter().filter(|link| !left.contains(link));
+            missing.try_for_each(Link::add)
+        };
+        restore(&self.here)?;
+        match &self.there {
+            Some(links) => netns::inside("dp1", || restore(links))?,
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Foundations {
+    fn drop(&mut self) {
+        if let Err(error) = self.restore() {
+            eprintln!("{error:#}");
         }
     }
 }

@@ -13,7 +13,7 @@ use dmaplane::{
     Listener, Placement, Polling, State,
 };
 use dmaplane_guest_tests::{Local, complete, refusal, under_way};
-use dmaplane_testkit::rdma::{Spare, Strike};
+use dmaplane_testkit::rdma::{Foundations, Spare, Strike};
 use dmaplane_testkit::window::Window;
 use dmaplane_testkit::{ErrorContext as _, Guest, Result, anyhow, ensure, poll, test};
 
@@ -105,7 +105,15 @@ fn is_an_end(state: State) -> bool {
 }
 
 /// Strikes while there is work, and looks that all ends and works again afterwards.
-fn strike_and_recover(guest: &Guest, spare: &Spare, strike: Strike, polled: bool) -> Result<()> {
+fn strike_and_recover(guest: &Guest, spare: &Spare, how: Strike, polled: bool) -> Result<()> {
+    strike(guest, spare, how, polled)?;
+    spare.restore()?;
+    drop(connect(guest, spare)?);
+    Ok(())
+}
+
+/// Strikes while there is work, and looks that all ends.
+fn strike(guest: &Guest, spare: &Spare, strike: Strike, polled: bool) -> Result<()> {
     let local = connect(guest, spare)?;
     let progress = AtomicU64::new(0);
     let (ends, took) = thread::scope(|scope| -> Result<_> {
@@ -135,9 +143,6 @@ fn strike_and_recover(guest: &Guest, spare: &Spare, strike: Strike, polled: bool
         down.with_context(|| format!("{strike:?}: the {side} side is up"))?;
         went_with_the_device(endpoint).context(side)?;
     }
-    drop(local);
-    spare.restore()?;
-    drop(connect(guest, spare)?);
     Ok(())
 }
 
@@ -147,6 +152,22 @@ fn death_of_the_own_interface() {
         let spare = Spare::new()?;
         for round in 0..guest.pick(6, 2) {
             strike_and_recover(guest, &spare, Strike::DeleteInterface, round % 2 == 1)?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn death_of_the_provider() {
+    test(|guest| {
+        let foundations = Foundations::note(guest)?;
+        let spare = Spare::new()?;
+        for round in 0..guest.pick(4, 2) {
+            let polled = round % 2 == 1;
+            strike(guest, &spare, Strike::UnloadProvider, polled)?;
+            foundations.restore()?;
+            spare.restore()?;
+            drop(connect(guest, &spare)?);
         }
         Ok(())
     });

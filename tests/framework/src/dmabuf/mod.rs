@@ -24,21 +24,9 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 use crate::module;
 use crate::sys::{self, Foreign, read_write, write_only};
 
-/// Loads one of the kernel's modules that the runner has listed, with parameters, after what it depends on. One that is there
-/// already is fine.
+/// Loads a module that exports dma-bufs, with parameters. One that is there already is fine.
 fn load(name: &str, parameters: &str) -> Result<()> {
-    let list = std::env::var("DMAPLANE_EXPORTERS")
-        .context("DMAPLANE_EXPORTERS is not set: the runner sets it")?;
-    let parameters = std::ffi::CString::new(parameters)?;
-    for path in list.split(':') {
-        let own = std::path::Path::new(path).file_stem() == Some(name.as_ref());
-        let parameters = if own { parameters.as_c_str() } else { c"" };
-        module::load_other(path.as_ref(), parameters)?;
-        if own {
-            return Ok(());
-        }
-    }
-    anyhow::bail!("DMAPLANE_EXPORTERS has no {name}: {list}")
+    module::load_listed("DMAPLANE_EXPORTERS", name, parameters)
 }
 
 /// Bytes that a dma-buf says it has, and the name of its exporter.

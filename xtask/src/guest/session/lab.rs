@@ -26,6 +26,8 @@ use crate::setup::{self, Need, Tools};
 
 /// How often a guest that does not boot is booted again.
 const BOOT_RETRIES: u32 = 2;
+/// The module of the RDMA devices.
+const PROVIDER: &[&str] = &["rdma_rxe"];
 /// Where the runners of two guests meet.
 const MEETING_PORT: u16 = 7470;
 
@@ -255,17 +257,18 @@ impl Lab {
         if request.bare {
             return Ok(plan);
         }
-        let mut modules = vec!["rdma_rxe"];
+        let mut modules = PROVIDER.to_vec();
         modules.extend(&request.modules);
         plan.modules = kmods::load_order(&self.kernel, &modules)?;
-        // Tests load these when they need them.
-        let exporters = kmods::load_order(&self.kernel, &["vgem", "vivid"])?;
-        let exporters: Vec<_> = exporters
-            .iter()
-            .map(|ko| ko.display().to_string())
-            .collect();
-        plan.env
-            .insert("DMAPLANE_EXPORTERS".to_owned(), exporters.join(":"));
+        // Tests load the exporters when they need them, and the provider when they have unloaded it.
+        for (variable, names) in [
+            ("DMAPLANE_PROVIDER", PROVIDER),
+            ("DMAPLANE_EXPORTERS", &["vgem", "vivid"]),
+        ] {
+            let files = kmods::load_order(&self.kernel, names)?;
+            let files: Vec<_> = files.iter().map(|ko| ko.display().to_string()).collect();
+            plan.env.insert(variable.to_owned(), files.join(":"));
+        }
         plan.driver = self.module.as_ref().map(|module| module.ko.clone());
         match &self.topology.network {
             Network::Veth { mtu, local, peer } => {
