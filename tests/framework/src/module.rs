@@ -100,17 +100,34 @@ pub fn try_unload() -> Result<(), Errno> {
 /// # Errors
 /// When it is still in use after `limit`, or anything else than that.
 pub fn unload(limit: Duration) -> Result<()> {
-    let gone = poll::until(limit, || match try_unload() {
-        Ok(()) => Ok(Some(())),
-        Err(Errno::AGAIN) => Ok(None),
-        Err(errno) => bail!("delete_module: {errno}"),
+    unload_other(NAME, limit)
+}
+
+/// The same with another module.
+///
+/// # Errors
+/// As [`unload`].
+pub fn unload_other(name: &CStr, limit: Duration) -> Result<()> {
+    let gone = poll::until(limit, || {
+        match rustix::system::delete_module(name, nonblocking()) {
+            Ok(()) => Ok(Some(())),
+            Err(Errno::AGAIN) => Ok(None),
+            Err(errno) => bail!("delete_module: {errno}"),
+        }
     })?;
-    gone.with_context(|| format!("the driver is still in use after {limit:?}: {}", users()))
+    gone.with_context(|| {
+        let (name, users) = (name.to_string_lossy(), users_of(name));
+        format!("{name} is still in use after {limit:?}: {users}")
+    })
 }
 
 /// The module's reference count, as text.
 pub fn users() -> String {
-    let count = fs::read_to_string("/sys/module/dmaplane/refcnt");
+    users_of(NAME)
+}
+
+fn users_of(name: &CStr) -> String {
+    let count = fs::read_to_string(format!("/sys/module/{}/refcnt", name.to_string_lossy()));
     count.map_or_else(|error| error.to_string(), |text| text.trim().to_owned())
 }
 

@@ -5,9 +5,9 @@
 use std::ffi::CStr;
 use std::net::IpAddr;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use rustix::system::delete_module;
 use serde::{Deserialize, Serialize};
 
 use crate::{Guest, Topology, module, netns};
@@ -128,15 +128,14 @@ impl Spare {
     ///
     /// # Errors
     /// What ip(8) or rdma(8) says.
-    pub fn strike(&self, strike: Strike) -> Result<()> {
+    pub fn strike(&self, strike: Strike, limit: Duration) -> Result<()> {
         let interface = self.link.netdev.as_str();
         match strike {
             Strike::DeleteInterface => ip(&["link", "delete", interface]),
             Strike::SetDown => ip(&["link", "set", interface, "down"]),
             Strike::RemoveAddress => ip(&["address", "flush", "dev", interface]),
             Strike::DeleteLink => self.link.delete(),
-            Strike::UnloadProvider => delete_module(PROVIDER, 0)
-                .with_context(|| format!("cannot unload {}", PROVIDER.to_string_lossy())),
+            Strike::UnloadProvider => module::unload_other(PROVIDER, limit),
         }
     }
 }

@@ -15,7 +15,9 @@ use dmaplane::{
 use dmaplane_guest_tests::{Local, complete, refusal, under_way};
 use dmaplane_testkit::rdma::{Foundations, Spare, Strike};
 use dmaplane_testkit::window::Window;
-use dmaplane_testkit::{ErrorContext as _, Guest, Result, anyhow, ensure, poll, test};
+use dmaplane_testkit::{
+    ErrorContext as _, Guest, Profile, Result, Skip, anyhow, ensure, poll, test,
+};
 
 /// Seconds until both sides must know, before scaling: retries and heartbeats have passed by then.
 const SOON: u64 = 20;
@@ -120,12 +122,15 @@ fn strike(guest: &Guest, spare: &Spare, strike: Strike, polled: bool) -> Result<
         let working = scope.spawn(|| work(&local, guest, polled, &progress));
         let started = under_way(&progress, 2 * DEPTH, guest.limit(20));
         let start = Instant::now();
-        let struck = spare.strike(strike);
-        let ends = working
-            .join()
-            .map_err(|_| anyhow!("the worker panicked"))??;
+        let struck = spare.strike(strike, guest.limit(10));
+        if struck.is_err() {
+            // Or the work has no end.
+            spare.strike(Strike::DeleteLink, guest.limit(10))?;
+        }
+        let ends = working.join().map_err(|_| anyhow!("the worker panicked"))?;
         struck?;
         started?;
+        let ends = ends?;
         let took = start.elapsed();
         ensure!(took < guest.limit(5), "{strike:?}: {took:?}");
         Ok((ends, took))
@@ -160,9 +165,13 @@ fn death_of_the_own_interface() {
 #[test]
 fn death_of_the_provider() {
     test(|guest| {
+        if guest.profile == Profile::Debug {
+            let why = "with lockdep, sockets of rxe hold its module, see ARCHITECTURE.md";
+            return Err(Skip::new(why).into());
+        }
         let foundations = Foundations::note(guest)?;
         let spare = Spare::new()?;
-        for round in 0..guest.pick(4, 2) {
+        for round in 0..4 {
             let polled = round % 2 == 1;
             strike(guest, &spare, Strike::UnloadProvider, polled)?;
             foundations.restore()?;
@@ -200,7 +209,7 @@ fn death_of_the_own_link_in_every_window() {
                         Ok(())
                     });
                     let started = under_way(&progress, DEPTH, guest.limit(20));
-                    let struck = spare.strike(strike);
+                    let struck = spare.strike(strike, guest.limit(10));
                     let ends = working.join();
                     over.store(true, Ordering::Relaxed);
                     let came = coming.join();
@@ -235,7 +244,7 @@ fn death_of_the_own_address() {
             thread::scope(|scope| -> Result<()> {
                 let working = scope.spawn(|| until_over(&local, guest, &progress, &over));
                 let started = under_way(&progress, 2 * DEPTH, guest.limit(20));
-                let struck = spare.strike(strike);
+                let struck = spare.strike(strike, guest.limit(10));
                 let seen = progress.load(Ordering::Relaxed);
                 let more = poll::until(guest.limit(SOON), || {
                     let more = progress.load(Ordering::Relaxed) > seen + DEPTH;
@@ -252,7 +261,7 @@ fn death_of_the_own_address() {
             })?;
             drop(local);
             // rxe sends no connection manager's messages any more after its interface was down: it is made anew.
-            spare.strike(Strike::DeleteLink)?;
+            spare.strike(Strike::DeleteLink, guest.limit(10))?;
             spare.restore()?;
             drop(connect(guest, &spare)?);
         }
