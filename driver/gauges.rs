@@ -63,6 +63,8 @@ pub(crate) struct Gauges {
     pub(crate) exports: Gauge,
     /// dma-bufs of other drivers that are attached.
     pub(crate) imports: Gauge,
+    /// Pools, whether they still have a name or only keepers.
+    pub(crate) pools: Gauge,
     /// Memory registered on a device.
     pub(crate) regions: Gauge,
     /// Grants given to peers.
@@ -87,6 +89,7 @@ pub(crate) static GAUGES: Gauges = Gauges {
     bytes: Gauge::new(),
     exports: Gauge::new(),
     imports: Gauge::new(),
+    pools: Gauge::new(),
     regions: Gauge::new(),
     grants: Gauge::new(),
     channels: Gauge::new(),
@@ -109,6 +112,7 @@ pub(crate) fn debugfs(dir: &Dir) -> impl PinInit<Scope<&'static Gauges>> + '_ {
         dir.read_callback_file(c"bytes", &gauges.bytes, &show);
         dir.read_callback_file(c"exports", &gauges.exports, &show);
         dir.read_callback_file(c"imports", &gauges.imports, &show);
+        dir.read_callback_file(c"pools", &gauges.pools, &show);
         dir.read_callback_file(c"regions", &gauges.regions, &show);
         dir.read_callback_file(c"grants", &gauges.grants, &show);
         dir.read_callback_file(c"channels", &gauges.channels, &show);

@@ -2,6 +2,8 @@
 
 //! The arithmetic and state machines of `logic/`, which the host tests.
 
+#[path = "../logic/src/buddy.rs"]
+pub(crate) mod buddy;
 #[path = "../logic/src/extents.rs"]
 pub(crate) mod extents;
 #[path = "../logic/src/flow.rs"]

@@ -103,17 +103,7 @@ impl BufferBuilder {
             let subject = format!(" of {bytes} bytes, placement {placement:?}");
             Error::call(Call::BufferCreate, errno, subject)
         })?;
-        let handle = context.adopt(create.handle);
-        let memory = map(context, create.mmap_offset, create.bytes)?;
-        Ok(Buffer {
-            memory,
-            handle,
-            mmap_offset: create.mmap_offset,
-            bytes: create.bytes,
-            imported: None,
-            writers: Arc::new(()),
-            exported: AtomicBool::new(false),
-        })
+        Buffer::adopt(context, create.handle, create.mmap_offset, create.bytes)
     }
 }
 
@@ -159,6 +149,21 @@ impl Buffer {
     /// device's node). [`Error::Map`] when it cannot be mapped.
     pub fn create(context: &Context, bytes: u64, placement: Placement) -> Result<Self> {
         Self::builder(bytes).placement(placement).create(context)
+    }
+
+    /// Takes over a handle that the driver gave, and maps its memory.
+    pub(crate) fn adopt(context: &Context, raw: u32, mmap_offset: u64, bytes: u64) -> Result<Self> {
+        let handle = context.adopt(raw);
+        let memory = map(context, mmap_offset, bytes)?;
+        Ok(Self {
+            memory,
+            handle,
+            mmap_offset,
+            bytes,
+            imported: None,
+            writers: Arc::new(()),
+            exported: AtomicBool::new(false),
+        })
     }
 
     /// Says more about a buffer of at least `bytes` than [`Buffer::create`] can.

@@ -93,6 +93,7 @@ impl Info {
             (abi::CAP_COALESCE, "coalesce"),
             (abi::CAP_PLACEMENT, "placement"),
             (abi::CAP_COHERENT, "coherent"),
+            (abi::CAP_POOLS, "pools"),
             (abi::CAP_REVOKE, "revoke"),
             (abi::CAP_DEVICE_MEMORY, "device-memory"),
             (abi::CAP_STATS, "stats"),

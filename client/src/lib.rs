@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`Context`] | an open file of the driver, which owns everything else |
 //! | [`Buffer`] | memory with NUMA placement, mapped into the process |
+//! | [`Pool`] | memory that is registered once and carved into buffers |
 //! | [`Channel`] | a submission and a completion ring: many operations, one system call |
 //! | [`Listener`], [`Endpoint`] | connections to peers over RDMA |
 //! | [`LocalGrant`], [`RemoteGrant`] | access to a range of a buffer: given, and received |
@@ -58,6 +59,7 @@ mod memory;
 pub mod numa;
 pub mod observe;
 mod placement;
+mod pool;
 mod sys;
 pub mod topology;
 
@@ -77,4 +79,5 @@ pub use latency::{Latency, OpKind, Stage};
 pub use listener::{DEFAULT_RECV_DEPTH, Listener};
 pub use memory::{MemoryInfo, MemoryKind, RevokeCause, Standing};
 pub use placement::{DeviceName, DeviceNameError, Folios, Placement, PlacementError, Residency};
+pub use pool::{Pool, PoolBuilder, PoolInfo};
 pub use rustix::io::Errno;

@@ -10,6 +10,7 @@ use crate::{
         range,
         wire::{Payload, SEND_BYTES},
     },
+    memory::Part,
     rdma::{Between, Direction, Endpoint, Target, Watched},
     uapi::{self, Sqe},
 };
@@ -222,17 +223,17 @@ pub(super) fn between(
     }
     let ready = buffer.memory().wait_ready(entry.op == uapi::OP_READ);
     ready.map_err(at(uapi::FIELD_BUFFER))?;
-    let guard = buffer.memory().enter().map_err(at(uapi::FIELD_BUFFER))?;
-    // Told before anything is tried.
-    buffer.memory().pages().map_err(at(uapi::FIELD_BUFFER))?;
-    let region = buffer
-        .region(&guard, endpoint)
-        .map_err(at(uapi::FIELD_NONE))?;
+    let (guard, region, start) = buffer
+        .enter_region(endpoint)
+        .map_err(|(part, error)| match part {
+            Part::Buffer => (uapi::FIELD_BUFFER, error),
+            Part::Region => (uapi::FIELD_NONE, error),
+        })?;
     Ok(Between {
         region,
         guard,
         grant,
-        offset: entry.offset,
+        offset: start + entry.offset,
         remote_offset: entry.remote_offset,
         length: entry.length,
         direction,

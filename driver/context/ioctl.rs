@@ -28,7 +28,7 @@ use crate::{
 use kernel::{prelude::*, sync::Arc};
 
 /// All of these must be 0 in the user's structure.
-fn zero(values: &[u32]) -> Result {
+pub(super) fn zero(values: &[u32]) -> Result {
     if values.iter().all(|value| *value == 0) {
         Ok(())
     } else {
@@ -37,7 +37,7 @@ fn zero(values: &[u32]) -> Result {
 }
 
 /// Largest buffer, in bytes: the administrator's limit, and what one mapping can reach.
-fn max_buffer_bytes() -> u64 {
+pub(super) fn max_buffer_bytes() -> u64 {
     let mib: u64 = module_parameters::max_buffer_mib.value();
     mib.saturating_mul(1 << 20).min(1 << MMAP_SHIFT)
 }
@@ -51,6 +51,9 @@ impl Context {
             uapi::IOC_BUFFER_CREATE => self.buffer_create(arg),
             uapi::IOC_BUFFER_QUERY => self.buffer_query(arg),
             uapi::IOC_BUFFER_FOLIOS => self.buffer_folios(arg),
+            uapi::IOC_POOL_CREATE => self.pool_create(arg),
+            uapi::IOC_POOL_CARVE => self.pool_carve(arg),
+            uapi::IOC_POOL_QUERY => self.pool_query(arg),
             uapi::IOC_BUFFER_REVOKE => self.buffer_revoke(arg),
             uapi::IOC_DEVICE_QUERY => device_query(arg),
             uapi::IOC_DEVICE_ALLOC => self.device_alloc(arg),
@@ -71,7 +74,7 @@ impl Context {
     }
 
     /// Writes the results back; when user space does not take them, the new object goes again.
-    fn hand_out<T: crate::kx::user::Abi>(&self, arg: &Arg<T>, handle: u32) -> Result {
+    pub(super) fn hand_out<T: crate::kx::user::Abi>(&self, arg: &Arg<T>, handle: u32) -> Result {
         arg.write().inspect_err(|_| {
             // It may be gone already, if another thread guessed its name.
             let _ = self.destroy(handle);
@@ -384,6 +387,7 @@ fn query(arg: usize) -> Result {
             | uapi::CAP_COALESCE
             | uapi::CAP_PLACEMENT
             | uapi::CAP_COHERENT
+            | uapi::CAP_POOLS
             | uapi::CAP_REVOKE
             | uapi::CAP_DEVICE_MEMORY
             | uapi::CAP_STATS

@@ -4,6 +4,7 @@
 
 mod device;
 mod ioctl;
+mod pools;
 pub(crate) mod quota;
 mod readiness;
 mod show;
@@ -18,7 +19,7 @@ use crate::{
     gauges::{Held, GAUGES},
     kx::{miscdev::Ready, space::Space},
     logic::{handle::MmapTarget, outcome::Down},
-    memory::{Buffer, Home},
+    memory::{Buffer, Home, Pool},
     observe::{self, Teardown},
     rdma::{Domains, Endpoint, Grant, Listener, PeerGrant},
 };
@@ -37,6 +38,7 @@ use table::Table;
 #[derive(Clone)]
 enum Object {
     Buffer(Arc<Buffer>),
+    Pool(Arc<Pool>),
     Channel(Arc<Channel>),
     Listener(Arc<Listener>),
     Endpoint(Arc<Endpoint>),
@@ -52,7 +54,7 @@ impl Object {
             Object::Endpoint(endpoint) => endpoint.shutdown(Down::Local),
             Object::Channel(channel) => channel.end(),
             Object::Buffer(buffer) => buffer.end(),
-            Object::Grant(_) | Object::PeerGrant(_) => {}
+            Object::Pool(_) | Object::Grant(_) | Object::PeerGrant(_) => {}
         }
     }
 }

@@ -10,7 +10,9 @@ use kernel::fmt;
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Holdings {
     pub(crate) buffers: u32,
-    /// Bytes of the buffers, by their names: memory that has only other keepers is not in it.
+    pub(crate) pools: u32,
+    /// Bytes of buffers and pools, by their names: memory that has only other keepers is not in it. What is carved from a
+    /// pool is in the pool's.
     pub(crate) bytes: u64,
     pub(crate) channels: u32,
     pub(crate) listeners: u32,
@@ -31,7 +33,13 @@ impl Context {
         self.table.lock().each(|_, object| match object {
             Object::Buffer(buffer) => {
                 holds.buffers += 1;
-                holds.bytes += buffer.memory().bytes();
+                if !buffer.is_carved() {
+                    holds.bytes += buffer.memory().bytes();
+                }
+            }
+            Object::Pool(pool) => {
+                holds.pools += 1;
+                holds.bytes += pool.bytes();
             }
             Object::Channel(_) => holds.channels += 1,
             Object::Listener(_) => holds.listeners += 1,
@@ -52,7 +60,7 @@ impl Context {
             " channels={} listeners={}",
             holds.channels, holds.listeners
         )?;
-        write!(f, " endpoints={}", holds.endpoints)?;
+        write!(f, " endpoints={} pools={}", holds.endpoints, holds.pools)?;
         writeln!(
             f,
             " grants={} peer_grants={}",
@@ -73,13 +81,27 @@ impl Context {
         result
     }
 
-    /// Where its buffers are registered.
+    /// Its pools.
+    pub(crate) fn show_pools(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut result = Ok(());
+        self.table.lock().each(|handle, object| {
+            if let (Object::Pool(pool), Ok(())) = (object, result) {
+                result = write!(f, "context={} handle={handle} ", self.serial)
+                    .and_then(|()| pool.show(f));
+            }
+        });
+        result
+    }
+
+    /// Where its buffers and pools are registered.
     pub(crate) fn show_regions(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut result = Ok(());
         self.table.lock().each(|_, object| {
-            if let (Object::Buffer(buffer), Ok(())) = (object, result) {
-                result = buffer.show_regions(f);
-            }
+            result = match (object, result) {
+                (Object::Buffer(buffer), Ok(())) => buffer.show_regions(f),
+                (Object::Pool(pool), Ok(())) => pool.show_regions(f),
+                _ => result,
+            };
         });
         result?;
         self.each_named_endpoint(|_, endpoint| endpoint.show_grant_regions(f))

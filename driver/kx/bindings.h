@@ -48,6 +48,9 @@ void dmaplane_io_unmap(void *mapping);
 void dmaplane_io_copy(void *to, const void *from, size_t bytes);
 void dmaplane_io_zero(void *to, size_t bytes);
 void dmaplane_vma_of_io(struct vm_area_struct *vma, pgoff_t first, u32 tier);
+void dmaplane_vma_of_frames(struct vm_area_struct *vma, pgoff_t first);
+vm_fault_t dmaplane_vma_insert_frames(struct vm_area_struct *vma, unsigned long address,
+				      struct page **pages, unsigned long count);
 vm_fault_t dmaplane_vma_insert_io(struct vm_area_struct *vma, unsigned long address,
 				  unsigned long pfn, unsigned long count);
 

@@ -376,6 +376,26 @@ vm_fault_t dmaplane_vma_insert_io(struct vm_area_struct *vma, unsigned long addr
 	return at > 1 ? VM_FAULT_NOPAGE : result;
 }
 
+/* As for a device's memory, of host pages that nobody may pin. */
+void dmaplane_vma_of_frames(struct vm_area_struct *vma, pgoff_t first)
+{
+	vm_flags_set(vma, VM_PFNMAP);
+	vma->vm_pgoff = first;
+}
+
+/* Called from a fault in such a VMA. */
+vm_fault_t dmaplane_vma_insert_frames(struct vm_area_struct *vma, unsigned long address,
+				      struct page **pages, unsigned long count)
+{
+	vm_fault_t result = VM_FAULT_NOPAGE;
+	unsigned long at;
+
+	for (at = 0; at < count && result == VM_FAULT_NOPAGE; at++)
+		result = vmf_insert_pfn(vma, address + at * PAGE_SIZE, page_to_pfn(pages[at]));
+	/* The touched page is there, or another thread was faster. */
+	return at > 1 ? VM_FAULT_NOPAGE : result;
+}
+
 struct net *dmaplane_current_net(void)
 {
 	return current->nsproxy->net_ns;

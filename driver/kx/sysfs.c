@@ -44,6 +44,7 @@ NUMBERED(14, heartbeat_ms);
 NUMBERED(15, exports);
 NUMBERED(16, imports);
 NUMBERED(17, pollers);
+NUMBERED(18, pools);
 
 static const struct attribute *const own[] = {
 	&number_abi_version.attr.attr,
@@ -54,6 +55,7 @@ static const struct attribute *const counts[] = {
 	&number_contexts.attr.attr,
 	&number_buffers.attr.attr,
 	&number_bytes.attr.attr,
+	&number_pools.attr.attr,
 	&number_exports.attr.attr,
 	&number_imports.attr.attr,
 	&number_regions.attr.attr,

@@ -147,6 +147,8 @@ pub(crate) fn map_paged<K: Paged>(vma: &VmaNew, start: u64, keeper: Arc<K>) -> R
     // SAFETY: As in `prepare()`.
     unsafe {
         match what {
+            // Not by reference: whoever pinned a page could still write it when it is somebody else's.
+            What::Pages(pages) if pages.are_lent() => raw::dmaplane_vma_of_frames(vma.as_ptr(), first),
             What::Pages(_) => raw::dmaplane_vma_on_demand(vma.as_ptr(), first),
             What::Io(range) => {
                 raw::dmaplane_vma_of_io(vma.as_ptr(), first, range.tier() as u32);
@@ -214,6 +216,13 @@ fn insert_pages(
     let Some(row) = pages.as_slice().get(index..index + wanted) else {
         return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
     };
+    if pages.are_lent() {
+        // SAFETY: The range is inside the VMA, which takes frames; the pages are alive, and the mapping keeps them so.
+        return unsafe {
+            let row = row.as_ptr().cast_mut().cast();
+            raw::dmaplane_vma_insert_frames(vma, address, row, wanted)
+        };
+    }
     let mut left = wanted;
     // SAFETY: The range is inside the VMA, which takes inserted pages; the pages are alive, their array is only
     // read, and the page tables take references of their own.

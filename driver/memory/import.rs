@@ -5,7 +5,8 @@
 use super::{
     backing::Backing,
     revocation::{Cause, Tenure},
-    Home, Memory, Placement,
+    placement::Placed,
+    Home, Memory,
 };
 use crate::{
     context::quota::Kind,
@@ -69,8 +70,8 @@ impl Memory {
         Self::made_of(
             backing,
             tenure,
-            Placement::of_device(-1),
-            charge,
+            Placed::of_device(-1)?,
+            Some(charge),
             0,
             Some(imported),
         )

@@ -3,14 +3,18 @@
 //! Memory and the buffers that name it.
 
 mod backing;
+mod buffer;
 mod export;
 mod import;
 pub(crate) mod placement;
+mod pool;
 mod region;
 mod revocation;
 mod watch;
 
+pub(crate) use buffer::{Buffer, Part};
 pub(crate) use placement::Placement;
+pub(crate) use pool::Pool;
 pub(crate) use region::Region;
 pub(crate) use revocation::{Cause, Follower, Guard, Tenure};
 
@@ -22,25 +26,23 @@ use crate::{
     kx::{
         pages::{Pages, PAGE_BYTES},
         space::{Place, Space},
-        vec::retain,
         vma::{self, Mapped, Paged, What},
     },
     observe::MemoryMark,
-    rdma::{Domains, Endpoint},
+    rdma::Domains,
     uapi,
 };
 use backing::Backing;
 use import::Imported;
 use kernel::{
-    fmt,
     mm::virt::VmaNew,
-    new_mutex,
     prelude::*,
     sync::{
         atomic::{Atomic, Relaxed},
-        Arc, Mutex,
+        Arc,
     },
 };
+use placement::Placed;
 use watch::Watches;
 
 /// Pages of one buffer. Kept alive by the buffer, by user mappings, by regions and grants and, through them,
@@ -49,11 +51,12 @@ use watch::Watches;
 pub(crate) struct Memory {
     backing: Backing,
     tenure: Arc<Tenure>,
-    placement: Placement,
+    placement: Placed,
     mappings: Atomic<usize>,
     mark: MemoryMark,
     imported: Option<Imported>,
-    _charge: Charge,
+    /// None for what is carved from memory that is charged already.
+    _charge: Option<Charge>,
     _buffers: Held,
     _bytes: Held,
 }
@@ -74,11 +77,20 @@ impl Memory {
         let count = placement.pages_for(bytes)?;
         let whole = count.checked_mul(PAGE_BYTES).ok_or(E2BIG)?;
         let charge = home.quota.charge(Kind::Bytes, whole as u64)?;
-        let pages = placement.allocate(count)?;
-        let bytes = pages.count() * PAGE_BYTES;
-        let tenure = Tenure::new(pages.count(), &home, false)?;
-        let backing = Backing::Pages(pages);
-        Self::made_of(backing, tenure, placement, charge, bytes, None)
+        let (pages, placed) = placement.allocate(count)?;
+        Self::over(pages, placed, &home, Some(charge))
+    }
+
+    /// Memory over pages. Without a charge they are part of what is charged, and counted, already.
+    fn over(
+        pages: Pages,
+        placed: Placed,
+        home: &Home,
+        charge: Option<Charge>,
+    ) -> Result<Arc<Self>> {
+        let bytes = charge.as_ref().map_or(0, |_| pages.count() * PAGE_BYTES);
+        let tenure = Tenure::new(pages.count(), home, false)?;
+        Self::made_of(Backing::Pages(pages), tenure, placed, charge, bytes, None)
     }
 
     /// Memory of a range of a device's, which is revoked with the device. The caller holds off the device's end.
@@ -93,16 +105,16 @@ impl Memory {
         let tenure = Tenure::new(io.count(), &home, false)?;
         // Who has the range is free to reuse it from then on.
         tenure.follow(range.clone())?;
-        let placement = Placement::of_device(range.device().node());
+        let placed = Placed::of_device(range.device().node())?;
         let backing = Backing::Device { io, pages, range };
-        Self::made_of(backing, tenure, placement, charge, bytes, None)
+        Self::made_of(backing, tenure, placed, Some(charge), bytes, None)
     }
 
     fn made_of(
         backing: Backing,
         tenure: Arc<Tenure>,
-        placement: Placement,
-        charge: Charge,
+        placement: Placed,
+        charge: Option<Charge>,
         bytes: usize,
         imported: Option<Imported>,
     ) -> Result<Arc<Self>> {
@@ -168,7 +180,7 @@ impl Memory {
     }
 
     /// Where it was asked to be.
-    pub(crate) fn placement(&self) -> &Placement {
+    pub(crate) fn placement(&self) -> &Placed {
         &self.placement
     }
 
@@ -280,95 +292,5 @@ impl Paged for Memory {
 
     fn place(&self) -> &Place {
         self.tenure.place()
-    }
-}
-
-/// A handle's view of memory: the memory and where it is registered. Lock: `regions`, which is held while a
-/// region is made, so that a buffer is registered once on each domain.
-#[pin_data]
-pub(crate) struct Buffer {
-    memory: Arc<Memory>,
-    /// Whether its name is gone. Written under the lock of the memory's watches.
-    ended: Atomic<u32>,
-    #[pin]
-    regions: Mutex<KVec<Arc<Region>>>,
-}
-
-impl Buffer {
-    /// Names memory.
-    pub(crate) fn new(memory: Arc<Memory>) -> Result<Arc<Self>> {
-        Arc::pin_init(
-            pin_init!(Self {
-                memory,
-                ended: Atomic::new(0),
-                regions <- new_mutex!(KVec::new(), "Buffer::regions"),
-            }),
-            GFP_KERNEL,
-        )
-    }
-
-    /// The memory.
-    pub(crate) fn memory(&self) -> &Arc<Memory> {
-        &self.memory
-    }
-
-    /// Writes its line.
-    pub(crate) fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let memory = &self.memory;
-        let (policy, node) = memory.placement.told();
-        let policy = match policy {
-            uapi::PLACE_INTERLEAVE => "interleave",
-            uapi::PLACE_NEAR_RDMA => "near-rdma",
-            uapi::PLACE_NEAR_PCI => "near-pci",
-            uapi::PLACE_PREFERRED => "preferred",
-            uapi::PLACE_STRICT => "strict",
-            _ => "any",
-        };
-        write!(
-            f,
-            "buffer={} bytes={}",
-            memory.mark.serial(),
-            memory.bytes()
-        )?;
-        write!(f, " policy={policy} node={node}")?;
-        writeln!(f, " mappings={}", memory.mappings())
-    }
-
-    /// Writes a line for each of its regions; one line that says so while one is being made.
-    pub(crate) fn show_regions(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.regions.try_lock() {
-            Some(regions) => regions.iter().try_for_each(|region| region.mark().show(f)),
-            None => writeln!(f, "buffer={} state=registering", self.memory.mark.serial()),
-        }
-    }
-
-    /// Domains on which it is registered.
-    pub(crate) fn regions(&self) -> usize {
-        self.regions.lock().len()
-    }
-
-    fn is_ended(&self) -> bool {
-        self.ended.load(Relaxed) != 0
-    }
-
-    fn set_ended(&self) {
-        self.ended.store(1, Relaxed);
-    }
-
-    /// The memory's region on an endpoint's domain, made on first use and kept warm. May sleep. The guard is of this
-    /// buffer's memory.
-    pub(crate) fn region(&self, _guard: &Guard, endpoint: &Endpoint) -> Result<Arc<Region>> {
-        let mut regions = self.regions.lock();
-        if let Some(region) = regions
-            .iter()
-            .find(|region| region.is_on(endpoint.domain()))
-        {
-            return Ok(region.clone());
-        }
-        // Those of domains that are gone serve nobody.
-        retain(&mut regions, |region| region.is_alive());
-        let region = Region::local(&self.memory, endpoint)?;
-        regions.push(region.clone(), GFP_KERNEL)?;
-        Ok(region)
     }
 }

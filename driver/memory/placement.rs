@@ -16,7 +16,10 @@ use kernel::{
     debugfs::{Dir, Scope},
     fmt,
     prelude::*,
-    sync::atomic::{Atomic, Relaxed},
+    sync::{
+        atomic::{Atomic, Relaxed},
+        Arc,
+    },
 };
 
 /// What the user asked for, with devices looked up.
@@ -80,18 +83,6 @@ impl Placement {
         Ok(placement)
     }
 
-    /// Of memory that is a device's, on its node.
-    pub(super) fn of_device(node: i32) -> Self {
-        Self {
-            policy: uapi::PLACE_ANY,
-            node,
-            device_node: node,
-            nodes: KVec::new(),
-            spills: false,
-            whole: false,
-        }
-    }
-
     /// Pages that hold so many bytes: a power of two where they must be one folio, for which `E2BIG` says that no folio is
     /// so large.
     pub(super) fn pages_for(&self, bytes: u64) -> Result<usize> {
@@ -112,7 +103,7 @@ impl Placement {
     }
 
     /// Allocates, and counts what was missed. See [`Pages::new`] for the errors.
-    pub(super) fn allocate(&self, count: usize) -> Result<Pages> {
+    pub(super) fn allocate(self, count: usize) -> Result<(Pages, Placed)> {
         let pages = Pages::new(&Wanted {
             count,
             nodes: &self.nodes,
@@ -127,34 +118,76 @@ impl Placement {
                 COUNTERS.refusals.add(1);
             }
         })?;
+        let placed = Placed {
+            placement: Arc::new(self, GFP_KERNEL)?,
+            first: 0,
+            total: count,
+        };
         let (mut misplaced, mut small) = (0, 0);
-        self.each(&pages, |_, _, pages, is_misplaced, is_small| {
+        placed.each(&pages, |_, _, pages, is_misplaced, is_small| {
             misplaced += if is_misplaced { pages } else { 0 };
             small += if is_small { pages } else { 0 };
         });
         COUNTERS.misplaced_pages.add(misplaced);
         COUNTERS.small_pages.add(small);
-        Ok(pages)
+        Ok((pages, placed))
+    }
+}
+
+/// What was asked for, and which part of it some pages are.
+pub(crate) struct Placed {
+    placement: Arc<Placement>,
+    /// Where they begin.
+    first: usize,
+    /// Pages that it was asked for.
+    total: usize,
+}
+
+impl Placed {
+    /// Of memory that is a device's, on its node.
+    pub(super) fn of_device(node: i32) -> Result<Self> {
+        let placement = Placement {
+            policy: uapi::PLACE_ANY,
+            node,
+            device_node: node,
+            nodes: KVec::new(),
+            spills: false,
+            whole: false,
+        };
+        Ok(Self {
+            placement: Arc::new(placement, GFP_KERNEL)?,
+            first: 0,
+            total: 0,
+        })
+    }
+
+    /// Of the part that begins so many pages further on.
+    pub(super) fn part(&self, first: usize) -> Self {
+        Self {
+            placement: self.placement.clone(),
+            first: self.first + first,
+            total: self.total,
+        }
     }
 
     /// Shows each folio: node, order, pages, whether it is elsewhere than wanted, whether a larger one would have fit.
     fn each(&self, pages: &Pages, mut look: impl FnMut(i32, usize, u64, bool, bool)) {
-        let count = pages.count();
-        let turns = self.turns(count);
-        pages.each_folio(|first, node, order| {
+        let turns = self.placement.turns(self.total);
+        pages.each_folio(|index, node, order, pages| {
+            let first = self.first + index;
             let (place, next) = turns.turn(first);
-            let wanted = self.nodes.get(place);
-            let room = next.min(count).saturating_sub(first);
+            let wanted = self.placement.nodes.get(place);
+            let room = next.min(self.total).saturating_sub(first);
             let fitting = room.checked_ilog2().unwrap_or(0) as usize;
             let is_misplaced = wanted.is_some_and(|wanted| *wanted != node);
             let is_small = order < fitting.min(MAX_ORDER);
-            look(node, order, 1 << order, is_misplaced, is_small);
+            look(node, order, pages as u64, is_misplaced, is_small);
         });
     }
 
     /// Policy and node.
     pub(crate) fn told(&self) -> (u32, i32) {
-        (self.policy, self.node)
+        (self.placement.policy, self.placement.node)
     }
 
     /// Pages on each node, and those that are elsewhere than wanted. Read from the pages themselves.
@@ -174,7 +207,7 @@ impl Placement {
     /// The same of so many pages of a device's memory, which are all where it is.
     pub(super) fn census_of_device(&self, count: u64) -> Result<(KVec<u64>, u64)> {
         let mut by_node = KVec::from_elem(0u64, nodes::node_ids() as usize, GFP_KERNEL)?;
-        let place = usize::try_from(self.node).ok();
+        let place = usize::try_from(self.placement.node).ok();
         if let Some(pages) = place.and_then(|at| by_node.get_mut(at)) {
             *pages += count;
         }
@@ -183,7 +216,7 @@ impl Placement {
 
     /// Fills in what is on the node that is asked for.
     pub(super) fn folios(&self, pages: &Pages, query: &mut uapi::BufferFolios) {
-        query.device_node = self.device_node;
+        query.device_node = self.placement.device_node;
         query.orders = MAX_ORDER as u32 + 1;
         query.pages_by_order = [0; 16];
         query.misplaced_pages = 0;

@@ -20,6 +20,7 @@ pub(crate) fn attribute(which: u32) -> u64 {
         15 => &GAUGES.exports,
         16 => &GAUGES.imports,
         17 => &GAUGES.pollers,
+        18 => &GAUGES.pools,
         _ => return limit(which),
     };
     gauge.value() as u64

@@ -26,6 +26,10 @@ fn buffers(_: &State, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     contexts::each(|context| context.show_buffers(f))
 }
 
+fn pools(_: &State, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    contexts::each(|context| context.show_pools(f))
+}
+
 fn regions(_: &State, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     contexts::each(|context| context.show_regions(f))
 }
@@ -110,6 +114,7 @@ pub(crate) fn debugfs(dir: &Dir) -> impl PinInit<Scope<&'static State>> + '_ {
         let state: &'static State = state;
         dir.read_callback_file(c"contexts", state, &contexts);
         dir.read_callback_file(c"buffers", state, &buffers);
+        dir.read_callback_file(c"pools", state, &pools);
         dir.read_callback_file(c"regions", state, &regions);
         dir.read_callback_file(c"endpoints", state, &endpoints);
         dir.read_callback_file(c"credits", state, &credits);

@@ -11,6 +11,7 @@ pub(crate) fn fdinfo(context: &Context, file: &SeqFile) {
     seq_print!(file, "dmaplane-context:\t{}\n", context.serial());
     seq_print!(file, "dmaplane-buffers:\t{}\n", holds.buffers);
     seq_print!(file, "dmaplane-bytes:\t{}\n", holds.bytes);
+    seq_print!(file, "dmaplane-pools:\t{}\n", holds.pools);
     seq_print!(file, "dmaplane-channels:\t{}\n", holds.channels);
     seq_print!(file, "dmaplane-listeners:\t{}\n", holds.listeners);
     seq_print!(file, "dmaplane-endpoints:\t{}\n", holds.endpoints);

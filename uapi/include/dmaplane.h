@@ -66,6 +66,28 @@
 #define DMAPLANE_IOC_MEMORY_QUERY ((DMAPLANE_IOC_TYPE << 8) | 81)
 
 /**
+ * Creates a pool ([`PoolCreate`]): memory that is registered once, on first use, and carved into buffers in constant
+ * time. Errors: as [`IOC_BUFFER_CREATE`]. Since [`CAP_POOLS`].
+ */
+#define DMAPLANE_IOC_POOL_CREATE ((DMAPLANE_IOC_TYPE << 8) | 19)
+
+/**
+ * Carves a buffer out of a pool ([`PoolCarve`]). It is a buffer as any other, but for three things: nothing is charged for
+ * it; operations that send from it or read into it use the pool's registration; and nobody else can pin pages of its
+ * mappings (`EFAULT` of direct I/O, futexes and get_mempolicy(2)), because they will be another buffer's. Its part of the pool is free again
+ * when its last name, mapping, dma-buf, grant and operation is gone; taking it away with [`IOC_BUFFER_REVOKE`] concerns no
+ * other part. Errors: `EINVAL` (0 bytes), `ENOENT`, `E2BIG` (more than the pool
+ * has in a row when all is free), `ENOSPC` (more than it has in a row now), `EMFILE`, `ENOMEM`, `EINTR` (a signal came
+ * while the part was being zeroed). Since [`CAP_POOLS`].
+ */
+#define DMAPLANE_IOC_POOL_CARVE ((DMAPLANE_IOC_TYPE << 8) | 20)
+
+/**
+ * Reports what a pool has ([`PoolQuery`]). Errors: `ENOENT`. Since [`CAP_POOLS`].
+ */
+#define DMAPLANE_IOC_POOL_QUERY ((DMAPLANE_IOC_TYPE << 8) | 21)
+
+/**
  * Reports a device whose memory can be buffers' memory ([`DeviceQuery`]): the first one behind a number. Errors:
  * `ENODEV` (there is none).
  */
@@ -190,6 +212,11 @@
  * Capability: [`BUFFER_COHERENT`].
  */
 #define DMAPLANE_CAP_COHERENT (1 << 6)
+
+/**
+ * Capability: pools, [`IOC_POOL_CREATE`].
+ */
+#define DMAPLANE_CAP_POOLS (1 << 7)
 
 /**
  * Capability: [`IOC_BUFFER_EXPORT`].
@@ -416,6 +443,17 @@
  * What an import lacks to have pages: the kernel does not manage the memory, as that of a device.
  */
 #define DMAPLANE_IMPORT_LACKS_PAGES 3
+
+/**
+ * Flag of a pool: what is carved is zeroed first, which takes time in proportion to its size. Without it, a buffer shows
+ * what the one before left in the same part; a pool belongs to one file, so that this is never another user's data.
+ */
+#define DMAPLANE_POOL_ZERO (1 << 0)
+
+/**
+ * Flag of a pool: as [`BUFFER_STRICT`].
+ */
+#define DMAPLANE_POOL_STRICT (1 << 1)
 
 /**
  * Flag of a channel: a kernel thread takes entries from the submission ring as they come. It runs on the processors of
@@ -938,6 +976,137 @@ struct dmaplane_buffer_folios {
          * Out: node of the device that the buffer is near to, -1 for none or unknown.
          */
         __s32 device_node;
+};
+
+/**
+ * Argument of [`IOC_POOL_CREATE`].
+ */
+struct dmaplane_pool_create {
+        /**
+         * Size of this structure in bytes.
+         */
+        __u32 size;
+        /**
+         * `POOL_*` bits.
+         */
+        __u32 flags;
+        /**
+         * Wanted bytes; in out the bytes allocated, rounded up to whole pages.
+         */
+        __u64 bytes;
+        /**
+         * As in [`BufferCreate`].
+         */
+        __u32 placement;
+        /**
+         * As in [`BufferCreate`].
+         */
+        __s32 node;
+        /**
+         * Out: handle of the pool.
+         */
+        __u32 handle;
+        /**
+         * Must be 0.
+         */
+        __u32 reserved;
+        /**
+         * As in [`BufferCreate`].
+         */
+        __u8 near[64];
+};
+
+/**
+ * Argument of [`IOC_POOL_CARVE`].
+ */
+struct dmaplane_pool_carve {
+        /**
+         * Size of this structure in bytes.
+         */
+        __u32 size;
+        /**
+         * Must be 0.
+         */
+        __u32 flags;
+        /**
+         * Handle of the pool.
+         */
+        __u32 pool;
+        /**
+         * Out: handle of the buffer.
+         */
+        __u32 handle;
+        /**
+         * Wanted bytes; in out the bytes of the buffer, rounded up to whole pages. The pool gives up a power of two of pages
+         * for it.
+         */
+        __u64 bytes;
+        /**
+         * Out: offset to pass to mmap(2), shared mappings only.
+         */
+        __u64 mmap_offset;
+        /**
+         * Out: start in the pool, bytes.
+         */
+        __u64 offset;
+};
+
+/**
+ * Argument of [`IOC_POOL_QUERY`].
+ */
+struct dmaplane_pool_query {
+        /**
+         * Size of this structure in bytes.
+         */
+        __u32 size;
+        /**
+         * Must be 0.
+         */
+        __u32 flags;
+        /**
+         * Handle of the pool.
+         */
+        __u32 pool;
+        /**
+         * Out: parts that are taken, by buffers or by what still keeps their memory.
+         */
+        __u32 carved;
+        /**
+         * Out: bytes of the pool.
+         */
+        __u64 bytes;
+        /**
+         * Out: bytes that are free.
+         */
+        __u64 free_bytes;
+        /**
+         * Out: bytes of the longest part that can be carved now.
+         */
+        __u64 longest_bytes;
+        /**
+         * Out: buffers that were carved so far.
+         */
+        __u64 carves;
+        /**
+         * Out: times that no part was long enough.
+         */
+        __u64 refusals;
+        /**
+         * Out: RDMA devices on which the pool is registered.
+         */
+        __u32 regions;
+        /**
+         * Out: policy it was created with.
+         */
+        __u32 placement;
+        /**
+         * Out: node it was created with; for `PLACE_NEAR_*` the node that was found.
+         */
+        __s32 node;
+        /**
+         * 0.
+         */
+        __u32 reserved;
 };
 
 /**

@@ -32,6 +32,12 @@ pub enum Call {
     BufferImport,
     /// Asking how a buffer's pages were allocated.
     BufferFolios,
+    /// Creating a pool.
+    PoolCreate,
+    /// Carving a buffer out of a pool.
+    PoolCarve,
+    /// Asking what a pool has.
+    PoolQuery,
     /// Creating a channel.
     ChannelCreate,
     /// Submitting entries and waiting for completions.
@@ -66,6 +72,9 @@ impl fmt::Display for Call {
             Self::BufferExport => "export a buffer",
             Self::BufferImport => "import a dma-buf",
             Self::BufferFolios => "query a buffer's folios",
+            Self::PoolCreate => "create a pool",
+            Self::PoolCarve => "carve a buffer out of a pool",
+            Self::PoolQuery => "query a pool",
             Self::ChannelCreate => "create a channel",
             Self::Enter => "submit",
             Self::Listen => "listen",
@@ -87,31 +96,40 @@ pub(super) fn explain(call: Call, errno: Errno) -> (&'static str, &'static str) 
 fn specific(call: Call, errno: Errno) -> Option<(&'static str, &'static str)> {
     use Call::{
         Accept, BufferCreate, BufferExport, BufferFolios, BufferImport, BufferQuery, BufferRevoke,
-        ChannelCreate, Connect, DeviceAlloc, Enter, GrantCreate, GrantWait, Listen,
+        ChannelCreate, Connect, DeviceAlloc, Enter, GrantCreate, GrantWait, Listen, PoolCarve,
+        PoolCreate,
     };
     let text = match (call, errno) {
-        (BufferCreate, Errno::INVAL) => (
+        (BufferCreate | PoolCreate, Errno::INVAL) => (
             "the size is 0, the node does not exist or has no memory, or the policy and the flags do \
              not go together",
             "Give at least one byte, and a node that `dmaplane numa` lists with memory",
         ),
-        (BufferCreate, Errno::TOOBIG) => (
+        (BufferCreate | PoolCreate, Errno::TOOBIG) => (
             "the size is beyond the driver's limit, or beyond the 2 MiB of a coherent buffer",
             "Ask for at most `max_buffer_bytes` of `dmaplane info`, in several buffers if need be",
         ),
-        (BufferCreate, Errno::NODEV) => (
+        (BufferCreate | PoolCreate, Errno::NODEV) => (
             "there is no device of this name",
             "Name an RDMA device as `rdma link` does, a PCI device as `lspci -D` does",
         ),
-        (BufferCreate, Errno::NXIO) => (
+        (BufferCreate | PoolCreate, Errno::NXIO) => (
             "nobody knows which NUMA node this device is on",
             "Name the node instead; `dmaplane numa` lists nodes and devices",
+        ),
+        (PoolCarve, Errno::TOOBIG) => (
+            "the pool never has so much in a row",
+            "Carve at most the largest power of two of pages in the pool, or make a larger pool",
+        ),
+        (PoolCarve, Errno::NOSPC) => (
+            "the pool has not so much in a row now",
+            "Drop buffers of the pool, and wait for the transfers that use them",
         ),
         (BufferFolios, Errno::INVAL) => (
             "there is no such node",
             "Ask for nodes below `node_ids` of `dmaplane info`",
         ),
-        (BufferCreate, Errno::NOMEM) => (
+        (BufferCreate | PoolCreate, Errno::NOMEM) => (
             "no memory is free where the placement allows it, or the memory cgroup is at its limit",
             "Free memory on the node, choose a preferred placement, or raise memory.max",
         ),
@@ -359,6 +377,7 @@ pub(crate) fn name(errno: Errno) -> String {
         Errno::NODEV => "ENODEV",
         Errno::NOENT => "ENOENT",
         Errno::NOMEM => "ENOMEM",
+        Errno::NOSPC => "ENOSPC",
         Errno::NOTCONN => "ENOTCONN",
         Errno::NOTTY => "ENOTTY",
         Errno::OPNOTSUPP => "EOPNOTSUPP",
@@ -393,6 +412,30 @@ mod tests {
             ],
         ),
         (Call::BufferFolios, &[Errno::NOENT, Errno::INVAL]),
+        (
+            Call::PoolCreate,
+            &[
+                Errno::INVAL,
+                Errno::TOOBIG,
+                Errno::NOMEM,
+                Errno::MFILE,
+                Errno::NODEV,
+                Errno::NXIO,
+            ],
+        ),
+        (
+            Call::PoolCarve,
+            &[
+                Errno::INVAL,
+                Errno::NOENT,
+                Errno::TOOBIG,
+                Errno::NOSPC,
+                Errno::MFILE,
+                Errno::NOMEM,
+                Errno::INTR,
+            ],
+        ),
+        (Call::PoolQuery, &[Errno::NOENT]),
         (Call::BufferQuery, &[Errno::NOENT, Errno::FAULT]),
         (
             Call::BufferImport,

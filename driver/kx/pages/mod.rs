@@ -9,7 +9,7 @@ pub(crate) use folios::{Wanted, MAX_ORDER};
 
 use super::raw;
 use core::ptr::NonNull;
-use kernel::{bindings, prelude::*};
+use kernel::{bindings, prelude::*, sync::Arc};
 
 /// Bytes of a page.
 pub(crate) const PAGE_BYTES: usize = kernel::page::PAGE_SIZE;
@@ -24,6 +24,13 @@ enum Owner {
     Folios,
     /// Somebody else, asked by keeping this.
     Foreign { _owner: KBox<dyn PageOwner> },
+    /// A row that this is a part of; its own row is empty. The owner hears when the part is given up.
+    Part {
+        whole: Arc<Pages>,
+        first: usize,
+        count: usize,
+        _owner: Option<KBox<dyn PageOwner>>,
+    },
 }
 
 /// A row of pages of [`PAGE_BYTES`] each.
@@ -31,8 +38,8 @@ enum Owner {
 /// # Invariants
 ///
 /// Each pointer is a page that has a kernel mapping and stays alive until drop. With [`Owner::Folios`] the row
-/// consists of whole folios: the head of each is followed by its tails. Mappings and pinners hold references of
-/// their own.
+/// consists of whole folios: the head of each is followed by its tails. With [`Owner::Part`] the range is inside the
+/// other row. Mappings and pinners hold references of their own.
 pub(crate) struct Pages {
     row: KVVec<NonNull<bindings::page>>,
     owner: Owner,
@@ -61,24 +68,65 @@ impl Pages {
         }
     }
 
-    /// How many there are.
-    pub(crate) fn count(&self) -> usize {
-        self.row.len()
+    /// A part of other pages, in constant time. It keeps all of them alive. `EINVAL` for a range beyond their end.
+    pub(crate) fn part(
+        whole: Arc<Pages>,
+        first: usize,
+        count: usize,
+        owner: Option<KBox<dyn PageOwner>>,
+    ) -> Result<Self> {
+        if first
+            .checked_add(count)
+            .is_none_or(|end| end > whole.count())
+        {
+            return Err(EINVAL);
+        }
+        // INVARIANT: The range was just checked, and a row never shrinks.
+        Ok(Self {
+            row: KVVec::new(),
+            owner: Owner::Part {
+                whole,
+                first,
+                count,
+                _owner: owner,
+            },
+        })
     }
 
-    /// Shows each folio to `look`: first page, node, order. Pages of others count as folios of one page.
-    pub(crate) fn each_folio(&self, mut look: impl FnMut(usize, i32, usize)) {
+    /// Whether they become somebody else's while they are alive, so that nobody else may hold references to them.
+    pub(super) fn are_lent(&self) -> bool {
+        matches!(self.owner, Owner::Part { .. })
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        match &self.owner {
+            Owner::Part { count, .. } => *count,
+            _ => self.row.len(),
+        }
+    }
+
+    /// Zeroes them. User space may see some before others. `EINTR` when a signal arrives meanwhile.
+    pub(crate) fn clear(&self, workers: usize) -> Result {
+        zero::zero(self.as_slice(), workers)
+    }
+
+    /// Shows each folio to `look`: first page, node, order, pages of it that are here. Pages of others count as folios of
+    /// one page; those of a part are shown one by one, with the order of their folio.
+    pub(crate) fn each_folio(&self, mut look: impl FnMut(usize, i32, usize, usize)) {
         let mut index = 0;
-        while let Some(page) = self.row.get(index) {
-            let order = match self.owner {
-                // SAFETY: By the type invariant this is the head of a folio that is alive.
-                Owner::Folios => unsafe { raw::dmaplane_folio_order(page.as_ptr()) as usize },
-                Owner::Foreign { .. } => 0,
+        while let Some(page) = self.as_slice().get(index) {
+            // SAFETY: By the type invariant the page is alive.
+            let order = || unsafe { raw::dmaplane_folio_order(page.as_ptr()) as usize };
+            let (order, count) = match self.owner {
+                Owner::Folios => (order().min(MAX_ORDER), 1 << order().min(MAX_ORDER)),
+                Owner::Foreign { .. } => (0, 1),
+                Owner::Part { .. } => (order(), 1),
             };
             // SAFETY: By the type invariant the page is alive.
             let node = unsafe { raw::dmaplane_page_to_nid(page.as_ptr()) };
-            look(index, node, order);
-            index += 1 << order.min(MAX_ORDER);
+            look(index, node, order, count);
+            index += count;
         }
     }
 
@@ -130,7 +178,7 @@ impl Pages {
                 let part = |at: usize| PAGE_BYTES - at % PAGE_BYTES;
                 (to_at, from_at, part(to_at).min(part(from_at)).min(left))
             };
-            let page = |pages: &Self, at: usize| pages.row.get(at / PAGE_BYTES).copied();
+            let page = |pages: &Self, at: usize| pages.as_slice().get(at / PAGE_BYTES).copied();
             let Some((to, from)) = page(self, to_at).zip(page(from, from_at)) else {
                 return;
             };
@@ -161,7 +209,7 @@ impl Pages {
         while done < bytes {
             let start = at % PAGE_BYTES;
             let count = (PAGE_BYTES - start).min(bytes - done);
-            let Some(page) = self.row.get(at / PAGE_BYTES) else {
+            let Some(page) = self.as_slice().get(at / PAGE_BYTES) else {
                 return;
             };
             part(page.as_ptr(), start, done, count);
@@ -172,7 +220,15 @@ impl Pages {
 
     /// Pointers to the pages, for the other files of this folder.
     pub(super) fn as_slice(&self) -> &[NonNull<bindings::page>] {
-        &self.row
+        match &self.owner {
+            Owner::Part {
+                whole,
+                first,
+                count,
+                ..
+            } => whole.as_slice().get(*first..*first + *count).unwrap_or(&[]),
+            _ => &self.row,
+        }
     }
 }
 

@@ -19,7 +19,7 @@ const PARALLEL: usize = 4096;
 /// Most work items of one buffer.
 const MAX_WORKERS: usize = 32;
 
-/// Zeroes a row of pages that nobody else knows yet. `EINTR` when a signal arrives meanwhile; then some are not zeroed.
+/// Zeroes a row of pages, which the caller keeps alive. `EINTR` when a signal arrives meanwhile; then some are not zeroed.
 /// `limit` bounds the work items, 0 leaves their number to this function and 1 means that there are none.
 pub(super) fn zero(row: &[NonNull<bindings::page>], limit: usize) -> Result {
     if row.len() >= PARALLEL && limit != 1 {
@@ -33,7 +33,7 @@ pub(super) fn zero(row: &[NonNull<bindings::page>], limit: usize) -> Result {
         if kernel::current!().signal_pending() {
             return Err(EINTR);
         }
-        // SAFETY: The caller's pages are alive and nobody else's yet.
+        // SAFETY: The caller's pages are alive.
         unsafe { zero_chunk(chunk) };
     }
     Ok(())
@@ -41,7 +41,7 @@ pub(super) fn zero(row: &[NonNull<bindings::page>], limit: usize) -> Result {
 
 /// # Safety
 ///
-/// The pages are alive and nobody else's. May sleep.
+/// The pages are alive. Whoever else writes them meanwhile tears their contents and nothing else. May sleep.
 unsafe fn zero_chunk(chunk: &[NonNull<bindings::page>]) {
     for page in chunk {
         // SAFETY: The caller promises the same.
@@ -200,8 +200,7 @@ unsafe extern "C" fn run(work: *mut bindings::work_struct) {
             break;
         };
         if node_of(chunk) == lane.node {
-            // SAFETY: The caller of `zero()` keeps the pages alive, and nobody else knows them yet. Each chunk is of one lane
-            // and counted out once.
+            // SAFETY: The caller of `zero()` keeps the pages alive. Each chunk is of one lane and counted out once.
             unsafe { zero_chunk(chunk) };
         }
     }

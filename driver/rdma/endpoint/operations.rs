@@ -59,11 +59,11 @@ pub(crate) enum Direction {
 pub(crate) struct Between {
     /// The local memory on the endpoint's domain.
     pub(crate) region: Arc<Region>,
-    /// Of that memory.
+    /// Of the memory that is meant, which may be a part of the region's.
     pub(crate) guard: Guard,
     /// The peer's memory.
     pub(crate) grant: Arc<PeerGrant>,
-    /// Start in the local memory.
+    /// Start in the region.
     pub(crate) offset: u64,
     /// Start in the grant.
     pub(crate) remote_offset: u64,

@@ -17,10 +17,11 @@ use crate::poll;
 pub const FOLDER: &str = "/sys/kernel/debug/dmaplane/gauges";
 
 /// The gauges that every driver has.
-pub const NAMES: [&str; 11] = [
+pub const NAMES: [&str; 12] = [
     "contexts",
     "buffers",
     "bytes",
+    "pools",
     "exports",
     "imports",
     "regions",

@@ -2,9 +2,11 @@
 
 //! What the suites of placement share.
 
+use std::time::Duration;
+
 use dmaplane::topology::{NumaNode, numa_nodes};
-use dmaplane::{Buffer, Context, Errno, Placement};
-use dmaplane_testkit::{Result, bail, ensure, frames, pattern, sys};
+use dmaplane::{Buffer, Context, Errno, Placement, Pool};
+use dmaplane_testkit::{Result, bail, ensure, frames, pattern, poll, sys};
 
 /// Bytes of a MiB.
 pub const MIB: u64 = 1 << 20;
@@ -29,6 +31,20 @@ pub fn page_nodes(buffer: &Buffer, tag: u64) -> Result<Vec<u32>> {
     // Every page is touched first: get_mempolicy sees mapped pages only.
     pattern::fill_memory(buffer, 0, buffer.len(), tag, 0);
     sys::page_nodes(buffer.as_ptr(), pages(buffer), 4096)
+}
+
+/// Waits until a pool has so many parts taken: what an operation keeps goes after its completion is seen.
+///
+/// # Errors
+/// When it never has.
+pub fn carved(pool: &Pool, wanted: u32, limit: Duration) -> Result<()> {
+    let seen = poll::until(limit, || Ok((pool.query()?.carved == wanted).then_some(())))?;
+    ensure!(
+        seen.is_some(),
+        "not {wanted} parts taken, but {:?}",
+        pool.query()?
+    );
+    Ok(())
 }
 
 /// The buffer's pages.

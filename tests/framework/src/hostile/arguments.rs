@@ -39,6 +39,24 @@ const CALLS: &[(&str, u32, usize, u64)] = &[
         60,
     ),
     (
+        "POOL_CREATE",
+        abi::IOC_POOL_CREATE,
+        size_of::<abi::PoolCreate>(),
+        15,
+    ),
+    (
+        "POOL_CARVE",
+        abi::IOC_POOL_CARVE,
+        size_of::<abi::PoolCarve>(),
+        60,
+    ),
+    (
+        "POOL_QUERY",
+        abi::IOC_POOL_QUERY,
+        size_of::<abi::PoolQuery>(),
+        20,
+    ),
+    (
         "BUFFER_FOLIOS",
         abi::IOC_BUFFER_FOLIOS,
         size_of::<abi::BufferFolios>(),
@@ -172,8 +190,14 @@ impl Argument {
         let any = |kind, numbers: &mut Numbers| tables.pick(file, kind, numbers).handle;
         match self.opcode {
             abi::IOC_DESTROY => {
-                let kind = [Kind::Buffer, Kind::Channel, Kind::Grant, Kind::PeerGrant]
-                    [numbers.below(4) as usize];
+                let kinds = [
+                    Kind::Buffer,
+                    Kind::Channel,
+                    Kind::Grant,
+                    Kind::PeerGrant,
+                    Kind::Pool,
+                ];
+                let kind = kinds[numbers.below(5) as usize];
                 self.put32(offset_of!(abi::Destroy, handle), any(kind, numbers));
             }
             abi::IOC_BUFFER_CREATE => {
@@ -206,6 +230,29 @@ impl Argument {
                 self.put32(offset_of!(abi::BufferQuery, handle), handle);
                 self.put32(offset_of!(abi::BufferQuery, node_count), 8);
                 self.put64(offset_of!(abi::BufferQuery, pages_by_node), room.array());
+            }
+            abi::IOC_POOL_CREATE => {
+                let at = offset_of!(abi::PoolCreate, bytes);
+                self.put64(at, numbers.below(4 * BUFFER));
+                let turns = numbers.below(2) == 0;
+                let placement = if turns {
+                    abi::PLACE_INTERLEAVE
+                } else {
+                    abi::PLACE_ANY
+                };
+                self.put32(offset_of!(abi::PoolCreate, placement), placement);
+                self.put32(offset_of!(abi::PoolCreate, node), u32::MAX);
+                let flags = numbers.below(2) as u32;
+                self.put32(offset_of!(abi::PoolCreate, flags), flags);
+            }
+            abi::IOC_POOL_CARVE => {
+                let handle = any(Kind::Pool, numbers);
+                self.put32(offset_of!(abi::PoolCarve, pool), handle);
+                self.put64(offset_of!(abi::PoolCarve, bytes), numbers.below(BUFFER));
+            }
+            abi::IOC_POOL_QUERY => {
+                let handle = any(Kind::Pool, numbers);
+                self.put32(offset_of!(abi::PoolQuery, pool), handle);
             }
             abi::IOC_BUFFER_FOLIOS => {
                 let handle = any(Kind::Buffer, numbers);
@@ -340,7 +387,8 @@ impl Argument {
             }
         };
         match self.opcode {
-            abi::IOC_BUFFER_CREATE => {
+            abi::IOC_BUFFER_CREATE | abi::IOC_POOL_CREATE => {
+                // Both have it at the same place.
                 let at = offset_of!(abi::BufferCreate, bytes);
                 let bytes = self.get64(at);
                 if bytes > BUFFER && bytes < REFUSED {
@@ -412,6 +460,16 @@ impl Argument {
                 let known = Known {
                     mmap_offset: self.get64(offset_of!(abi::BufferImport, mmap_offset)),
                     bytes: self.get64(offset_of!(abi::BufferImport, bytes)),
+                    ..known
+                };
+                (kind, known)
+            }
+            abi::IOC_POOL_CREATE => handle(Kind::Pool, offset_of!(abi::PoolCreate, handle)),
+            abi::IOC_POOL_CARVE => {
+                let (kind, known) = handle(Kind::Buffer, offset_of!(abi::PoolCarve, handle));
+                let known = Known {
+                    mmap_offset: self.get64(offset_of!(abi::PoolCarve, mmap_offset)),
+                    bytes: self.get64(offset_of!(abi::PoolCarve, bytes)),
                     ..known
                 };
                 (kind, known)

@@ -15,6 +15,7 @@ use crate::sys::Words;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Buffer,
+    Pool,
     Channel,
     Listener,
     Endpoint,
@@ -24,7 +25,7 @@ pub(super) enum Kind {
 
 impl Kind {
     /// Number of kinds.
-    const COUNT: usize = 6;
+    const COUNT: usize = 7;
 }
 
 /// Handles of one kind that are remembered.

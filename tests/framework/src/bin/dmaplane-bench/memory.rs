@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use dmaplane::numa::{self, Plan};
-use dmaplane::{Buffer, ConnectOptions, Context, Endpoint, Listener, Placement, Rights};
+use dmaplane::{
+    Buffer, Channel, ConnectOptions, Context, Endpoint, Entry, Listener, Placement, Pool, Rights,
+};
 use dmaplane_testkit::Guest;
 use dmaplane_testkit::counters::Tuned;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
@@ -39,6 +41,7 @@ pub(crate) fn measure(accel: &str, quick: bool) -> Result<Vec<Row>> {
     bench.making()?;
     bench.zeroing()?;
     bench.registering()?;
+    bench.warm(if quick { 20 } else { 200 })?;
     bench.distances(quick)?;
     Ok(bench.rows)
 }
@@ -127,6 +130,67 @@ impl Bench<'_> {
         Ok(())
     }
 
+    /// A buffer that is made, sent from once and dropped, next to the same with one that is carved out of a warm pool.
+    fn warm(&mut self, rounds: u32) -> Result<()> {
+        const BYTES: u64 = 1 << 20;
+        let pair = Pair::connect()?;
+        let target = Buffer::create(&pair.far_context, BYTES, Placement::Any)?;
+        let _own = pair.far.grant(&target, 0..BYTES, Rights::WRITE, 0, LIMIT)?;
+        let grant = pair.near.wait_grant(LIMIT)?;
+        let mut channel = Channel::builder().entries(4).build(&pair.near_context)?;
+        let pool = Pool::builder(4 * BYTES).create(&pair.near_context)?;
+        let mut send = |buffer: &Buffer| -> Result<()> {
+            channel.push(Entry::write(buffer.range(0, 4096), grant.at(0)))?;
+            let done = channel.submit_and_wait(1, LIMIT)?;
+            ensure!(done.available == 1, "no completion within {LIMIT:?}");
+            for done in channel.completions() {
+                done.result()?;
+            }
+            Ok(())
+        };
+        let make = || Buffer::create(&pair.near_context, BYTES, Placement::Any);
+        let mut times = [const { Vec::new() }; 4];
+        for _ in 0..RUNS {
+            times[0].push(each(rounds, || make().map(drop).map_err(Into::into))?);
+            times[1].push(each(rounds, || {
+                pool.carve(BYTES).map(drop).map_err(Into::into)
+            })?);
+            times[2].push(each(rounds, || send(&make()?))?);
+            times[3].push(each(rounds, || send(&pool.carve(BYTES)?))?);
+        }
+        let cases = [
+            "create+drop",
+            "carve+drop",
+            "create+register+send",
+            "carve+send",
+        ];
+        let mut medians = Vec::new();
+        for times in &mut times {
+            medians.push(median(times).context("no runs")?);
+        }
+        for (index, (case, value)) in cases.into_iter().zip(&medians).enumerate() {
+            // Each pair is compared with its first.
+            let base = medians[index / 2 * 2];
+            println!(
+                "{case:24} {value:12.2} us, {:.3} x {}",
+                value / base,
+                cases[index / 2 * 2]
+            );
+            self.rows.push(Row {
+                bench: "memory",
+                case: case.to_owned(),
+                size: BYTES,
+                depth: 1,
+                value: *value,
+                unit: "us",
+                reference: cases[index / 2 * 2],
+                ratio: value / base,
+                accel: self.accel.to_owned(),
+            });
+        }
+        Ok(())
+    }
+
     /// Every node's processors at every node's memory, next to their own.
     fn distances(&mut self, quick: bool) -> Result<()> {
         let context = Context::open()?;
@@ -171,6 +235,15 @@ impl Bench<'_> {
     }
 }
 
+/// Microseconds for each round.
+fn each(rounds: u32, mut round: impl FnMut() -> Result<()>) -> Result<f64> {
+    let start = Instant::now();
+    for _ in 0..rounds {
+        round()?;
+    }
+    Ok(start.elapsed().as_secs_f64() * 1e6 / f64::from(rounds))
+}
+
 /// Makes a buffer, which is dropped after the clock was read.
 fn make(context: &Context, bytes: u64) -> Result<Duration> {
     let start = Instant::now();
@@ -201,8 +274,9 @@ fn touch_anonymous(bytes: u64) -> Result<Duration> {
 /// Both sides of a connection.
 struct Pair {
     near: Endpoint,
-    _far: Endpoint,
+    far: Endpoint,
     near_context: Context,
+    far_context: Context,
 }
 
 impl Pair {
@@ -225,8 +299,9 @@ impl Pair {
         };
         Ok(Self {
             near: near?,
-            _far: far?,
+            far: far?,
             near_context,
+            far_context,
         })
     }
 
