@@ -47,7 +47,9 @@ pub struct ImportInfo {
     pub mappable: bool,
     /// Whether it may be written.
     pub writable: bool,
-    /// Why entries and grants cannot name it; `None` when they can.
+    /// Whether COPY and SEND can name it: a device's memory they can even where it lacks pages.
+    pub copied: bool,
+    /// Why entries and grants cannot name it, but for what `copied` says; `None` when they can.
     pub lack: Option<ImportLack>,
 }
 
@@ -254,6 +256,7 @@ impl Buffer {
             imported: Some(ImportInfo {
                 mappable: import.access & abi::IMPORT_MAPPABLE != 0,
                 writable: import.access & abi::IMPORT_WRITABLE != 0,
+                copied: import.access & abi::IMPORT_COPY != 0,
                 lack,
             }),
             writers: Arc::new(()),
@@ -407,7 +410,8 @@ impl Buffer {
     /// Makes a dma-buf of a range of whole pages. The descriptor is closed on exec; it keeps the memory, whatever becomes
     /// of the buffer, the context and this process.
     ///
-    /// Others may write through it as long as anybody has it, so that the buffer cannot be frozen any more.
+    /// Others may write through it as long as anybody has it, so that the buffer cannot be frozen any more. A device's memory
+    /// is given to devices of other drivers only when they can be told to let go of it.
     ///
     /// # Errors
     /// [`Error::Call`]: `EINVAL` (not whole pages), `ERANGE` (beyond the buffer), `ESTALE` (the memory was revoked),

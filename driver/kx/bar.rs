@@ -61,6 +61,8 @@ pub(crate) struct Bar {
     device: NonNull<bindings::pci_dev>,
     index: i32,
     zones: [Option<Mapped>; 3],
+    /// How other devices reach it, if they do.
+    provider: Option<NonNull<c_void>>,
 }
 
 // SAFETY: Devices and mappings are not tied to a thread.
@@ -98,7 +100,12 @@ impl Bar {
             device: raw_device,
             index,
             zones: [None, None, None],
+            provider: None,
         };
+        // SAFETY: As above.
+        bar.provider = NonNull::new(unsafe {
+            raw::dmaplane_p2p_provider(raw_device.as_ptr(), index)
+        });
         let share = length / 100 * u64::from(rdma_percent.clamp(1, 98));
         let with_pages = share.next_multiple_of(SUBSECTION).min(length / SUBSECTION * SUBSECTION);
         let uncached = match bar.add_pages(start, with_pages) {
@@ -204,6 +211,7 @@ impl Bar {
             pfn: (zone.start as usize) / PAGE_BYTES + first,
             count,
             tier,
+            provider: self.provider,
         };
         if !zone.has_pages {
             return Ok((range, None));
@@ -248,12 +256,13 @@ impl Drop for Bar {
 ///
 /// # Invariants
 ///
-/// `base` is a mapping of `count` pages, and `pfn` the first frame, as long as the [`Bar`] lives.
+/// `base` is a mapping of `count` pages, and `pfn` the first frame, as long as the [`Bar`] lives; so does the provider.
 pub(crate) struct IoRange {
     base: NonNull<u8>,
     pfn: usize,
     count: usize,
     tier: Tier,
+    provider: Option<NonNull<c_void>>,
 }
 
 // SAFETY: Mappings are not tied to a thread.
@@ -275,6 +284,24 @@ impl IoRange {
     /// The first frame, for mappings.
     pub(super) fn pfn(&self) -> usize {
         self.pfn
+    }
+
+    /// How other devices reach it, if they do.
+    pub(super) fn provider(&self) -> Option<NonNull<c_void>> {
+        self.provider
+    }
+
+    /// A part of it, under the same contract. `None` outside.
+    pub(super) fn part(&self, first: usize, count: usize) -> Option<Self> {
+        let base = self.at((first * PAGE_BYTES) as u64, count * PAGE_BYTES)?;
+        // INVARIANT: Inside this range, see just above.
+        Some(Self {
+            base,
+            pfn: self.pfn + first,
+            count,
+            tier: self.tier,
+            provider: self.provider,
+        })
     }
 
     /// Where a byte range is; `None` outside.

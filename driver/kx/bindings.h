@@ -109,6 +109,12 @@ void dmaplane_dma_sync_for_device(struct device *device, struct sg_table *table,
 void *dmaplane_vmap(struct page **pages, unsigned int count);
 void dmaplane_iosys_map_set(struct iosys_map *map, void *start);
 void dmaplane_vunmap(struct iosys_map *map);
+void *dmaplane_p2p_provider(struct pci_dev *pdev, int bar);
+struct sg_table *dmaplane_p2p_map(struct dma_buf_attachment *attachment, void *provider,
+				  phys_addr_t start, size_t bytes, enum dma_data_direction way);
+void dmaplane_p2p_unmap(struct dma_buf_attachment *attachment, struct sg_table *table,
+			enum dma_data_direction way);
+void dmaplane_resv_wait_all(struct dma_resv *resv);
 long dmaplane_resv_wait(struct dma_resv *resv, unsigned int usage, unsigned int limit_ms);
 void dmaplane_get_dma_buf(struct dma_buf *dmabuf);
 bool dmaplane_dma_buf_is_writable(const struct dma_buf *dmabuf);

@@ -6,6 +6,7 @@ use crate::{
     device::Range,
     kx::{
         bar::IoRange,
+        dmabuf::Shown,
         pages::{Pages, PAGE_BYTES},
         vma::What,
     },
@@ -25,6 +26,13 @@ pub(crate) enum Backing {
         /// The range.
         range: Arc<Range>,
     },
+    /// A device's memory that was imported.
+    Lent {
+        /// How the processor reaches it.
+        io: IoRange,
+        /// Its struct pages, none where it has none. They own the import.
+        pages: Pages,
+    },
 }
 
 impl Backing {
@@ -32,14 +40,14 @@ impl Backing {
     pub(super) fn count(&self) -> usize {
         match self {
             Backing::Pages(pages) => pages.count(),
-            Backing::Device { io, .. } => io.count(),
+            Backing::Device { io, .. } | Backing::Lent { io, .. } => io.count(),
         }
     }
 
     /// Its struct pages, which RDMA needs.
     pub(super) fn pages(&self) -> Option<&Pages> {
         match self {
-            Backing::Pages(pages) => Some(pages),
+            Backing::Pages(pages) | Backing::Lent { pages, .. } => Some(pages),
             Backing::Device { pages, .. } => pages.as_ref(),
         }
     }
@@ -48,7 +56,16 @@ impl Backing {
     pub(super) fn what(&self) -> What<'_> {
         match self {
             Backing::Pages(pages) => What::Pages(pages),
-            Backing::Device { io, .. } => What::Io(io),
+            Backing::Device { io, .. } | Backing::Lent { io, .. } => What::Io(io),
+        }
+    }
+
+    /// What a dma-buf shows.
+    pub(super) fn shown(&self) -> Shown<'_> {
+        match self {
+            Backing::Pages(pages) => Shown::Host(pages),
+            Backing::Device { io, pages, .. } => Shown::Device(io, pages.as_ref()),
+            Backing::Lent { io, pages } => Shown::Device(io, Some(pages)),
         }
     }
 
@@ -56,7 +73,7 @@ impl Backing {
     pub(super) fn write(&self, offset: u64, from: &[u8]) {
         match self {
             Backing::Pages(pages) => pages.write(offset, from),
-            Backing::Device { io, .. } => io.write(offset, from),
+            Backing::Device { io, .. } | Backing::Lent { io, .. } => io.write(offset, from),
         }
     }
 
@@ -64,7 +81,7 @@ impl Backing {
     pub(super) fn read(&self, offset: u64, to: &mut [u8]) {
         match self {
             Backing::Pages(pages) => pages.read(offset, to),
-            Backing::Device { io, .. } => io.read(offset, to),
+            Backing::Device { io, .. } | Backing::Lent { io, .. } => io.read(offset, to),
         }
     }
 

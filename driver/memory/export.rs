@@ -11,9 +11,9 @@ use crate::{
     kx::{
         dmabuf::{
             export::{Export, Exported},
-            DmaBuf,
+            DmaBuf, Shown,
         },
-        pages::{Pages, PAGE_BYTES},
+        pages::PAGE_BYTES,
         vma,
     },
     windows::WINDOWS,
@@ -41,13 +41,8 @@ pub(crate) struct Piece {
 }
 
 impl Exported for Piece {
-    fn pages(&self) -> Result<(&Pages, usize, usize)> {
-        Ok((self.memory.pages()?, self.first, self.count))
-    }
-
-    fn only_revocable(&self) -> bool {
-        // Pages of the host stay as long as somebody has them, so that an importer that never lets go harms nobody.
-        false
+    fn shown(&self) -> (Shown<'_>, usize, usize) {
+        (self.memory.backing.shown(), self.first, self.count)
     }
 
     fn mapping(&self) {
@@ -81,7 +76,7 @@ impl Follower for Export<Piece> {
 
 impl Memory {
     /// Makes a dma-buf of whole pages, which lie inside the memory. Imported memory goes out as the dma-buf that it came
-    /// as, and only whole, a device's does not go out (`EOPNOTSUPP`). `ESTALE` when it was revoked.
+    /// as, and only whole (`EOPNOTSUPP`). `ESTALE` when it was revoked.
     pub(crate) fn export(
         self: &Arc<Self>,
         offset: u64,
@@ -95,10 +90,6 @@ impl Memory {
                 false if whole => Ok(dmabuf),
                 false => Err(EOPNOTSUPP),
             };
-        }
-        // A device's memory would have to be taken back from devices that cannot be told.
-        if self.is_on_device() {
-            return Err(EOPNOTSUPP);
         }
         let pages = |bytes| usize::try_from(bytes).map(|bytes| bytes / PAGE_BYTES);
         let piece = Piece {

@@ -13,7 +13,7 @@ use crate::{
     gauges::{Held, GAUGES},
     kx::{
         dmabuf::{
-            import::{Access, Import, Importer, Lack},
+            import::{Access, Import, Importer, Lack, Lent},
             DmaBuf,
         },
         pages::PAGE_BYTES,
@@ -59,13 +59,16 @@ impl Memory {
         let owned = Import::attach(dmabuf, Listener(tenure.clone()))?;
         let import = owned.import().clone();
         WINDOWS.attached.pass();
-        let (pages, lack) = owned.into_pages()?;
+        let Lent { pages, io, lack } = owned.into_memory()?;
         let imported = Imported {
             import,
             lack,
             _count: held,
         };
-        let backing = Backing::Pages(pages);
+        let backing = match io {
+            Some(io) => Backing::Lent { io, pages },
+            None => Backing::Pages(pages),
+        };
         // What others lend is not counted.
         Self::made_of(
             backing,
@@ -103,6 +106,7 @@ impl Memory {
         let bit = |on: bool, bit| if on { bit } else { 0 };
         let access = bit(imported.import.is_mappable(), uapi::IMPORT_MAPPABLE)
             | bit(imported.lack.is_none(), uapi::IMPORT_PAGES)
+            | bit(self.is_reached(), uapi::IMPORT_COPY)
             | bit(imported.import.is_writable(), uapi::IMPORT_WRITABLE);
         let lack = match imported.lack {
             None => uapi::IMPORT_LACKS_NOTHING,
@@ -113,41 +117,58 @@ impl Memory {
         (access, lack)
     }
 
-    /// The import, if it is one, and may be used. `ESTALE` once it is revoked, `EOPNOTSUPP` without pages, `EACCES` when it
-    /// may not be written.
-    fn usable(&self, write: bool) -> Result<Option<&Arc<Import<Listener>>>> {
+    /// Whether the processor reaches it.
+    fn is_reached(&self) -> bool {
+        !self.lacks_pages() || matches!(self.backing, Backing::Lent { .. })
+    }
+
+    /// The import, if it is one, and may be used. `ESTALE` once it is revoked, `EOPNOTSUPP` unless it is `reached`, `EACCES`
+    /// when it may not be written.
+    fn usable(&self, write: bool, reached: bool) -> Result<Option<&Arc<Import<Listener>>>> {
         let Some(imported) = &self.imported else {
             return Ok(None);
         };
         if self.is_revoked() {
             return Err(ESTALE);
         }
-        match imported.lack {
-            Some(_) => Err(EOPNOTSUPP),
-            None if write && !imported.import.is_writable() => Err(EACCES),
-            None => Ok(Some(&imported.import)),
+        if !reached {
+            return Err(EOPNOTSUPP);
+        }
+        match imported.import.is_writable() || !write {
+            true => Ok(Some(&imported.import)),
+            false => Err(EACCES),
         }
     }
 
-    /// Why it failed: what an exporter says that has taken it back is no news.
-    fn unless_revoked<T>(&self, result: Result<T>) -> Result<T> {
-        result.map_err(|error| if self.is_revoked() { ESTALE } else { error })
+    /// Why it failed: what an exporter says that has taken it back is no news. It may say so before it has told everybody,
+    /// which it does under its lock.
+    fn unless_revoked<T>(&self, import: &Import<Listener>, result: Result<T>) -> Result<T> {
+        result.map_err(|error| {
+            if !self.is_revoked() {
+                import.settle();
+            }
+            if self.is_revoked() {
+                ESTALE
+            } else {
+                error
+            }
+        })
     }
 
     /// Begins an access of the processor's, which ends when the result is dropped. Not with a guard: the exporter may take
     /// a lock that is held while guards are waited for. `ETIMEDOUT` when other devices are at imported memory for too long,
     /// `EINTR` on a signal meanwhile.
     pub(crate) fn access(&self, write: bool) -> Result<Option<Access<Listener>>> {
-        match self.usable(write)? {
-            Some(import) => self.unless_revoked(import.access(write).map(Some)),
+        match self.usable(write, self.is_reached())? {
+            Some(import) => self.unless_revoked(import, import.access(write).map(Some)),
             None => Ok(None),
         }
     }
 
     /// Waits until an RDMA device may read it, or write. Otherwise as [`Self::access`].
     pub(crate) fn wait_ready(&self, write: bool) -> Result {
-        match self.usable(write)? {
-            Some(import) => self.unless_revoked(import.wait_fences(write)),
+        match self.usable(write, !self.lacks_pages())? {
+            Some(import) => self.unless_revoked(import, import.wait_fences(write)),
             None => Ok(()),
         }
     }
@@ -158,7 +179,7 @@ impl Memory {
         Some(if self.is_revoked() {
             Err(ESTALE)
         } else if imported.import.is_mappable() {
-            self.unless_revoked(imported.import.map(vma, start))
+            self.unless_revoked(&imported.import, imported.import.map(vma, start))
         } else {
             Err(EOPNOTSUPP)
         })

@@ -161,11 +161,6 @@ impl Memory {
         pages.ok_or(EOPNOTSUPP)
     }
 
-    /// Whether it is a device's.
-    fn is_on_device(&self) -> bool {
-        matches!(self.backing, Backing::Device { .. })
-    }
-
     /// How many pages it has.
     pub(crate) fn count(&self) -> usize {
         self.backing.count()
@@ -197,7 +192,7 @@ impl Memory {
             return self.placement.census_of_device(0);
         }
         match &self.backing {
-            Backing::Pages(pages) => self.placement.census(pages),
+            Backing::Pages(pages) | Backing::Lent { pages, .. } => self.placement.census(pages),
             // All of a device's memory is where the device is, if that is known.
             Backing::Device { .. } => self.placement.census_of_device(self.count() as u64),
         }
@@ -220,14 +215,14 @@ impl Memory {
     pub(crate) fn describe(&self, query: &mut uapi::MemoryQuery) {
         (_, query.node) = self.placement.told();
         match &self.backing {
-            Backing::Pages(_) if self.imported.is_some() => {
+            Backing::Pages(_) | Backing::Lent { .. } if self.imported.is_some() => {
                 query.kind = uapi::MEMORY_KIND_IMPORT;
                 query.rdma = device::rdma_path(!self.lacks_pages());
                 if self.lacks_pages() {
                     query.reason = uapi::RDMA_REASON_NO_PAGES;
                 }
             }
-            Backing::Pages(_) => {
+            Backing::Pages(_) | Backing::Lent { .. } => {
                 query.kind = uapi::MEMORY_KIND_HOST;
                 query.rdma = uapi::RDMA_DIRECT;
             }

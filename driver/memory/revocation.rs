@@ -15,7 +15,7 @@
 //! | 5 | endpoints that still have some of it are torn down, which ends it in REVOKED | a bounded end, whatever the provider does |
 //! | 6 | regions are deregistered, on every domain | no work request refers to them any more |
 //! | 7 | CPU mappings are emptied: a touch gives SIGBUS | faults entered before 1 have left by now |
-//! | 8 | exports are invalidated | importers have what they need to hear |
+//! | 8 | exports are invalidated, then a device has its range back | importers have what they need to hear, and who takes the range next shares it with nobody |
 //! | 9 | buffers' watches complete, with the cause | all of the above is true when they are read |
 //!
 //! # Contexts
@@ -271,12 +271,13 @@ impl Tenure {
         domains.each_region(key, |set| set.revoke());
         WINDOWS.quiet.pass();
         self.space.zap(&tenure.place);
-        let mut last = 0;
+        // The last first: whom the memory belongs to came first, and gives it to somebody else when the rest have let go.
+        let mut last = u64::MAX;
         loop {
             let next = {
                 let followers = tenure.followers.lock();
-                let mut behind = followers.1.iter().filter(|(number, _)| *number > last);
-                behind.next().cloned()
+                let mut before = followers.1.iter().filter(|(number, _)| *number < last);
+                before.next_back().cloned()
             };
             let Some((number, follower)) = next else {
                 break;

@@ -105,7 +105,7 @@
 /**
  * Makes a dma-buf of a buffer's range ([`BufferExport`]). Errors: `EINVAL` (unknown flags, a range that is empty or not
  * whole pages), `ERANGE` (range beyond the buffer), `ESTALE` (the memory was revoked, or is being revoked),
- * `EOPNOTSUPP` (part of an imported buffer, or one for reading only; a device's memory), `ENOMEM`, `EMFILE` (too many file descriptors).
+ * `EOPNOTSUPP` (part of an imported buffer, or one for reading only), `ENOMEM`, `EMFILE` (too many file descriptors).
  */
 #define DMAPLANE_IOC_BUFFER_EXPORT ((DMAPLANE_IOC_TYPE << 8) | 24)
 
@@ -415,7 +415,7 @@
 
 /**
  * Bit of [`BufferImport::access`]: the kernel has pages of it, so that entries and grants can name it. Otherwise they give
- * `EOPNOTSUPP`, and [`BufferImport::lack`] says why.
+ * `EOPNOTSUPP`, but for COPY and SEND with [`IMPORT_COPY`], and [`BufferImport::lack`] says why.
  */
 #define DMAPLANE_IMPORT_PAGES (1 << 1)
 
@@ -423,6 +423,12 @@
  * Bit of [`BufferImport::access`]: it may be written. Otherwise writing gives `EACCES`.
  */
 #define DMAPLANE_IMPORT_WRITABLE (1 << 2)
+
+/**
+ * Bit of [`BufferImport::access`]: the processor reaches it, so that COPY and SEND can name it. Always there with
+ * [`IMPORT_PAGES`], and without for a device's memory that has no pages.
+ */
+#define DMAPLANE_IMPORT_COPY (1 << 3)
 
 /**
  * What an import lacks to have pages: nothing.
@@ -1286,6 +1292,11 @@ struct dmaplane_device_alloc {
  * it, whatever becomes of handle, file and process. Devices of other drivers see the memory coherently between
  * `DMA_BUF_IOCTL_SYNC` calls; the driver's own operations publish no fences, because how long they take is up to a peer.
  * When the memory is revoked, importers that can let go are told to, and every later use gives `ENODEV`.
+ *
+ * A device's memory goes with the device, whoever has it. So its addresses are given only to importers that let go when they
+ * are told to and take memory without pages, and whose device is on PCI and reaches the other one: others get `EOPNOTSUPP`
+ * when they map it. No other driver has it mapped into the kernel. Processes map it as the buffer's tier is mapped. The
+ * revocation ends when all importers have let go.
  */
 struct dmaplane_buffer_export {
         /**
@@ -1349,7 +1360,7 @@ struct dmaplane_buffer_import {
          */
         __u64 mmap_offset;
         /**
-         * Out: `IMPORT_MAPPABLE`, `IMPORT_PAGES` and `IMPORT_WRITABLE`.
+         * Out: `IMPORT_MAPPABLE`, `IMPORT_PAGES`, `IMPORT_WRITABLE` and `IMPORT_COPY`.
          */
         __u32 access;
         /**

@@ -70,7 +70,7 @@ pub const IOC_DEVICE_QUERY: u32 = (IOC_TYPE << 8) | 0x52;
 pub const IOC_DEVICE_ALLOC: u32 = (IOC_TYPE << 8) | 0x53;
 /// Makes a dma-buf of a buffer's range ([`BufferExport`]). Errors: `EINVAL` (unknown flags, a range that is empty or not
 /// whole pages), `ERANGE` (range beyond the buffer), `ESTALE` (the memory was revoked, or is being revoked),
-/// `EOPNOTSUPP` (part of an imported buffer, or one for reading only; a device's memory), `ENOMEM`, `EMFILE` (too many file descriptors).
+/// `EOPNOTSUPP` (part of an imported buffer, or one for reading only), `ENOMEM`, `EMFILE` (too many file descriptors).
 pub const IOC_BUFFER_EXPORT: u32 = (IOC_TYPE << 8) | 0x18;
 /// Makes a buffer of another driver's dma-buf ([`BufferImport`]). Errors: `EBADF` (no such file descriptor), `EINVAL` (it is
 /// no dma-buf, or one of less than a page), `E2BIG` (beyond [`Query::max_buffer_bytes`]), `EDQUOT`, `ENODEV` (its exporter
@@ -450,6 +450,11 @@ pub const EXPORT_READ_ONLY: u32 = 1 << 1;
 /// it, whatever becomes of handle, file and process. Devices of other drivers see the memory coherently between
 /// `DMA_BUF_IOCTL_SYNC` calls; the driver's own operations publish no fences, because how long they take is up to a peer.
 /// When the memory is revoked, importers that can let go are told to, and every later use gives `ENODEV`.
+///
+/// A device's memory goes with the device, whoever has it. So its addresses are given only to importers that let go when they
+/// are told to and take memory without pages, and whose device is on PCI and reaches the other one: others get `EOPNOTSUPP`
+/// when they map it. No other driver has it mapped into the kernel. Processes map it as the buffer's tier is mapped. The
+/// revocation ends when all importers have let go.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BufferExport {
@@ -471,10 +476,13 @@ pub struct BufferExport {
 /// [`BufferQuery::mappings`], and become the exporter's own when the buffer goes.
 pub const IMPORT_MAPPABLE: u32 = 1 << 0;
 /// Bit of [`BufferImport::access`]: the kernel has pages of it, so that entries and grants can name it. Otherwise they give
-/// `EOPNOTSUPP`, and [`BufferImport::lack`] says why.
+/// `EOPNOTSUPP`, but for COPY and SEND with [`IMPORT_COPY`], and [`BufferImport::lack`] says why.
 pub const IMPORT_PAGES: u32 = 1 << 1;
 /// Bit of [`BufferImport::access`]: it may be written. Otherwise writing gives `EACCES`.
 pub const IMPORT_WRITABLE: u32 = 1 << 2;
+/// Bit of [`BufferImport::access`]: the processor reaches it, so that COPY and SEND can name it. Always there with
+/// [`IMPORT_PAGES`], and without for a device's memory that has no pages.
+pub const IMPORT_COPY: u32 = 1 << 3;
 
 /// What an import lacks to have pages: nothing.
 pub const IMPORT_LACKS_NOTHING: u32 = 0;
@@ -507,7 +515,7 @@ pub struct BufferImport {
     pub bytes: u64,
     /// Out: offset to pass to mmap(2), shared mappings only.
     pub mmap_offset: u64,
-    /// Out: `IMPORT_MAPPABLE`, `IMPORT_PAGES` and `IMPORT_WRITABLE`.
+    /// Out: `IMPORT_MAPPABLE`, `IMPORT_PAGES`, `IMPORT_WRITABLE` and `IMPORT_COPY`.
     pub access: u32,
     /// Out: one of `IMPORT_LACKS_*`.
     pub lack: u32,

@@ -1,12 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Pages that other drivers reach through a dma-buf.
+//! Memory that other drivers reach through a dma-buf.
+//!
+//! A device's memory is taken away when the device goes, whoever has it: only importers that let go when they are told get
+//! its addresses, and nobody gets a kernel mapping, which the framework gives to anybody. The driver's own importer asks
+//! for the memory itself.
 
-use super::{raw, table::Table, DmaBuf};
-use crate::kx::{pages::Pages, pages::PAGE_BYTES};
-use core::{marker::PhantomData, ptr, ptr::NonNull};
+use super::{
+    callbacks::Operations,
+    raw,
+    table::Table,
+    view::{Head, Shown, View},
+    DmaBuf,
+};
+use crate::kx::pages::PAGE_BYTES;
+use core::{ptr, ptr::NonNull};
 use kernel::{
     bindings::{self, dma_data_direction as Direction},
+    error::from_err_ptr,
     ffi::{c_int, c_void},
     mm::virt::VmaNew,
     new_condvar, new_mutex,
@@ -17,10 +28,8 @@ use kernel::{
 
 /// What a dma-buf is made of. It lives until the last reference to the dma-buf is gone.
 pub(crate) trait Exported: Send + Sync + Sized + 'static {
-    /// The pages, and which of them: the first one and how many.
-    fn pages(&self) -> Result<(&Pages, usize, usize)>;
-    /// Whether every importer must be able to let go when it is told to.
-    fn only_revocable(&self) -> bool;
+    /// The memory, and which part of it: the first page and how many, which are inside it.
+    fn shown(&self) -> (Shown<'_>, usize, usize);
     /// A device is about to get its addresses.
     fn mapping(&self);
     /// Maps into a process, from the offset on that the VMA has. Runs under the process's mmap lock.
@@ -39,20 +48,25 @@ const BOOKKEEPING: u32 = 3;
 ///
 /// # Invariants
 ///
-/// `State::dmabuf` is the dma-buf whose private data this is, from its making until its release.
+/// `State::dmabuf` is the dma-buf whose private data this is, from its making until its release. `head` comes first, so that
+/// whoever does not know `E` finds it.
 #[pin_data]
+#[repr(C)]
 pub(crate) struct Export<E: Exported> {
+    head: Head,
     #[pin]
     state: Mutex<State>,
     #[pin]
     unmapped: CondVar,
     writable: bool,
+    /// Whether it is a device's memory.
+    device: bool,
     what: Arc<E>,
 }
 
 struct State {
     dmabuf: Option<NonNull<raw::dma_buf>>,
-    tables: KVec<Mapped>,
+    tables: KVec<Given>,
     vmapped: bool,
     revoked: bool,
 }
@@ -61,17 +75,36 @@ struct State {
 unsafe impl Send for State {}
 
 /// A table that an importer has.
-struct Mapped {
-    table: KBox<Table>,
+struct Given {
+    table: Addresses,
     revocable: bool,
 }
 
+/// What an importer's device got.
+enum Addresses {
+    /// Those of host pages.
+    Host(KBox<Table>),
+    /// Those of a device's memory: a table of `dmaplane_p2p_map()`, to be unmapped by whoever takes it off the list.
+    Device(NonNull<bindings::sg_table>),
+}
+
+impl Addresses {
+    fn as_ptr(&self) -> *mut bindings::sg_table {
+        match self {
+            Self::Host(table) => table.as_ptr(),
+            Self::Device(table) => table.as_ptr(),
+        }
+    }
+}
+
 impl<E: Exported> Export<E> {
-    /// Makes a dma-buf of pages. Importers write only when it is `writable`.
+    /// Makes a dma-buf. Importers write only when it is `writable`.
     pub(crate) fn new(what: Arc<E>, writable: bool) -> Result<(Arc<Self>, DmaBuf)> {
-        let (_, _, count) = what.pages()?;
+        let (shown, _, count) = what.shown();
+        let device = matches!(shown, Shown::Device(..));
         let export = Arc::pin_init(
             pin_init!(Self {
+                head: Head { view: Self::view },
                 state <- new_mutex!(State {
                     dmabuf: None,
                     tables: KVec::new(),
@@ -80,6 +113,7 @@ impl<E: Exported> Export<E> {
                 }, "Export::state"),
                 unmapped <- new_condvar!("Export::unmapped"),
                 writable,
+                device,
                 what,
             }),
             GFP_KERNEL,
@@ -92,7 +126,7 @@ impl<E: Exported> Export<E> {
         let info = raw::dma_buf_export_info {
             exp_name: c"dmaplane".as_char_ptr(),
             owner: kernel::module::this_module::<crate::LocalModule>().as_ptr(),
-            ops: Operations::<E>::table(writable),
+            ops: Operations::<E>::table(writable && !device),
             size: count * PAGE_BYTES,
             flags: flags as c_int,
             resv: ptr::null_mut(),
@@ -114,6 +148,29 @@ impl<E: Exported> Export<E> {
         &self.what
     }
 
+    /// # Safety
+    ///
+    /// The head is that of an export of this type.
+    unsafe fn view(head: NonNull<Head>) -> Result<Option<View>> {
+        // SAFETY: By the type invariant the head comes first, and the caller keeps the export.
+        let export = unsafe { head.cast::<Self>().as_ref() };
+        let (shown, first, count) = export.what.shown();
+        let Shown::Device(io, pages) = shown else {
+            return Ok(None);
+        };
+        let io = io.part(first, count).ok_or(EINVAL)?;
+        let pages = pages.and_then(|pages| pages.as_slice().get(first..first + count));
+        let row = pages.map(|pages| {
+            let mut row = KVVec::with_capacity(count, GFP_KERNEL_ACCOUNT)?;
+            row.extend_from_slice(pages, GFP_KERNEL_ACCOUNT)?;
+            Ok::<_, Error>(row)
+        });
+        Ok(Some(View {
+            io,
+            row: row.transpose()?,
+        }))
+    }
+
     /// Whether an importer's device, or a kernel mapping of an importer's, reaches the pages.
     pub(crate) fn is_held(&self) -> bool {
         let state = self.state.lock();
@@ -131,7 +188,8 @@ impl<E: Exported> Export<E> {
     }
 
     /// Refuses every new use, takes the pages out of every process, tells the importers to let go, and waits for those that
-    /// can, at most so long. May sleep.
+    /// can: at most so long for host pages, which stay as long as somebody has them, and for a device's memory, which does
+    /// not stay, until all have let go. Only those have it that do so in bounded time. May sleep.
     pub(crate) fn revoke(&self, limit_ms: u32) {
         let Some(dmabuf) = self.dmabuf() else {
             return;
@@ -155,13 +213,22 @@ impl<E: Exported> Export<E> {
             return;
         }
         drop(state);
+        if self.device {
+            // SAFETY: The dma-buf is alive.
+            unsafe { raw::dmaplane_resv_wait_all((*raw_dmabuf).resv) };
+            state = self.state.lock();
+            while !state.tables.is_empty() {
+                self.unmapped.wait(&mut state);
+            }
+            return;
+        }
         // Importers may go on until their fences have signalled.
         // SAFETY: The dma-buf is alive.
         unsafe {
             let _ = raw::dmaplane_resv_wait((*raw_dmabuf).resv, BOOKKEEPING, limit_ms);
         }
         state = self.state.lock();
-        while state.tables.iter().any(|mapped| mapped.revocable) {
+        while state.tables.iter().any(|given| given.revocable) {
             let left = end - Instant::now();
             if left.is_negative() || left.is_zero() {
                 break;
@@ -176,13 +243,38 @@ impl<E: Exported> Export<E> {
         }
     }
 
+    /// `ENODEV` once it is revoked.
+    pub(super) fn check_live(&self) -> Result {
+        match self.state.lock().revoked {
+            true => Err(ENODEV),
+            false => Ok(()),
+        }
+    }
+
+    /// The last reference to the dma-buf is gone.
+    pub(super) fn released(&self) {
+        // Whoever looks for the dma-buf from here on does not find it.
+        self.state.lock().dmabuf = None;
+        self.what.released();
+    }
+
+    /// The mapping of [`Self::vmap`] has ended.
+    pub(super) fn vunmapped(&self) {
+        self.state.lock().vmapped = false;
+    }
+
     /// Runs `sync` on every table.
-    fn each_table(&self, sync: impl Fn(&Table)) -> Result {
+    pub(super) fn each_table(&self, sync: impl Fn(&Table)) -> Result {
         let state = self.state.lock();
         if state.revoked {
             return Err(ENODEV);
         }
-        state.tables.iter().for_each(|mapped| sync(&mapped.table));
+        for given in state.tables.iter() {
+            // A device's memory is in nobody's caches.
+            if let Addresses::Host(table) = &given.table {
+                sync(table);
+            }
+        }
         Ok(())
     }
 
@@ -190,40 +282,98 @@ impl<E: Exported> Export<E> {
         self.writable || direction == Direction::DMA_TO_DEVICE
     }
 
-    /// Maps the pages for an importer's device.
-    fn map(
+    /// Maps the memory for an importer's device. `EOPNOTSUPP` for a device's memory and an importer that does not let go
+    /// when it is told, or whose device does not reach it.
+    ///
+    /// # Safety
+    ///
+    /// The attachment is one to this export's dma-buf, whose reservation lock is held.
+    pub(super) unsafe fn map(
         &self,
-        device: *mut bindings::device,
-        revocable: bool,
+        attachment: NonNull<raw::dma_buf_attachment>,
         direction: Direction,
     ) -> Result<*mut bindings::sg_table> {
+        let raw_attachment = attachment.as_ptr();
+        // SAFETY: The caller's attachment is alive.
+        let (device, peer, revocable) = unsafe {
+            (
+                (*raw_attachment).dev,
+                (*raw_attachment).peer2peer,
+                raw::dma_buf_attach_revocable(raw_attachment),
+            )
+        };
         if !self.may_write(direction) {
             return Err(EACCES);
         }
-        if self.state.lock().revoked {
-            return Err(ENODEV);
+        if self.device && !(revocable && peer) {
+            return Err(EOPNOTSUPP);
+        }
+        {
+            let mut state = self.state.lock();
+            if state.revoked {
+                return Err(ENODEV);
+            }
+            // Others that map wait for the reservation lock, so that the room stays.
+            state.tables.reserve(1, GFP_KERNEL)?;
         }
         self.what.mapping();
-        let (pages, first, count) = self.what.pages()?;
-        let range = pages.as_slice().get(first..first + count).ok_or(EINVAL)?;
-        let device = NonNull::new(device).ok_or(EINVAL)?;
-        // SAFETY: `attach` saw that the device can do DMA. An importer keeps its device until it has unmapped, and
-        // `what` keeps the pages.
-        let table = unsafe { Table::new(range, device, direction) }?;
+        let (shown, first, count) = self.what.shown();
+        let table = match &shown {
+            Shown::Host(_) => {
+                let range = shown.row(first, count)?;
+                let device = NonNull::new(device).ok_or(EINVAL)?;
+                // SAFETY: `attach` saw that the device can do DMA. An importer keeps its device until it has unmapped, and
+                // `what` keeps the pages.
+                Addresses::Host(unsafe { Table::new(range, device, direction) }?)
+            }
+            Shown::Device(io, _) => {
+                let io = io.part(first, count).ok_or(EINVAL)?;
+                let provider = io.provider().ok_or(EOPNOTSUPP)?;
+                let start = (io.pfn() * PAGE_BYTES) as u64;
+                // SAFETY: The lock is held, by which the memory is not revoked: so its device is bound, and the provider
+                // there. Its end waits until the table is unmapped.
+                let table = from_err_ptr(unsafe {
+                    raw::dmaplane_p2p_map(
+                        raw_attachment,
+                        provider.as_ptr(),
+                        start,
+                        count * PAGE_BYTES,
+                        direction,
+                    )
+                })?;
+                Addresses::Device(NonNull::new(table).ok_or(ENOMEM)?)
+            }
+        };
         let result = table.as_ptr();
-        let mut state = self.state.lock();
-        state.tables.push(Mapped { table, revocable }, GFP_KERNEL)?;
+        let given = Given { table, revocable };
+        // There is room, see above.
+        let _ = self.state.lock().tables.push_within_capacity(given);
         Ok(result)
     }
 
     /// Takes a table back.
-    fn unmap(&self, table: *mut bindings::sg_table) {
+    ///
+    /// # Safety
+    ///
+    /// The attachment is one to this export's dma-buf, whose reservation lock is held, and the table was mapped through it
+    /// for this direction.
+    pub(super) unsafe fn unmap(
+        &self,
+        attachment: *mut raw::dma_buf_attachment,
+        table: *mut bindings::sg_table,
+        direction: Direction,
+    ) {
         let gone = {
             let mut state = self.state.lock();
             let tables = &mut state.tables;
-            let at = tables
-                .iter()
-                .position(|mapped| mapped.table.as_ptr() == table);
+            let at = tables.iter().position(|given| given.table.as_ptr() == table);
+            if let Some(Addresses::Device(table)) =
+                at.and_then(|at| tables.get(at)).map(|given| &given.table)
+            {
+                // Before a revocation sees that it is gone.
+                // SAFETY: The caller's, made by `map()`, and unmapped once.
+                unsafe { raw::dmaplane_p2p_unmap(attachment, table.as_ptr(), direction) };
+            }
             at.and_then(|at| tables.remove(at).ok())
         };
         // After the lock, which the next importer's processor access may be waiting for.
@@ -232,9 +382,9 @@ impl<E: Exported> Export<E> {
     }
 
     /// Maps the pages into the kernel.
-    fn vmap(&self) -> Result<*mut c_void> {
-        let (pages, first, count) = self.what.pages()?;
-        let range = pages.as_slice().get(first..first + count).ok_or(EINVAL)?;
+    pub(super) fn vmap(&self) -> Result<*mut c_void> {
+        let (shown, first, count) = self.what.shown();
+        let range = shown.row(first, count)?;
         let count = u32::try_from(count).map_err(|_| E2BIG)?;
         // SAFETY: The pages are alive as long as the mapping, which the dma-buf ends before it is released. The callee only
         // reads the array.
@@ -245,196 +395,4 @@ impl<E: Exported> Export<E> {
         self.state.lock().vmapped = true;
         Ok(start)
     }
-}
-
-/// The callbacks of exports of `E`. Each is called by the framework with a dma-buf that [`Export::new`] made, whose private
-/// data is a reference to its export until `release` has run.
-struct Operations<E: Exported>(PhantomData<E>);
-
-impl<E: Exported> Operations<E> {
-    const CLOSED: raw::dma_buf_ops = raw::dma_buf_ops {
-        attach: Some(Self::attach),
-        detach: None,
-        pin: Some(Self::pin),
-        unpin: Some(Self::unpin),
-        map_dma_buf: Some(Self::map_dma_buf),
-        unmap_dma_buf: Some(Self::unmap_dma_buf),
-        release: Some(Self::release),
-        begin_cpu_access: Some(Self::begin_cpu_access),
-        end_cpu_access: Some(Self::end_cpu_access),
-        mmap: Some(Self::mmap),
-        vmap: None,
-        vunmap: Some(Self::vunmap),
-    };
-    const OPEN: raw::dma_buf_ops = raw::dma_buf_ops {
-        vmap: Some(Self::vmap),
-        ..Self::CLOSED
-    };
-
-    /// The callbacks, with or without a mapping into the kernel, through which anybody could write. The framework warns
-    /// when that callback fails, and not when there is none.
-    fn table(vmap: bool) -> *const raw::dma_buf_ops {
-        if vmap {
-            const { &Self::OPEN }
-        } else {
-            const { &Self::CLOSED }
-        }
-    }
-
-    /// # Safety
-    ///
-    /// The dma-buf is one of ours and not released.
-    unsafe fn export<'a>(dmabuf: *mut raw::dma_buf) -> &'a Export<E> {
-        // SAFETY: Its private data is a reference, see the type. Callbacks end before the release.
-        unsafe { &*(*dmabuf).priv_.cast::<Export<E>>() }
-    }
-
-    /// # Safety
-    ///
-    /// Called by the framework, see the type.
-    unsafe extern "C" fn attach(
-        dmabuf: *mut raw::dma_buf,
-        attachment: *mut raw::dma_buf_attachment,
-    ) -> c_int {
-        // SAFETY: See the type; the attachment is being made and names a device.
-        let (export, mask, revocable) = unsafe {
-            let export = Self::export(dmabuf);
-            let mask = (*(*attachment).dev).dma_mask;
-            (export, mask, raw::dma_buf_attach_revocable(attachment))
-        };
-        // A revoked one is refused when it is mapped: importers that are refused here have lost references before.
-        if mask.is_null() || (export.what.only_revocable() && !revocable) {
-            return EOPNOTSUPP.to_errno();
-        }
-        0
-    }
-
-    /// The pages never move.
-    ///
-    /// # Safety
-    ///
-    /// Called by the framework, see the type.
-    unsafe extern "C" fn pin(attachment: *mut raw::dma_buf_attachment) -> c_int {
-        // SAFETY: The attachment is alive, and its dma-buf one of ours.
-        let export = unsafe { Self::export((*attachment).dmabuf) };
-        if export.state.lock().revoked {
-            ENODEV.to_errno()
-        } else {
-            0
-        }
-    }
-
-    /// # Safety
-    ///
-    /// Called by the framework, see the type.
-    unsafe extern "C" fn unpin(_attachment: *mut raw::dma_buf_attachment) {}
-
-    /// # Safety
-    ///
-    /// Called by the framework, see the type, with the reservation lock held.
-    unsafe extern "C" fn map_dma_buf(
-        attachment: *mut raw::dma_buf_attachment,
-        direction: Direction,
-    ) -> *mut bindings::sg_table {
-        // SAFETY: The attachment is alive, and its dma-buf one of ours.
-        let (export, device, revocable) = unsafe {
-            (
-                Self::export((*attachment).dmabuf),
-                (*attachment).dev,
-                raw::dma_buf_attach_revocable(attachment),
-            )
-        };
-        match export.map(device, revocable, direction) {
-            Ok(table) => table,
-            Err(error) => error.to_ptr(),
-        }
-    }
-
-    /// # Safety
-    ///
-    /// Called by the framework, see the type, with the reservation lock held and a table of `map_dma_buf`.
-    unsafe extern "C" fn unmap_dma_buf(
-        attachment: *mut raw::dma_buf_attachment,
-        table: *mut bindings::sg_table,
-        _direction: Direction,
-    ) {
-        // SAFETY: The attachment is alive, and its dma-buf one of ours.
-        unsafe { Self::export((*attachment).dmabuf) }.unmap(table);
-    }
-
-    /// # Safety
-    ///
-    /// Called by the framework, see the type. Nothing else is called afterwards.
-    unsafe extern "C" fn release(dmabuf: *mut raw::dma_buf) {
-        // SAFETY: The private data is from `Arc::into_raw()`, and this is the only time that it is taken back.
-        let export = unsafe { Arc::from_raw((*dmabuf).priv_.cast::<Export<E>>()) };
-        // Whoever looks for the dma-buf from here on does not find it.
-        export.state.lock().dmabuf = None;
-        export.what.released();
-    }
-
-    /// # Safety
-    ///
-    /// Called by the framework, see the type.
-    unsafe extern "C" fn begin_cpu_access(
-        dmabuf: *mut raw::dma_buf,
-        _direction: Direction,
-    ) -> c_int {
-        // SAFETY: See the type.
-        let export = unsafe { Self::export(dmabuf) };
-        errno(export.each_table(Table::sync_for_cpu))
-    }
-
-    /// # Safety
-    ///
-    /// Called by the framework, see the type.
-    unsafe extern "C" fn end_cpu_access(dmabuf: *mut raw::dma_buf, _direction: Direction) -> c_int {
-        // SAFETY: See the type.
-        let export = unsafe { Self::export(dmabuf) };
-        errno(export.each_table(Table::sync_for_device))
-    }
-
-    /// # Safety
-    ///
-    /// Called by the framework, see the type, for a VMA that mmap(2) is making.
-    unsafe extern "C" fn mmap(
-        dmabuf: *mut raw::dma_buf,
-        vma: *mut bindings::vm_area_struct,
-    ) -> c_int {
-        // SAFETY: See the type; the VMA is in its initial setup.
-        let (export, vma) = unsafe { (Self::export(dmabuf), VmaNew::from_raw(vma)) };
-        if export.state.lock().revoked {
-            return ENODEV.to_errno();
-        }
-        errno(export.what.map(vma))
-    }
-
-    /// # Safety
-    ///
-    /// Called by the framework, see the type, with the reservation lock held.
-    unsafe extern "C" fn vmap(dmabuf: *mut raw::dma_buf, map: *mut bindings::iosys_map) -> c_int {
-        // SAFETY: See the type.
-        let made = unsafe { Self::export(dmabuf) }.vmap();
-        errno(made.map(|start| {
-            // SAFETY: The framework gives a place for the result.
-            unsafe { raw::dmaplane_iosys_map_set(map, start) };
-        }))
-    }
-
-    /// # Safety
-    ///
-    /// Called by the framework, see the type, with the reservation lock held and a mapping of `vmap`.
-    unsafe extern "C" fn vunmap(dmabuf: *mut raw::dma_buf, map: *mut bindings::iosys_map) {
-        // SAFETY: See the type. The mapping is one of `vmap`'s, and it is ended once.
-        let export = unsafe {
-            raw::dmaplane_vunmap(map);
-            Self::export(dmabuf)
-        };
-        export.state.lock().vmapped = false;
-    }
-}
-
-/// A result as C has it.
-fn errno(result: Result) -> c_int {
-    result.map_or_else(Error::to_errno, |()| 0)
 }

@@ -5,10 +5,19 @@
 //! The attachment is pinned, so that the exporter does not move the memory, and revocable: an invalidation is the end. It is
 //! in the name of a device of the driver's own, which never does DMA: what reaches the memory are processors, and the
 //! RDMA devices that map its pages. Those are found through the kernel mapping that the exporter gives, never through its
-//! scatter list, whose pages are the exporter's own business; the exporter keeps them in place as long as the mapping.
+//! scatter list, whose pages are the exporter's own business; the exporter keeps them in place as long as the mapping. A
+//! device's memory that the driver itself exports has no kernel mapping for everybody: it is asked for.
 
-use super::{device::Importing, raw, DmaBuf, Reserved};
-use crate::kx::pages::{PageOwner, Pages, PAGE_BYTES};
+use super::{
+    device::Importing,
+    raw,
+    view::{device_memory, View},
+    DmaBuf, Reserved,
+};
+use crate::kx::{
+    bar::IoRange,
+    pages::{PageOwner, Pages, PAGE_BYTES},
+};
 use core::{cell::Cell, ptr::NonNull};
 use kernel::{
     bindings::{self, dma_data_direction as Direction},
@@ -183,13 +192,29 @@ impl<I: Importer> Import<I> {
         unsafe { raw::dmaplane_dma_buf_is_writable(self.dmabuf.0.as_ptr()) }
     }
 
+    /// Waits until an exporter that takes the memory back has told everybody. The reservation lock is not held.
+    pub(crate) fn settle(&self) {
+        drop(self.dmabuf.reserve());
+    }
+
     /// Whether processes can map it.
     pub(crate) fn is_mappable(&self) -> bool {
         // SAFETY: The dma-buf and its table of callbacks are alive.
         unsafe { (*(*self.dmabuf.0.as_ptr()).ops).mmap.is_some() }
     }
 
-    /// Its pages, found through the kernel mapping. Whoever uses them is ended by [`Importer::invalidated`].
+    /// The device's memory, if it is one of the driver's own exports. Whoever uses it is ended by
+    /// [`Importer::invalidated`].
+    fn view(&self) -> Result<Option<View>> {
+        let _reserved = self.dmabuf.reserve();
+        // What is pinned is not invalidated yet.
+        match self.holding.pinned.get() {
+            true => device_memory(&self.dmabuf),
+            false => Ok(None),
+        }
+    }
+
+    /// Its pages, found through the kernel mapping, likewise.
     fn row(&self) -> Result<KVVec<NonNull<bindings::page>>, Lacking> {
         let _reserved = self.dmabuf.reserve();
         let mapping = self.holding.mapping.get().ok_or(Lack::Mapping)?;
@@ -305,18 +330,35 @@ impl<I: Importer> Owned<I> {
         &self.0
     }
 
-    /// Its pages, which own it from here on; none, and why, when there are none.
-    pub(crate) fn into_pages(self) -> Result<(Pages, Option<Lack>)> {
-        let (row, lack) = match self.0.row() {
-            Ok(row) => (row, None),
-            Err(Lacking::Of(lack)) => (KVVec::new(), Some(lack)),
-            Err(Lacking::Memory) => return Err(ENOMEM),
+    /// Its memory, which owns it from here on.
+    pub(crate) fn into_memory(self) -> Result<Lent> {
+        let (io, row, lack) = match self.0.view()? {
+            Some(View { io, row }) => {
+                let lack = row.is_none().then_some(Lack::Pages);
+                (Some(io), row.unwrap_or(KVVec::new()), lack)
+            }
+            None => match self.0.row() {
+                Ok(row) => (None, row, None),
+                Err(Lacking::Of(lack)) => (None, KVVec::new(), Some(lack)),
+                Err(Lacking::Memory) => return Err(ENOMEM),
+            },
         };
         let owner: KBox<dyn PageOwner> = KBox::new(self, GFP_KERNEL)?;
         // SAFETY: The kernel maps each of them, as the exporter's mapping shows, and they stay until the attachment is given
         // up or invalidated, by which everybody who uses them is ended first.
-        Ok((unsafe { Pages::foreign(row, owner) }, lack))
+        let pages = unsafe { Pages::foreign(row, owner) };
+        Ok(Lent { pages, io, lack })
     }
+}
+
+/// What an import has.
+pub(crate) struct Lent {
+    /// Its pages, which own the import; none, where there are none.
+    pub(crate) pages: Pages,
+    /// How the processor reaches it, where that is another way than by pages.
+    pub(crate) io: Option<IoRange>,
+    /// Why there are no pages.
+    pub(crate) lack: Option<Lack>,
 }
 
 impl<I: Importer> PageOwner for Owned<I> {}

@@ -10,7 +10,11 @@ pub(crate) mod device;
 pub(crate) mod export;
 pub(crate) mod import;
 
+mod callbacks;
 mod table;
+mod view;
+
+pub(crate) use view::Shown;
 
 use super::{pages::PAGE_BYTES, raw};
 use core::{mem::ManuallyDrop, ptr::NonNull};
