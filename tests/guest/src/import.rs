@@ -1,13 +1,32 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What holds of an import whose exporter took the memory back.
+//! Importers: who may have memory, and what holds of an import whose exporter took the memory back.
 
 use dmaplane::{Buffer, Channel, Context, Entry, Errno, Placement, RevokeCause, Standing, State};
-use dmaplane_testkit::{Guest, Result, ensure};
+use dmaplane_testkit::dmabuf::vivid::{Kind, Vivid};
+use dmaplane_testkit::guest::Topology;
+use dmaplane_testkit::{Guest, Result, Skip, ensure};
 
 use crate::{one, refusal};
 
 const PAGE: u64 = 4096;
+
+/// Whether this guest copies what devices reach: then no device may have a dma-buf of the driver's, whose memory others
+/// write while it is mapped.
+pub fn bounces(guest: &Guest) -> bool {
+    guest.topology == Topology::Swiotlb
+}
+
+/// A camera that reaches memory by DMA. Skips the test where it may have none.
+///
+/// # Errors
+/// When the kernel has no vivid.
+pub fn device_camera(guest: &Guest) -> Result<Vivid> {
+    if bounces(guest) {
+        return Err(Skip::new("devices behind a bounce buffer are refused").into());
+    }
+    Vivid::open(Kind::Device)
+}
 
 /// Fails unless everything that can be done with an import says that it was taken back.
 ///

@@ -7,7 +7,7 @@ use std::os::fd::AsFd as _;
 use std::time::Instant;
 
 use dmaplane::{Buffer, Channel, Context, Entry, Errno, GrantTerms, Placement, Standing, State};
-use dmaplane_guest_tests::import::is_gone;
+use dmaplane_guest_tests::import::{device_camera, is_gone};
 use dmaplane_guest_tests::race::{against, forced, once_each};
 use dmaplane_guest_tests::{Local, complete, holds, refusal};
 use dmaplane_testkit::dmabuf::vivid::{Kind, Vivid};
@@ -74,7 +74,7 @@ fn dmabuf_importer_that_never_unmaps() {
         let context = Context::open()?;
         let own = Buffer::create(&context, FRAMES, Placement::Strict(0))?;
         let fd = own.export()?;
-        let camera = Vivid::open(Kind::Device)?;
+        let camera = device_camera(guest)?;
         ensure!(camera.hold(fd.as_fd())?.is_ok());
         let begun = Instant::now();
         // The camera cannot be told: everybody else lost the memory, and the errno says that somebody did not.
@@ -165,7 +165,7 @@ fn dmabuf_window_import() {
 fn dmabuf_window_map() {
     test(|guest| {
         let giver = Context::open()?;
-        let camera = Vivid::open(Kind::Device)?;
+        let camera = device_camera(guest)?;
         // Without a race it holds such a buffer: so that a refusal below is the race's.
         let whole = Buffer::create(&giver, FRAMES, Placement::Strict(0))?;
         camera.hold(whole.export()?.as_fd())??;
