@@ -27,11 +27,16 @@ const GUESTS: &[(&str, &str)] = &[
     ("numa2", "debug"),
 ];
 /// What matters on a machine on which DMA is not what it usually is.
-const DMA: &str = "binary(transfer) or binary(copy) or test(/^bar_(tiers|rdma)/)";
+const DMA: &str =
+    "binary(transfer) or binary(copy) or binary(dmabuf) or test(/^bar_(tiers|rdma|export)/)";
 /// What matters where devices come and go.
 const DEVICES: &str = "binary(bar) or binary(revoke_device)";
 /// Machines for a part of the suites.
-const GUESTS_FOR: &[(&str, &str, &str)] = &[("iommu", "base", DMA), ("unplug", "base", DEVICES)];
+const GUESTS_FOR: &[(&str, &str, &str)] = &[
+    ("iommu", "base", DMA),
+    ("swiotlb", "base", DMA),
+    ("unplug", "base", DEVICES),
+];
 /// What `--long` adds.
 const GUESTS_LONG: &[(&str, &str)] = &[("numa4", "debug"), ("pair", "debug")];
 
