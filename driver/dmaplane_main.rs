@@ -15,6 +15,7 @@ use kernel::{
 mod channel;
 mod context;
 mod device;
+mod faults;
 mod gauges;
 mod kx;
 #[allow(dead_code, unreachable_pub)]
@@ -92,6 +93,7 @@ struct Dmaplane {
     _placement: Scope<&'static Counters>,
     #[pin]
     _tuning: Scope<&'static Tuning>,
+    _faults: kx::fault::Folder,
     _dir: Dir,
 }
 
@@ -107,6 +109,7 @@ impl kernel::InPlaceModule for Dmaplane {
             _importing: kx::dmabuf::device::Importing::begin()?,
             _placement <- memory::placement::debugfs(&dir),
             _tuning <- tuning::debugfs(&dir),
+            _faults: faults::debugfs(),
             _client: kx::rdma::client::Registration::new()?,
             _devices <- kernel::driver::Registration::new(c"dmaplane", module),
             _node <- kx::miscdev::Registration::register(MiscDeviceOptions { name: c"dmaplane" }),

@@ -2,6 +2,7 @@
 
 //! Channels: the rings that a process shares with the kernel.
 
+mod check;
 mod entries;
 mod poller;
 mod run;

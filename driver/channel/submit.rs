@@ -5,7 +5,7 @@
 //! The ring is in hostile hands: each entry is copied once and only the copy is looked at; the tail is
 //! loaded once; the work of a call is bounded by the ring's size.
 
-use super::{entries, Channel, Ticket, SQ_HEAD, SQ_TAIL};
+use super::{check::check, entries, Channel, Ticket, SQ_HEAD, SQ_TAIL};
 use crate::{
     context::Context,
     logic::{
@@ -61,8 +61,8 @@ impl Channel {
 }
 
 fn dispatch(context: &Context, mut ticket: Ticket, entry: &Sqe) {
-    if let Err((field, error)) = entries::check(entry) {
-        return ticket.refuse(field, error);
+    if let Err(field) = check(entry) {
+        return ticket.refuse(field, EINVAL);
     }
     WINDOWS.accepted.pass();
     match entry.op {

@@ -2,7 +2,7 @@
 
 //! The right, and the duty, to post one completion.
 
-use super::Channel;
+use super::{check::MAX_TIMEOUT_NS, Channel};
 use crate::{
     gauges::{Held, GAUGES},
     logic::outcome::{Down, Outcome, State},
@@ -14,9 +14,6 @@ use kernel::{
     sync::Arc,
     time::{Delta, Instant, Monotonic},
 };
-
-/// Longest time limit of an operation, in nanoseconds: a day.
-pub(super) const MAX_TIMEOUT_NS: u64 = 86_400_000_000_000;
 
 /// A channel and a user's number: how a cancel names an operation. Only compared.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -8,6 +8,7 @@
 #include <linux/workqueue.h>
 #include <rdma/ib_verbs.h>
 #include <rdma/rdma_cm.h>
+#include "fault.h"
 
 /* Memory. */
 struct page *dmaplane_alloc_folio(int nid, unsigned int order, bool bound, bool insist);

@@ -8,6 +8,7 @@ pub(crate) mod bar;
 pub(crate) mod chain;
 pub(crate) mod dmabuf;
 pub(crate) mod eventfd;
+pub(crate) mod fault;
 pub(crate) mod fifo;
 pub(crate) mod global;
 pub(crate) mod miscdev;

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     context::quota::Charge,
+    faults::FAULTS,
     gauges::{Held, GAUGES},
     kx::{
         fifo::Fifo,
@@ -65,7 +66,8 @@ impl cm::Handler for Inbox {
         let Ok(hello) = Hello::decode(request.private()) else {
             return;
         };
-        let Ok(shared) = Shared::new(true) else {
+        let made = FAULTS.alloc_request.fail(ENOMEM);
+        let Ok(shared) = made.and_then(|()| Shared::new(true)) else {
             return;
         };
         let mut state = self.state.lock();

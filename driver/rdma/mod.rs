@@ -16,6 +16,7 @@ pub(crate) use grant::{Grant, PeerGrant};
 pub(crate) use listener::Listener;
 
 use crate::{
+    faults::{FAULTS, SLOW_MS},
     kx::{
         global::REGISTRY,
         nodes::DeviceName,
@@ -121,6 +122,7 @@ impl client::Ops for Client {
             device,
             domains: KVec::new(),
         };
+        FAULTS.alloc_device.fail(ENOMEM)?;
         Ok(REGISTRY.lock().entries.push(entry, GFP_KERNEL)?)
     }
 
@@ -135,6 +137,7 @@ impl client::Ops for Client {
             at.and_then(|at| registry.entries.remove(at).ok())
         };
         WINDOWS.removing.pass();
+        FAULTS.remove_slow.stall(SLOW_MS);
         // Listeners made meanwhile find the device gone; those that end meanwhile do not shift the others.
         let mut last = 0;
         loop {

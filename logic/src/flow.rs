@@ -282,6 +282,16 @@ impl Flow {
         self.told
     }
 
+    /// The totals that the peer was last told.
+    pub fn told(&self) -> Totals {
+        self.told
+    }
+
+    /// The message with the last totals was not sent after all: what was told before it counts again.
+    pub fn untell(&mut self, before: Totals) {
+        self.told = before;
+    }
+
     /// A CREDIT message was sent.
     pub fn sent_credit(&mut self) {
         self.credit_sent = self.credit_sent.wrapping_add(1);

@@ -273,3 +273,20 @@ fn what_is_held_back_is_told_when_it_is_hastened() {
     assert_eq!(flow.totals().data_limit, 7);
     assert!(!flow.credit_due());
 }
+
+#[test]
+fn what_was_not_sent_is_told_by_the_next_message() {
+    let mut flow = Flow::new(8, 8);
+    assert!(flow.post_receive());
+    assert!(flow.credit_due());
+    let before = flow.told();
+    // The message could not be sent.
+    let _ = flow.totals();
+    assert!(!flow.credit_due());
+    flow.untell(before);
+    assert!(
+        flow.credit_due(),
+        "the peer would never hear of the receive"
+    );
+    assert_eq!(flow.totals().data_limit, 1);
+}

@@ -159,7 +159,8 @@
 /**
  * Grants the peer access to a range of a buffer ([`GrantCreate`]). Errors: `EINVAL` (empty or
  * overflowing range, no or unknown rights), `ERANGE` (range beyond the buffer), `ENOTCONN`,
- * `ETIMEDOUT`, `EINTR`, `ENOMEM`, `EMFILE`, `ESTALE` (the memory was revoked), for an imported buffer `EOPNOTSUPP` and
+ * `ETIMEDOUT`, `EINTR`, `ENOMEM`, `EMFILE`, `EIO` (the device does not take the memory), `ESTALE` (the memory was revoked), for
+ * an imported buffer `EOPNOTSUPP` and
  * `EACCES` (see [`BufferImport::access`]).
  */
 #define DMAPLANE_IOC_GRANT_CREATE ((DMAPLANE_IOC_TYPE << 8) | 64)

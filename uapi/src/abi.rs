@@ -10,6 +10,9 @@
 //! - A handle that does not name an object of the expected kind in this file gives `ENOENT`.
 //! - Time limits are nanoseconds: 0 does not wait, `u64::MAX` waits without limit. Every wait ends
 //!   early on a signal (`EINTR`) and when its object goes away.
+//! - Every call can fail with `ENOMEM` (the kernel has no memory for it) and with `EFAULT` (its argument, or memory that
+//!   it names, cannot be read or written). A call whose results could not be written has made nothing that lasts; what
+//!   [`IOC_ENTER`] submitted stays submitted.
 //! - All memory and address sizes are bytes. Integers have the machine's byte order.
 
 /// Version of this interface, as [`Query::abi_version`] reports it. Version 1 is frozen: everything in this file
@@ -100,7 +103,8 @@ pub const IOC_CONNECT: u32 = (IOC_TYPE << 8) | 0x32;
 pub const IOC_ENDPOINT_QUERY: u32 = (IOC_TYPE << 8) | 0x33;
 /// Grants the peer access to a range of a buffer ([`GrantCreate`]). Errors: `EINVAL` (empty or
 /// overflowing range, no or unknown rights), `ERANGE` (range beyond the buffer), `ENOTCONN`,
-/// `ETIMEDOUT`, `EINTR`, `ENOMEM`, `EMFILE`, `ESTALE` (the memory was revoked), for an imported buffer `EOPNOTSUPP` and
+/// `ETIMEDOUT`, `EINTR`, `ENOMEM`, `EMFILE`, `EIO` (the device does not take the memory), `ESTALE` (the memory was revoked), for
+/// an imported buffer `EOPNOTSUPP` and
 /// `EACCES` (see [`BufferImport::access`]).
 pub const IOC_GRANT_CREATE: u32 = (IOC_TYPE << 8) | 0x40;
 /// Takes the next grant that the peer gave ([`GrantWait`]). Errors: `ETIMEDOUT`, `EINTR`, `ENOTCONN`

@@ -209,6 +209,24 @@ impl<H: Handler> CmId<H> {
         let _ = unsafe { raw::rdma_disconnect(self.as_ptr()) };
     }
 
+    /// Takes the queue pair of a connection that did not come up back to its beginning: what was posted is forgotten
+    /// without a completion, and nothing is left to drain. False when it is as it was. By the specification a drain would
+    /// do: but rxe stops a queue pair's responder for good when it has no memory while connecting, so that its receives
+    /// would never be flushed, and the drain never end.
+    pub(super) fn reset(&self) -> bool {
+        let mut attributes = raw::ib_qp_attr {
+            qp_state: raw::ib_qp_state_IB_QPS_RESET,
+            ..Default::default()
+        };
+        // SAFETY: The identifier is alive, and so is its queue pair, if it has one: the caller holds the lock under which
+        // it is destroyed. Providers lock their queue pairs.
+        unsafe {
+            let queue_pair = (*self.as_ptr()).qp;
+            let state = raw::ib_qp_attr_mask_IB_QP_STATE as c_int;
+            !queue_pair.is_null() && raw::ib_modify_qp(queue_pair, &mut attributes, state) == 0
+        }
+    }
+
     /// Sets how long a lost packet may go unnoticed. Before the queue pair is made.
     pub(super) fn set_ack_timeout(&self) {
         // SAFETY: The identifier is alive. A failure leaves the provider's default, which is only slower.

@@ -16,7 +16,7 @@ pub(crate) mod transfer;
 
 mod buffers;
 
-use super::raw;
+use super::{fault::Point, raw};
 
 /// The name that `rdma resource show` prints for what this driver makes.
 const NAME: &kernel::str::CStr = c"dmaplane";
@@ -46,6 +46,18 @@ impl Status {
     /// Whether the peer had no receive.
     pub(crate) fn is_not_ready(self) -> bool {
         self.0 == raw::ib_wc_status_IB_WC_RNR_RETRY_EXC_ERR
+    }
+
+    /// What a request gets that the provider did not come to.
+    const FLUSHED: Self = Self(raw::ib_wc_status_IB_WC_WR_FLUSH_ERR);
+
+    /// This status, or a failure in the place of a success when a fault point fires.
+    fn or_failed(self, point: &Point) -> Self {
+        if self.is_success() && point.fires() {
+            Self(raw::ib_wc_status_IB_WC_GENERAL_ERR)
+        } else {
+            self
+        }
     }
 
     fn is_success(self) -> bool {

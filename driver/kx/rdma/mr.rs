@@ -8,7 +8,10 @@
 //! key has only 8 variable bits, and a peer must not meet an old key again.
 
 use super::{client::Device, pd::Pd, raw};
-use crate::kx::pages::{Pages, PAGE_BYTES};
+use crate::{
+    faults::FAULTS,
+    kx::pages::{Pages, PAGE_BYTES},
+};
 use core::{num::NonZero, ptr, ptr::NonNull};
 use kernel::{
     bindings,
@@ -64,9 +67,10 @@ impl Segment {
                 bindings::GFP_KERNEL,
             )
         })?;
-        // SAFETY: The table was filled just above, and the device is alive by its invariant.
-        let mapped =
-            to_result(unsafe { raw::dmaplane_ib_dma_map_sgtable(device.as_ptr(), &mut *table) });
+        let mapped = FAULTS.dma_map.fail(ENOMEM).and_then(|()| {
+            // SAFETY: The table was filled just above, and the device is alive by its invariant.
+            to_result(unsafe { raw::dmaplane_ib_dma_map_sgtable(device.as_ptr(), &mut *table) })
+        });
         if let Err(error) = mapped {
             // SAFETY: Allocated above, not mapped.
             unsafe { bindings::sg_free_table(&mut *table) };
@@ -110,7 +114,8 @@ impl Segment {
         };
         // SAFETY: The region is ours. Its length was set by the mapping.
         let length = unsafe { (*mr.as_ptr()).length };
-        if mapped != entries || length != u64::from(count) * PAGE_BYTES as u64 {
+        let short = FAULTS.map_region.fires();
+        if short || mapped != entries || length != u64::from(count) * PAGE_BYTES as u64 {
             // SAFETY: Allocated above, and given back once; no user data.
             unsafe { raw::ib_dereg_mr_user(mr.as_ptr(), ptr::null_mut()) };
             return Err(if mapped < 0 {

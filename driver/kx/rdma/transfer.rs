@@ -156,6 +156,14 @@ impl<T> Transfer<T> {
         next
     }
 
+    /// Leaves all requests but the first out, as a provider does that takes no more; true, as it did. For a fault point.
+    pub(super) fn cut(&mut self) -> bool {
+        if let Some(first) = self.requests.first_mut() {
+            first.wr.next = ptr::null_mut();
+        }
+        true
+    }
+
     /// Notes a failure of one of the requests; the first one counts.
     pub(super) fn note(&self, status: Status) {
         let _ = self.first_error.compare_exchange(

@@ -4,6 +4,7 @@
 
 use super::{Endpoint, Phase, Shared};
 use crate::{
+    faults::FAULTS,
     kx::{rdma::connection::Connection, task::is_exiting},
     logic::{
         flow::Violation,
@@ -68,7 +69,7 @@ impl Shared {
                 None => pulse.next = Some(next),
                 Some(_) => {
                     pulse.next = Some(next);
-                    pulse.ping = true;
+                    pulse.ping = !FAULTS.beat_lost.fires();
                     pulse.silent = if pulse.heard { 0 } else { pulse.silent + 1 };
                     pulse.heard = false;
                 }

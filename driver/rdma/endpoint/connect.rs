@@ -64,6 +64,16 @@ fn unresolved(error: Error) -> Error {
         // Nobody answered for the address.
         EHOSTUNREACH
     } else {
+        without_memory(error)
+    }
+}
+
+/// The words of the layers below for no memory: ENOBUFS is that of the routing code, ENFILE that of a provider that opens
+/// a socket for each queue pair.
+fn without_memory(error: Error) -> Error {
+    if error == ENOBUFS || error == ENFILE {
+        ENOMEM
+    } else {
         error
     }
 }
@@ -104,6 +114,10 @@ pub(crate) fn connect(
             .with_id(|id| id.connect(&hello.encode()))?;
         endpoint.shared.wait_step(deadline)?
     })();
+    // After any other failure the peer may be sending already, and a drain ends.
+    if result == Err(ENOMEM) {
+        endpoint.connection.give_up();
+    }
     up_or_down(endpoint, result)
 }
 
@@ -133,7 +147,11 @@ pub(crate) fn accept(
         endpoint
             .connection
             .with_id(|id| id.accept(&Hello { depth }.encode()))
-            .map_err(|_| ECONNABORTED)?;
+            .map_err(|_| {
+                // The peer was not answered, so that it sends nothing.
+                endpoint.connection.give_up();
+                ECONNABORTED
+            })?;
         let step = endpoint.shared.wait_step(deadline)?;
         step.map_err(|_| ECONNABORTED)
     })();
@@ -155,10 +173,11 @@ fn open(
     let (local, peer) = (id.local().to_uapi(), id.peer().to_uapi());
     let addresses = (local, peer);
     let endpoint = Endpoint::new(shared, domain.clone(), addresses, device.name(), charge)?;
-    domain.add_endpoint(&endpoint, |pd, place| {
+    let opened = domain.add_endpoint(&endpoint, |pd, place| {
         endpoint.place.store(place, Relaxed);
         endpoint.connection.open(id, pd, depth)
-    })?;
+    });
+    opened.map_err(without_memory)?;
     Ok(endpoint)
 }
 

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     channel::{Ticket, TicketKey},
+    faults::{FAULTS, LATE_MS},
     kx::{
         rdma::{connection::Connection, transfer::Transfer},
         tick::{Tick, Ticked},
@@ -272,10 +273,17 @@ impl Clockwork {
 
 impl Ticked for Clockwork {
     fn tick(&self, clock: &Tick<Self>) {
+        if FAULTS.clock_late.fires() {
+            return clock.run_within(LATE_MS);
+        }
         let now = Instant::now();
         let shared = &self.shared;
         shared.end_early(&self.connection, &Selector::Due(now), End::Expired, false);
         if shared.is_down() {
+            if shared.state.lock().broken {
+                // Whoever found it out could not wait for this: what is under way is flushed, and the peer told.
+                self.connection.disconnect();
+            }
             // The peer's access ends here, also when its owner leaves the endpoint as it is.
             shared.fence_grants(&self.connection, uapi::GRANT_END_ENDPOINT, |_| true);
             return;

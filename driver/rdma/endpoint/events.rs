@@ -4,6 +4,7 @@
 
 use super::{Phase, Shared, Step};
 use crate::{
+    faults::{self, FAULTS},
     kx::rdma::{
         cm::{self, Active, Event},
         connection::{InCallback, Queue},
@@ -22,6 +23,9 @@ use kernel::prelude::*;
 impl cm::Handler for Shared {
     fn event(&self, id: Active<'_>, event: Event<'_>) {
         let step = match event {
+            Event::AddressResolved | Event::RouteResolved if FAULTS.cm_step.fires() => {
+                Step::Failed(ETIMEDOUT)
+            }
             Event::AddressResolved | Event::RouteResolved => Step::Done,
             Event::Established(private) => {
                 if !self.establish(private) {
@@ -65,12 +69,9 @@ impl Shared {
         let greeted = self.state.lock().greeted;
         if !greeted {
             match Hello::decode(private) {
+                Ok(_) if FAULTS.cm_greeting.fires() => return self.refuse_greeting(),
                 Ok(hello) => self.greet_active(hello),
-                Err(_) => {
-                    self.state.lock().step = Some(Step::Failed(EPROTO));
-                    self.go_down(Down::Protocol);
-                    return false;
-                }
+                Err(_) => return self.refuse_greeting(),
             }
         }
         let flushed = {
@@ -88,6 +89,13 @@ impl Shared {
             self.end_receives();
         }
         !flushed
+    }
+
+    /// The peer's greeting makes no sense; false, for [`Self::establish`].
+    fn refuse_greeting(&self) -> bool {
+        self.state.lock().step = Some(Step::Failed(EPROTO));
+        self.go_down(Down::Protocol);
+        false
     }
 
     /// Waits until the peer's greeting is known: data may overtake the connection manager's event. False when the
@@ -162,9 +170,12 @@ impl Queue for Shared {
         if !self.wait_greeted() {
             return;
         }
+        if FAULTS.message_lost.fires() {
+            return;
+        }
         self.heard();
         WINDOWS.mailed.pass();
-        match self.take_message(message) {
+        match self.take_message(&faults::corrupted(message)) {
             Ok(()) => {
                 self.changed.notify_all();
                 // Not when this side ends: whatever comes then must not cut its own last will off.
@@ -173,6 +184,7 @@ impl Queue for Shared {
                     view.disconnect();
                 }
                 self.pump(view.connection());
+                self.fence_if(&FAULTS.revoke_at_message);
             }
             Err(_) => self.violation(view),
         }

@@ -4,7 +4,9 @@
 
 use super::{ending::earlier, Endpoint, Phase, Shared};
 use crate::{
+    faults::FAULTS,
     kx::{
+        fault::Point,
         fifo::Fifo,
         rdma::{connection::Connection, mr::Access},
         signal::Signal,
@@ -282,6 +284,9 @@ impl Endpoint {
         let grant = Grant::new(self.clone(), number, region, fate)?;
         told?;
         self.arm(expires);
+        if FAULTS.revoke_at_grant.fires() {
+            self.take_back(number);
+        }
         Ok(grant)
     }
 
@@ -443,6 +448,19 @@ impl Shared {
             drop(given);
             self.record.fenced(number, why);
             self.grant_ended(number, why);
+        }
+    }
+
+    /// Ends the oldest grant when a fault point fires. The peer is not asked: what it still writes ends the connection.
+    pub(super) fn fence_if(&self, point: &Point) {
+        if point.fires() {
+            let first = {
+                let state = self.state.lock();
+                state.grants.given.first().map(|given| given.number)
+            };
+            if let Some(number) = first {
+                self.fence(number, uapi::GRANT_END_REVOKED);
+            }
         }
     }
 

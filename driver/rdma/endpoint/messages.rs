@@ -5,6 +5,7 @@
 use super::{Shared, State};
 use crate::{
     channel::MAX_OP_BYTES,
+    faults::FAULTS,
     kx::{fifo::Fifo, rdma::connection::Connection},
     logic::{
         flow::Violation,
@@ -118,7 +119,9 @@ impl State {
         // Nothing comes after a last will.
         while self.will.is_none() && connection.can_send_message() {
             if self.flow.credit_due() {
-                if self.send(connection, 0, Body::Credit).is_err() {
+                if FAULTS.credit_lost.fires() {
+                    let _untold = self.flow.totals();
+                } else if self.send(connection, 0, Body::Credit).is_err() {
                     break;
                 }
                 self.flow.sent_credit();
@@ -181,13 +184,15 @@ impl State {
         body: Body,
     ) -> Result<u16> {
         self.record.message_sent(body.kind(), number);
+        let told = self.flow.told();
         let message = Message {
             grant: number,
             generation: number,
             totals: self.flow.totals(),
             body,
         };
-        connection.send_message(&message.encode())
+        let sent = connection.send_message(&message.encode());
+        sent.inspect_err(|_| self.flow.untell(told))
     }
 }
 
@@ -210,6 +215,7 @@ impl Assembly {
     fn add(&mut self, number: u32, part: &GrantPart) -> Result<Option<Partial>, Violation> {
         if part.first == 0 {
             // Bounded by the wire format's limit on segments.
+            FAULTS.alloc_assembly.fail(ENOMEM).map_err(|_| Violation)?;
             let segments = usize::try_from(part.segments()).map_err(|_| Violation)?;
             let keys = KVVec::with_capacity(segments, GFP_KERNEL).map_err(|_| Violation)?;
             self.0 = Some(Partial {
@@ -292,6 +298,7 @@ impl Shared {
         let Some(whole) = self.assembly.lock().add(number, part)? else {
             return Ok(());
         };
+        FAULTS.alloc_peer_grant.fail(ENOMEM).map_err(|_| Violation)?;
         let grant = PeerGrant::new(self.serial, number, &whole.head, whole.keys);
         let grant = Arc::new(grant, GFP_KERNEL).map_err(|_| Violation)?;
         // The last reference may not go under the lock.

@@ -30,6 +30,7 @@ pub(crate) use watches::Watched;
 use super::Domain;
 use crate::{
     context::quota::Charge,
+    faults::{FAULTS, SLOW_MS},
     gauges::{Held, GAUGES},
     kx::{
         chain::Chain,
@@ -141,6 +142,8 @@ struct State {
     unclaimed: bool,
     /// Whether something that should have been sent was not: the endpoint must end.
     broken: bool,
+    /// Whether it sends nothing any more, as a fault point wants it.
+    frozen: bool,
     outbox: Outbox,
     grants: Grants,
     record: Arc<EndpointRecord>,
@@ -200,6 +203,7 @@ impl Shared {
             flushed: false,
             unclaimed,
             broken: false,
+            frozen: false,
             outbox: Outbox::none(),
             grants: Grants::none(),
             record: record.clone(),
@@ -357,6 +361,7 @@ impl Endpoint {
         self.clock.stop();
         self.await_will();
         WINDOWS.down.pass();
+        FAULTS.teardown_slow.stall(SLOW_MS);
         self.connection.shutdown();
         self.shared.fail_pending();
         self.shared.end_flying();

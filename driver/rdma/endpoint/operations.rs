@@ -5,6 +5,7 @@
 use super::{flying::Flying, Endpoint, Phase, Shared, State};
 use crate::{
     channel::Ticket,
+    faults::FAULTS,
     kx::rdma::{connection::Connection, transfer::Transfer, Status},
     logic::{
         operation::{End, Operation},
@@ -280,6 +281,10 @@ impl Shared {
                 if !matches!(state.phase, Phase::Up) {
                     return;
                 }
+                state.frozen |= FAULTS.freeze.fires();
+                if state.frozen {
+                    return;
+                }
                 if state.send_messages(connection) {
                     self.changed.notify_all();
                 }
@@ -474,7 +479,11 @@ impl State {
                 self.took_off(flying, requests);
                 Some(None)
             }
-            Err((error, transfer)) => Some(Some((transfer, error))),
+            Err((error, transfer)) => {
+                // The peer would take the length for that of the next operation.
+                self.broken |= unannounced;
+                Some(Some((transfer, error)))
+            }
         }
     }
 

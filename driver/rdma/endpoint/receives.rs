@@ -8,6 +8,7 @@
 use super::{ending::earlier, operations::DONE, Endpoint, Phase, Shared, State};
 use crate::{
     channel::Ticket,
+    faults::FAULTS,
     kx::{fifo::Fifo, rdma::connection::Connection},
     logic::{
         flow::{Flow, Violation},
@@ -244,6 +245,7 @@ impl Shared {
         let (imm, length) = (payload.imm, payload.length);
         WINDOWS.arrived.pass();
         // Without memory the arrival would be lost: better the endpoint, visibly.
+        FAULTS.alloc_arrival.fail(ENOMEM).map_err(|_| Violation)?;
         let boxed = KBox::new(*payload, GFP_KERNEL).map_err(|_| Violation)?;
         let met = {
             let mut state = self.state.lock();
@@ -263,6 +265,7 @@ impl Shared {
             receive.complete(&arrival);
         }
         self.count_arrival(imm);
+        self.fence_if(&FAULTS.revoke_at_arrival);
     }
 
     /// Completes the receives that nothing will consume any more.

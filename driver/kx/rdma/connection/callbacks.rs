@@ -7,6 +7,7 @@
 
 use super::{post::RegistrationRequest, Connection, InCallback, MessageSlot, Queue, ReceiveSlot};
 use crate::{
+    faults::{FAULTS, LATE_MS},
     kx::rdma::{raw, transfer::Transfer, Status},
     logic::wire::MESSAGE_BYTES,
 };
@@ -24,6 +25,7 @@ unsafe fn in_callback<Q: Queue>(
     requests: u32,
     tell: impl FnOnce(&Q, &InCallback<'_, Q>),
 ) {
+    FAULTS.complete_delay.stall(LATE_MS);
     // SAFETY: The context was set at the queue's making and outlives its callbacks.
     let connection = unsafe { &*(*queue).cq_context.cast::<Connection<Q>>() };
     let id = {
@@ -74,6 +76,7 @@ pub(super) unsafe extern "C" fn received<Q: Queue>(
 ) {
     // SAFETY: This callback's own arguments.
     let (entry, status) = unsafe { parts(completion) };
+    let status = status.or_failed(&FAULTS.complete_receive);
     // SAFETY: The entry is part of a slot, which lives until after the drain.
     let index = unsafe { (*container_of!(entry, ReceiveSlot, cqe)).index };
     // SAFETY: As above.
@@ -121,6 +124,7 @@ pub(super) unsafe extern "C" fn message_sent<Q: Queue>(
 ) {
     // SAFETY: This callback's own arguments.
     let (entry, status) = unsafe { parts(completion) };
+    let status = status.or_failed(&FAULTS.complete_message);
     // SAFETY: The entry is part of a slot, which lives until after the drain.
     let index = unsafe { (*container_of!(entry, MessageSlot, cqe)).index };
     // SAFETY: As above.
@@ -154,12 +158,21 @@ pub(super) unsafe extern "C" fn transfer_done<Q: Queue>(
     // SAFETY: Posting turned the box into this pointer; the provider is done with all its requests,
     // because this is the last and they complete in order.
     let transfer = unsafe { KBox::from_raw(container_of!(entry, Transfer<Q::Op>, last)) };
-    transfer.note(status);
+    let flushed = status.is_success() && FAULTS.complete_flush.fires();
+    transfer.note(if flushed {
+        Status::FLUSHED
+    } else {
+        status.or_failed(&FAULTS.complete_error)
+    });
     let (status, count) = (transfer.status(), transfer.count() as u32);
     let op = Transfer::into_body(transfer);
     // SAFETY: This callback's own queue.
     unsafe {
         in_callback::<Q>(queue, count, |owner, view| {
+            if flushed {
+                // The other queue pairs' way there is an error of their own.
+                view.disconnect();
+            }
             if let Some(op) = op {
                 owner.op_done(view, op, status);
             }
@@ -195,12 +208,18 @@ pub(super) unsafe extern "C" fn registered<Q: Queue>(
     let (entry, status) = unsafe { parts(completion) };
     // SAFETY: Posting turned the box into this pointer, and the provider is done with it.
     let request = unsafe { KBox::from_raw(container_of!(entry, RegistrationRequest, cqe)) };
-    request.wait.status.store(status.0, Ordering::Relaxed);
+    let ended = status.or_failed(&FAULTS.complete_register);
+    let broken = status.is_success() && !ended.is_success();
+    request.wait.status.store(ended.0, Ordering::Relaxed);
     request.wait.done.set();
     drop(request);
     // SAFETY: This callback's own queue.
     unsafe {
         in_callback::<Q>(queue, 0, |_, view| {
+            if broken {
+                // A provider that fails a request has the queue pair in error.
+                view.disconnect();
+            }
             view.connection.gate.lock().registrations_free += 1;
         });
     };

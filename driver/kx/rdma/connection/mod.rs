@@ -135,6 +135,8 @@ struct Parts {
 
 /// The provider's objects. Field order is drop order: the identifier's events have ended before the buffers go.
 struct Verbs<Q: Queue> {
+    /// Whether nothing is posted any more, nor ever will be.
+    empty: bool,
     queue_pair: NonNull<raw::ib_qp>,
     completion_queue: NonNull<raw::ib_cq>,
     id: CmId<Q>,
@@ -214,6 +216,7 @@ impl<Q: Queue> Connection<Q> {
         };
         let parts_pointer = NonNull::from(&*parts);
         *verbs = Some(Verbs {
+            empty: false,
             queue_pair,
             completion_queue,
             id,
@@ -263,6 +266,17 @@ impl<Q: Queue> Connection<Q> {
         });
     }
 
+    /// Leaves nothing to be drained on a connection that did not come up for want of memory; see [`CmId::reset`]. The peer
+    /// must not be sending. Nothing but receives and control messages was ever posted on it, whose completions nobody
+    /// waits for. Teardown follows.
+    pub(crate) fn give_up(&self) {
+        let mut verbs = self.verbs.lock();
+        // Not open means that somebody else has torn it down.
+        if let Some(verbs) = (*verbs).as_mut() {
+            verbs.empty = verbs.id.reset();
+        }
+    }
+
     /// Runs `use_id` on the identifier; `ESHUTDOWN` when the connection is not open.
     pub(crate) fn with_id<R>(&self, use_id: impl FnOnce(&CmId<Q>) -> Result<R>) -> Result<R> {
         let verbs = self.verbs.lock();
@@ -282,12 +296,15 @@ impl<Q: Queue> Connection<Q> {
         };
         drop(free_messages);
         // SAFETY: Everything is alive and only ours: the gate is closed. The queues have room for the drain's
-        // markers, which were counted when they were made. The mutex is held throughout, so that a
-        // second caller returns only when all is gone.
+        // markers, which were counted when they were made. A queue pair that was reset has nothing to drain, and what its
+        // completion queue still holds goes unseen: `ib_free_cq()` waits for a callback that runs. The mutex is held
+        // throughout, so that a second caller returns only when all is gone.
         unsafe {
             // A failure says that it was not connected any more.
             let _ = raw::rdma_disconnect(verbs.id.as_ptr());
-            raw::ib_drain_qp(verbs.queue_pair.as_ptr());
+            if !verbs.empty {
+                raw::ib_drain_qp(verbs.queue_pair.as_ptr());
+            }
             raw::rdma_destroy_qp(verbs.id.as_ptr());
             raw::ib_free_cq(verbs.completion_queue.as_ptr());
         }

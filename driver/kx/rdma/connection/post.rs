@@ -7,6 +7,7 @@ use super::{
     Connection, Queue,
 };
 use crate::{
+    faults::FAULTS,
     kx::{
         rdma::{mr::RegionSet, raw, transfer::Transfer, Status},
         signal::Signal,
@@ -64,6 +65,9 @@ impl<Q: Queue> Connection<Q> {
         if gate.send_free < count {
             return Err((EAGAIN, transfer));
         }
+        if FAULTS.post_send.fires() {
+            return Err((ENOMEM, transfer));
+        }
         let raw_transfer = KBox::into_raw(transfer);
         let last = raw::ib_cqe {
             done: Some(transfer_done::<Q>),
@@ -76,8 +80,10 @@ impl<Q: Queue> Connection<Q> {
         // pair is alive. The last request's callback takes the box back.
         let (first, result) = unsafe {
             let first = (*raw_transfer).link(last, part);
+            // Then what follows the first is refused, and the last will never complete.
+            let cut = count > 1 && FAULTS.post_part.fires() && (*raw_transfer).cut();
             let result = raw::dmaplane_ib_post_send(queue_pair.as_ptr(), first, &mut refused);
-            (first, to_result(result))
+            (first, to_result(if cut && result == 0 { -ENOMEM_NR } else { result }))
         };
         if let Err(error) = result {
             // SAFETY: Not posted as a whole, so that no callback will take it.
@@ -115,6 +121,7 @@ impl<Q: Queue> Connection<Q> {
         let parts = unsafe { parts.as_ref() };
         let slot = gate.free_messages.pop().ok_or(EAGAIN)?;
         let result = (|| {
+            FAULTS.post_message.fail(ENOMEM)?;
             let entry = parts.messages.get(usize::from(slot)).ok_or(EINVAL)?;
             parts.message_buffers.write(slot.into(), message)?;
             let mut element = parts.message_buffers.sge(slot.into(), parts.lkey)?;
@@ -158,6 +165,7 @@ impl<Q: Queue> Connection<Q> {
         // SAFETY: By the gate's invariant the parts are alive.
         let parts = unsafe { parts.as_ref() };
         let slot = parts.receives.get(index).ok_or(EINVAL)?;
+        FAULTS.post_receive.fail(ENOMEM)?;
         parts.receive_buffers.give_back(index)?;
         let mut element = parts.receive_buffers.sge(index, parts.lkey)?;
         let mut request = raw::ib_recv_wr {
@@ -209,6 +217,7 @@ impl<Q: Queue> Connection<Q> {
     fn post_registration(&self, boxed: KBox<RegistrationRequest>) -> Result {
         let mut gate = self.gate.lock();
         let queue_pair = gate.queue_pair.ok_or(ESHUTDOWN)?;
+        FAULTS.post_register.fail(ENOMEM)?;
         gate.registrations_free = gate.registrations_free.checked_sub(1).ok_or(EBUSY)?;
         let pointer = KBox::into_raw(boxed);
         // SAFETY: Ours from the box just above, at a stable address. By the gate's invariant the queue pair is
@@ -231,3 +240,6 @@ impl<Q: Queue> Connection<Q> {
         result
     }
 }
+
+/// `ENOMEM` as a number: what a fault point says in the provider's place.
+const ENOMEM_NR: i32 = kernel::bindings::ENOMEM as i32;
