@@ -13,9 +13,12 @@
 //! | [`frames`] | the page frames behind a mapping, as the kernel tells them |
 //! | [`pattern`] | data whose bytes tell where they belong |
 //! | [`poll`] | waiting for a condition where there is no event |
+//! | [`netem`] | bad networks, and interfaces that come and go |
 //! | [`netns`], [`rdma`], [`cgroup`], [`module`] | namespaces, rxe links, memory limits, module |
 //! | [`dmabuf`] | other drivers that export and import dma-bufs |
+//! | [`faults`] | the driver's and the kernel's fault points, and the sweep over every fallible step |
 //! | [`hostile`] | a process that ill-treats the driver at random |
+//! | [`kcov`] | which of the driver's code a thread has run |
 //! | [`sys`] | raw system calls that the library rightly does not offer |
 //!
 //! ```no_run
@@ -34,11 +37,14 @@
 pub mod cgroup;
 pub mod counters;
 pub mod dmabuf;
+pub mod faults;
 pub mod frames;
 pub mod gauges;
 pub mod guest;
 pub mod hostile;
+pub mod kcov;
 pub mod module;
+pub mod netem;
 pub mod netns;
 pub mod pattern;
 pub mod peer;

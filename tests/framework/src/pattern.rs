@@ -8,20 +8,44 @@ use dmaplane::{Buffer, Mapping};
 /// Bytes that are handled at a time.
 const PIECE: usize = 64 << 10;
 
-/// A reproducible sequence of 64-bit numbers (splitmix64).
+/// A reproducible sequence of 64-bit numbers (splitmix64), behind chosen ones if wanted.
 #[derive(Clone, Debug)]
-pub struct Numbers(u64);
+pub struct Numbers {
+    seed: u64,
+    /// What comes first, the next one last.
+    tape: Vec<u64>,
+}
 
 impl Numbers {
     /// The sequence of this seed.
     pub fn new(seed: u64) -> Self {
-        Self(seed)
+        Self {
+            seed,
+            tape: Vec::new(),
+        }
+    }
+
+    /// These numbers, and then the sequence of a seed that follows from them.
+    pub fn played(tape: &[u64]) -> Self {
+        let seed = tape.iter().fold(0, |seed, word| mix(seed ^ word));
+        Self {
+            seed,
+            tape: tape.iter().rev().copied().collect(),
+        }
+    }
+
+    /// Whether chosen numbers are left.
+    pub fn is_playing(&self) -> bool {
+        !self.tape.is_empty()
     }
 
     /// The next number.
     pub fn next_u64(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(GOLDEN);
-        mix(self.0)
+        if let Some(next) = self.tape.pop() {
+            return next;
+        }
+        self.seed = self.seed.wrapping_add(GOLDEN);
+        mix(self.seed)
     }
 
     /// A number below `bound`, which is not 0. The bias is irrelevant for tests.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! System calls that the library rightly does not offer, and the kit's only unsafe code.
+//! System calls that the library rightly does not offer, and, but for [`kcov`](crate::kcov), the kit's only unsafe code.
 
 use std::ffi::c_void;
 use std::io;
@@ -181,6 +181,20 @@ pub fn try_map(
         let start = rustix::mm::mmap(std::ptr::null_mut(), bytes, prot, flags, fd, offset)?;
         rustix::mm::munmap(start, bytes)
     }
+}
+
+/// Closes the file behind a descriptor and leaves the descriptor its owner, with /dev/null behind it: as if the process
+/// had lost the file at this moment.
+///
+/// # Errors
+/// What open(2) or dup2(2) says.
+pub fn close_behind(fd: BorrowedFd<'_>) -> Result<()> {
+    let null = std::fs::File::open("/dev/null").context("/dev/null")?;
+    // SAFETY: The descriptor stays open, with another file; its owner only ever passes it to the kernel, which says
+    // that the new file is of another kind.
+    let done = unsafe { libc::dup2(null.as_raw_fd(), fd.as_raw_fd()) };
+    ensure!(done >= 0, "dup2: {}", io::Error::last_os_error());
+    Ok(())
 }
 
 /// A shared mapping, in words that the kernel and others may change at any time.

@@ -7,7 +7,9 @@ pub mod import;
 mod local;
 pub mod numa;
 pub mod race;
+pub mod scenario;
 pub mod storm;
+pub mod swept;
 
 pub use local::Local;
 

@@ -8,6 +8,7 @@
 
 mod arguments;
 mod entries;
+mod guided;
 mod tables;
 mod thread;
 
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 
+pub use guided::{Guided, Seen, guided};
 use tables::Tables;
 
 /// What to do, and for how long.

@@ -25,11 +25,12 @@ const CONNECT_NS: u64 = 2_000_000_000;
 /// dma-bufs that a thread keeps open.
 const EXPORTED: usize = 8;
 
-struct Thread<'a> {
+pub(super) struct Thread<'a> {
     plan: &'a Plan,
     tables: &'a Tables,
     done: &'a AtomicU64,
-    numbers: Numbers,
+    /// Its choices.
+    pub(super) numbers: Numbers,
     room: Room,
     /// dma-bufs that were made, for the others to import.
     exports: Vec<OwnedFd>,
@@ -40,17 +41,8 @@ struct Thread<'a> {
 
 /// Makes calls until all threads together have made enough.
 pub(super) fn run(plan: &Plan, index: u64, tables: &Tables, done: &AtomicU64) -> Result<Report> {
-    let mut thread = Thread {
-        plan,
-        tables,
-        done,
-        numbers: Numbers::new(plan.seed ^ (index << 56)),
-        room: Room::default(),
-        exports: Vec::new(),
-        calls: BTreeMap::new(),
-        ends: BTreeMap::new(),
-        entries: 0,
-    };
+    let numbers = Numbers::new(plan.seed ^ (index << 56));
+    let mut thread = Thread::new(plan, tables, done, numbers);
     while done.load(Ordering::Relaxed) < plan.calls {
         thread.step()?;
     }
@@ -69,6 +61,28 @@ pub(super) fn run(plan: &Plan, index: u64, tables: &Tables, done: &AtomicU64) ->
     })
 }
 
+impl<'a> Thread<'a> {
+    /// One that has done nothing yet.
+    pub(super) fn new(
+        plan: &'a Plan,
+        tables: &'a Tables,
+        done: &'a AtomicU64,
+        numbers: Numbers,
+    ) -> Self {
+        Self {
+            plan,
+            tables,
+            done,
+            numbers,
+            room: Room::default(),
+            exports: Vec::new(),
+            calls: BTreeMap::new(),
+            ends: BTreeMap::new(),
+            entries: 0,
+        }
+    }
+}
+
 impl Thread<'_> {
     fn count(&mut self, name: &'static str, end: Result<(), Errno>) {
         *self.calls.entry(name).or_default() += 1;
@@ -77,7 +91,8 @@ impl Thread<'_> {
         self.done.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn step(&mut self) -> Result<()> {
+    /// Makes a call or two.
+    pub(super) fn step(&mut self) -> Result<()> {
         let file = self.numbers.below(2) as usize;
         match self.numbers.below(10_000) {
             0..5000 => self.call(file),
@@ -230,7 +245,7 @@ impl Thread<'_> {
     }
 
     /// Connects the two files, so that there are endpoints to ill-treat.
-    fn connect(&mut self) -> Result<()> {
+    pub(super) fn connect(&mut self) -> Result<()> {
         let mut listen = Argument::new(abi::IOC_LISTEN);
         listen.put_address(offset_of!(abi::Listen, local), self.plan.address);
         listen.put32(offset_of!(abi::Listen, backlog), 4);

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! What the sweeps and points have found, each by itself.
+
+use dmaplane::{
+    Buffer, Channel, EndpointState, Entry, GrantTerms, Placement, RemoteGrant, Rights, State,
+};
+use dmaplane_guest_tests::scenario::BIG;
+use dmaplane_guest_tests::swept::ordinary;
+use dmaplane_guest_tests::{Local, complete};
+use dmaplane_testkit::faults::{self, Point, record};
+use dmaplane_testkit::{Guest, Result, ensure, poll, test};
+
+fn ends(guest: &Guest, endpoint: &dmaplane::Endpoint, who: &str) -> Result<()> {
+    // The clock that notices runs with the heart.
+    let down = poll::until(guest.limit(5), || {
+        let state = endpoint.query()?.state;
+        Ok(matches!(state, EndpointState::Down(_)).then_some(()))
+    })?;
+    ensure!(down.is_some(), "the endpoint of the {who} side lives on");
+    Ok(())
+}
+
+/// It used to leave the queue pair as it was: the peer was never told, and receives of either side waited for ever.
+#[test]
+fn found_lost_message_ends_both_sides() {
+    test(|guest| {
+        faults::require()?;
+        faults::quiet()?;
+        let local = Local::new(guest)?;
+        let theirs = Buffer::create(&local.far_context, 4096, Placement::Any)?;
+        let mut here = Channel::builder().entries(4).build(&local.near_context)?;
+        let mut there = Channel::builder().entries(4).build(&local.far_context)?;
+        here.push(Entry::recv(&local.near))?;
+        here.submit()?;
+        there.push(Entry::recv(&local.far))?;
+        there.submit()?;
+        // The credits have gone by: the next message is the grant.
+        for endpoint in [&local.near, &local.far] {
+            let told = poll::until(guest.limit(5), || {
+                let credits = endpoint.query()?.send_credits;
+                Ok((credits == 1).then_some(()))
+            })?;
+            ensure!(told.is_some(), "no credits");
+        }
+        // Heartbeats too: which message is lost does not depend on the moment.
+        let lost = Point::always("post_message")?;
+        let limit = guest.limit(2);
+        let granted = local
+            .far
+            .grant_on(&theirs, 0..4096, &GrantTerms::default(), limit);
+        ensure!(lost.fired()? > 0, "no message was lost");
+        ends(guest, &local.far, "granting")?;
+        ends(guest, &local.near, "other")?;
+        drop(lost);
+        for channel in [&mut here, &mut there] {
+            let done = complete(channel, 1, guest.limit(5))?;
+            ensure!(done[0].state() != State::Ok, "{done:?}");
+        }
+        drop(granted);
+        record(|_| ())?;
+        ordinary(guest)
+    });
+}
+
+/// The announced length stayed with the peer, and the next operation was told with it.
+#[test]
+fn found_refused_split_does_not_lend_its_length() {
+    test(|guest| {
+        faults::require()?;
+        faults::quiet()?;
+        let local = Local::new(guest)?;
+        let mine = Buffer::create(&local.near_context, BIG, Placement::Any)?;
+        let theirs = Buffer::create(&local.far_context, BIG, Placement::Any)?;
+        let limit = guest.limit(10);
+        let terms = GrantTerms {
+            rights: Rights::WRITE,
+            ..Default::default()
+        };
+        let _own = local.far.grant_on(&theirs, 0..BIG, &terms, limit)?;
+        let given: RemoteGrant = local.near.wait_grant(limit)?;
+        let mut here = Channel::builder().entries(4).build(&local.near_context)?;
+        let mut there = Channel::builder().entries(4).build(&local.far_context)?;
+        for _ in 0..2 {
+            there.push(Entry::recv(&local.far))?;
+        }
+        there.submit()?;
+        local.credited(guest, 2)?;
+        // Its registration comes first, which is no operation.
+        here.push(Entry::write(mine.range(0, 8), given.at(0)))?;
+        complete(&mut here, 1, limit)?[0].result()?;
+        let refused = Point::once("post_send")?;
+        here.push(Entry::write_imm(
+            mine.range(0, u32::try_from(BIG)?),
+            given.at(0),
+            1,
+        ))?;
+        let done = complete(&mut here, 1, limit)?;
+        ensure!(done[0].state() == State::Error, "{done:?}");
+        ensure!(refused.fired()? > 0, "nothing was refused");
+        drop(refused);
+        here.push(Entry::write_imm(mine.range(0, 8), given.at(0), 2))?;
+        let next = complete(&mut here, 1, limit)?;
+        if next[0].is_ok() {
+            let came = complete(&mut there, 1, limit)?;
+            ensure!(came[0].result()? == 8, "a wrong length: {came:?}");
+        }
+        ends(guest, &local.near, "refused")?;
+        ends(guest, &local.far, "other")?;
+        record(|_| ())?;
+        ordinary(guest)
+    });
+}

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Each of the driver's fault points: alone, in the scenario that passes it, and several at once by seed.
+
+use std::time::Duration;
+
+use dmaplane_guest_tests::scenario::{BIG, Plan, Steps, scenario};
+use dmaplane_guest_tests::swept::ordinary;
+use dmaplane_testkit::faults::{self, Point, counts, names, record};
+use dmaplane_testkit::pattern::Numbers;
+use dmaplane_testkit::rdma::Link;
+use dmaplane_testkit::{ErrorContext as _, Guest, Result, ensure, seed, test};
+
+/// What makes a point be passed, beside the usual scenario.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    /// Nothing.
+    Nothing,
+    /// An operation of more than one work request.
+    Big,
+    /// To stay connected until hearts beat.
+    Beats,
+    /// That the RDMA device goes and comes.
+    Device,
+}
+
+fn needs(point: &str) -> Needs {
+    match point {
+        "post_part" => Needs::Big,
+        "beat_lost" | "clock_late" => Needs::Beats,
+        "alloc_device" | "remove_slow" => Needs::Device,
+        _ => Needs::Nothing,
+    }
+}
+
+/// Goes through a scenario in which faults may happen; whether something failed.
+fn go(guest: &Guest, needs: Needs) -> Result<bool> {
+    let plan = Plan {
+        bytes: if needs == Needs::Big { BIG } else { 4096 },
+        // Two beats.
+        idle: Duration::from_millis(if needs == Needs::Beats { 2500 } else { 0 }),
+    };
+    let link = Link::only()?;
+    if needs == Needs::Device {
+        link.delete()?;
+        link.add()?;
+    }
+    let mut steps = Steps::new(None);
+    let done = scenario(guest, &mut steps, &plan);
+    if needs == Needs::Device {
+        link.delete()?;
+        link.add()?;
+    }
+    done.map(|()| steps.failed)
+}
+
+/// Makes the driver know the device again, if a fault kept it from that.
+fn afresh(needs: Needs) -> Result<()> {
+    if needs == Needs::Device {
+        let link = Link::only()?;
+        link.delete()?;
+        link.add()?;
+    }
+    Ok(())
+}
+
+/// One point: the next time only, each time, and now and then.
+fn alone(guest: &Guest, name: &str) -> Result<()> {
+    let needs = needs(name);
+    let before = counts()?;
+    let once = Point::once(name)?;
+    go(guest, needs).context("once")?;
+    drop(once);
+    afresh(needs)?;
+    let fired = counts()?[name].fired - before[name].fired;
+    println!("{name}: fired {fired}");
+    ensure!(fired > 0, "not fired: {:?}", counts()?[name]);
+    let often = guest.pick(4, 1);
+    if faults::full() {
+        let always = Point::always(name)?;
+        go(guest, needs).context("always")?;
+        drop(always);
+        afresh(needs)?;
+        for interval in 2..2 + often {
+            let every = Point::every(name, interval)?;
+            go(guest, needs).with_context(|| format!("each {interval}"))?;
+            drop(every);
+            afresh(needs)?;
+        }
+    }
+    ordinary(guest).context("afterwards")
+}
+
+#[test]
+fn point_each_fires_and_nothing_is_lost() {
+    test(|guest| {
+        faults::require()?;
+        faults::quiet()?;
+        let mut wrong = Vec::new();
+        // Everyday runs on a kernel that checks everything look at a third of them, each time at another one.
+        let stride = if faults::full() { 1 } else { guest.pick(1, 3) };
+        let first = usize::try_from(seed()?)? % stride;
+        for name in names()?.into_iter().skip(first).step_by(stride) {
+            // One finding does not hide the others.
+            if let Err(error) = alone(guest, &name) {
+                wrong.push(format!("{name}: {error:#}"));
+            }
+        }
+        ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+        record(|_| ())
+    });
+}
+
+#[test]
+fn point_storm_by_seed() {
+    test(|guest| {
+        faults::require()?;
+        faults::quiet()?;
+        let seed = seed()?;
+        let mut numbers = Numbers::new(seed);
+        let all = names()?;
+        let rounds = if faults::full() {
+            guest.pick(150, 30)
+        } else {
+            guest.pick(15, 4)
+        };
+        let mut failed = 0;
+        for round in 0..rounds {
+            let mut points = Vec::new();
+            let mut told = Vec::new();
+            for _ in 0..1 + numbers.below(4) {
+                let name = &all[numbers.below(all.len() as u64) as usize];
+                let percent = 1 + numbers.below(30);
+                // Each has its time; what is said last of one that comes twice holds.
+                points.push(Point::with(name, percent, None)?);
+                told.push(format!("{name} {percent} %"));
+            }
+            let big = numbers.below(16) == 0;
+            let needs = if big { Needs::Big } else { Needs::Nothing };
+            let once = go(guest, needs)
+                .with_context(|| format!("seed {seed}, round {round}: {}", told.join(", ")))?;
+            failed += u64::from(once);
+        }
+        println!("{failed} of {rounds} scenarios failed for their faults");
+        record(|record| record.seeds.push(seed))?;
+        ordinary(guest)
+    });
+}

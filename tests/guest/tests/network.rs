@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Bad networks: what was said to have been written is there and right, and what was not ends in a documented state.
+
+use std::time::Duration;
+
+use dmaplane::{Buffer, Channel, Entry, Placement, RemoteGrant, State};
+use dmaplane_guest_tests::Connection;
+use dmaplane_testkit::guest::Topology;
+use dmaplane_testkit::netem::{Netem, ip};
+use dmaplane_testkit::peer::protocol::{Id, Reply, Request};
+use dmaplane_testkit::rdma::Link;
+use dmaplane_testkit::{
+    ErrorContext as _, Guest, Result, anyhow, bail, ensure, netns, pattern, test,
+};
+
+/// Bytes of an operation.
+const CHUNK: u32 = 16 << 10;
+/// Operations under way.
+const DEPTH: u32 = 16;
+
+/// A connection over the network with something to write.
+struct Way {
+    given: RemoteGrant,
+    mine: Buffer,
+    theirs: Id,
+    connection: Connection,
+    chunks: u32,
+}
+
+impl Way {
+    fn new(guest: &Guest) -> Result<Self> {
+        let chunks = guest.pick(128, 16);
+        let bytes = u64::from(chunks) * u64::from(CHUNK);
+        let mut connection = Connection::to_peer(guest)?;
+        let (theirs, given) = connection.remote_buffer(guest, bytes)?;
+        let mine = Buffer::create(&connection.context, bytes, Placement::Any)?;
+        for chunk in 0..chunks {
+            let at = u64::from(chunk) * u64::from(CHUNK);
+            // Each chunk has a pattern of its own: one at a wrong place is wrong data.
+            pattern::fill_memory(&mine, at, CHUNK.into(), seed_of(chunk), 0);
+        }
+        Ok(Self {
+            given,
+            mine,
+            theirs,
+            connection,
+            chunks,
+        })
+    }
+
+    /// Writes every chunk once. How each ended. When a quarter has ended `begin` happens, then more is submitted, so that
+    /// something is under way at `finish`.
+    fn write<T>(
+        &self,
+        guest: &Guest,
+        begin: impl FnOnce() -> Result<T>,
+        finish: impl FnOnce(T) -> Result<()>,
+    ) -> Result<Vec<State>> {
+        let mut channel = Channel::builder()
+            .entries(DEPTH)
+            .build(&self.connection.context)?;
+        let mut states = vec![None; self.chunks as usize];
+        let (mut begin, mut begun, mut finish) = (Some(begin), None, Some(finish));
+        let (mut pushed, mut ended) = (0, 0);
+        while ended < self.chunks {
+            let most = match begin {
+                Some(_) => self.chunks / 2,
+                None => self.chunks,
+            };
+            while pushed < most && pushed - ended < DEPTH {
+                let at = u64::from(pushed) * u64::from(CHUNK);
+                let entry = Entry::write(self.mine.range(at, CHUNK), self.given.at(at));
+                channel.push(entry.user_data(pushed.into()))?;
+                pushed += 1;
+            }
+            if let Some(begun) = begun.take()
+                && let Some(finish) = finish.take()
+            {
+                channel.submit()?;
+                finish(begun)?;
+            }
+            let done = channel.submit_and_wait(1, guest.limit(30))?;
+            ensure!(done.available > 0, "{ended} of {pushed} ended, no more do");
+            for done in channel.completions() {
+                let name = usize::try_from(done.user_data())?;
+                let before = states[name].replace(done.state());
+                ensure!(before.is_none(), "a second completion: {done:?}");
+                ended += 1;
+            }
+            if ended >= self.chunks / 4
+                && let Some(begin) = begin.take()
+            {
+                begun = Some(begin()?);
+            }
+        }
+        states
+            .into_iter()
+            .map(|state| state.context("a chunk without a completion"))
+            .collect()
+    }
+
+    /// Fails unless each chunk whose write ended well is there.
+    fn verify(&mut self, states: &[State]) -> Result<()> {
+        for (chunk, state) in (0..).zip(states) {
+            match state {
+                State::Ok => {}
+                State::PeerDead | State::Error | State::Canceled => continue,
+                other => bail!("chunk {chunk} ended in {other:?}"),
+            }
+            let offset = u64::from(chunk) * u64::from(CHUNK);
+            match self.connection.peer.ask(Request::Verify {
+                buffer: self.theirs,
+                offset,
+                length: CHUNK.into(),
+                seed: seed_of(chunk),
+            })? {
+                Reply::Mismatch(None) => {}
+                other => bail!("chunk {chunk} was written and is wrong: {other:?}"),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn seed_of(chunk: u32) -> u64 {
+    0x6e65_7400 + u64::from(chunk)
+}
+
+/// Whether all ended well, else fails unless there is a break after which nothing did.
+fn all_ok(states: &[State]) -> bool {
+    states.iter().all(|state| *state == State::Ok)
+}
+
+fn works_again(guest: &Guest) -> Result<()> {
+    let mut way = Way::new(guest).context("the next connection")?;
+    let states = way.write(guest, || Ok(()), Ok)?;
+    ensure!(all_ok(&states), "afterwards: {states:?}");
+    way.verify(&states)
+}
+
+/// Lets the peer's interface do the same, where this process can reach it.
+fn both_ways(guest: &Guest, words: &str) -> Result<Vec<Netem>> {
+    let mut ways = vec![Netem::on(&Link::only()?, words)?];
+    if guest.topology != Topology::Pair {
+        ways.push(netns::inside("dp1", || Netem::on(&Link::only()?, words))??);
+    }
+    Ok(ways)
+}
+
+/// Ends it in the namespaces where it began.
+fn end(mut ways: Vec<Netem>) -> Result<()> {
+    if ways.len() > 1 {
+        let there = ways.pop();
+        netns::inside("dp1", || drop(there))?;
+    }
+    drop(ways);
+    Ok(())
+}
+
+#[test]
+fn network_netem_loses_reorders_duplicates_and_corrupts() {
+    test(|guest| {
+        for words in [
+            "loss 2%",
+            "delay 2ms reorder 30% 50%",
+            "duplicate 20%",
+            "corrupt 2%",
+            "delay 2ms 2ms loss 1% duplicate 5% corrupt 1%",
+        ] {
+            let mut way = Way::new(guest)?;
+            let bad = both_ways(guest, words)?;
+            let states = way.write(guest, || Ok(()), Ok).context(words);
+            end(bad)?;
+            let states = states?;
+            let ok = states.iter().filter(|state| **state == State::Ok).count();
+            println!("{words}: {ok} of {} ended well", states.len());
+            way.verify(&states).context(words)?;
+        }
+        works_again(guest)
+    });
+}
+
+#[test]
+fn network_partition_that_heals_in_time() {
+    test(|guest| {
+        let mut way = Way::new(guest)?;
+        let begin = || both_ways(guest, "loss 100%");
+        let states = way.write(guest, begin, |bad| {
+            // As long as the partition lasts: well below the seconds after which a peer counts as dead.
+            std::thread::sleep(Duration::from_millis(1200));
+            end(bad)
+        })?;
+        ensure!(all_ok(&states), "{states:?}");
+        way.verify(&states)
+    });
+}
+
+#[test]
+fn network_partition_that_lasts() {
+    test(|guest| {
+        let mut way = Way::new(guest)?;
+        let mut bad = Vec::new();
+        let begin = || both_ways(guest, "loss 100%");
+        let states = way.write(guest, begin, |begun| {
+            bad = begun;
+            Ok(())
+        });
+        end(bad)?;
+        let states = states?;
+        let last = states.last().copied();
+        ensure!(last == Some(State::PeerDead), "{states:?}");
+        // The peer's memory holds what was written before, also when the peer has to be asked by another way.
+        way.verify(&states)?;
+        drop(way);
+        works_again(guest)
+    });
+}
+
+#[test]
+fn network_mtu_shrinks_and_grows() {
+    test(|guest| {
+        let link = Link::only()?;
+        let mtu = |bytes: u32| ip(&format!("link set {} mtu {bytes}", link.netdev));
+        let mut way = Way::new(guest)?;
+        let states = way.write(
+            guest,
+            || mtu(1400),
+            |()| {
+                std::thread::sleep(Duration::from_millis(500));
+                mtu(4200)
+            },
+        );
+        mtu(4200)?;
+        let states = states?;
+        println!("all well: {}", all_ok(&states));
+        way.verify(&states)?;
+        drop(way);
+        // A connection that is made meanwhile uses what there is.
+        mtu(1500)?;
+        let small = works_again(guest);
+        mtu(4200)?;
+        small?;
+        works_again(guest)
+    });
+}
+
+#[test]
+fn network_address_goes_and_comes_back() {
+    test(|guest| {
+        let link = Link::only()?;
+        let address = format!("{}/24 dev {}", guest.local, link.netdev);
+        let mut way = Way::new(guest)?;
+        let states = way.write(guest, || ip(&format!("address del {address}")), Ok);
+        ip(&format!("address add {address}")).map_err(|error| anyhow!("{error:#}"))?;
+        let states = states?;
+        println!("all well: {}", all_ok(&states));
+        way.verify(&states)?;
+        drop(way);
+        works_again(guest)
+    });
+}

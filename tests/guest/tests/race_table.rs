@@ -1,0 +1,421 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The table of races: each event that ends something, against work that is under way, at random moments and with the
+//! driver's windows forced open. Whoever wins, every operation ends once, nothing is left, and the next transfer works.
+
+use std::os::fd::AsFd as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use dmaplane::{
+    Buffer, Channel, Context, Endpoint, Entry, GrantTerms, Placement, RemoteGrant, State,
+};
+use dmaplane_guest_tests::swept::ordinary;
+use dmaplane_guest_tests::{Connection, Local};
+use dmaplane_testkit::faults::{self, record};
+use dmaplane_testkit::guest::Topology;
+use dmaplane_testkit::netem::Dummy;
+use dmaplane_testkit::pattern::Numbers;
+use dmaplane_testkit::peer::protocol::Request;
+use dmaplane_testkit::rdma::Link;
+use dmaplane_testkit::run::test_without_gauges;
+use dmaplane_testkit::window::Window;
+use dmaplane_testkit::{
+    ErrorContext as _, Gauges, Guest, Result, anyhow, ensure, gauges, module, seed, sys, test,
+};
+
+const PAGE: u32 = 4096;
+/// Operations under way.
+const WORK: u64 = 32;
+/// Between two looks at the gauges.
+const INTERVAL: u64 = 25;
+
+/// How often each race is run, with and without windows.
+fn iterations(guest: &Guest) -> u64 {
+    let asked = std::env::var("DMAPLANE_ITERATIONS").ok();
+    asked.and_then(|text| text.parse().ok()).unwrap_or_else(|| {
+        let full = guest.pick(1000, 100);
+        if faults::full() {
+            full
+        } else {
+            guest.pick(10, 2)
+        }
+    })
+}
+
+/// Runs a race so many times without a window, and so many times again with each of them in turn.
+fn race(
+    guest: &Guest,
+    name: &str,
+    windows: &[&str],
+    mut once: impl FnMut(&mut Numbers) -> Result<()>,
+) -> Result<()> {
+    let seed = seed()?;
+    let mut numbers = Numbers::new(seed);
+    let before = Gauges::read()?;
+    let count = iterations(guest);
+    let length = Duration::from_micros(guest.pick(1_000, 10_000));
+    for (kind, rounds) in [(None, count), (Some(windows), count)] {
+        let start = Instant::now();
+        for round in 0..rounds {
+            let window = kind.and_then(|names| names.get(round as usize % names.len().max(1)));
+            let _open = window.map(|name| Window::open(name, length)).transpose()?;
+            let done = once(&mut numbers);
+            done.with_context(|| format!("seed {seed}, window {window:?}, round {round}"))?;
+            if round % INTERVAL == 0 || round + 1 == rounds {
+                gauges::settle(&before, guest.limit(10))
+                    .with_context(|| format!("seed {seed}, window {window:?}, round {round}"))?;
+            }
+        }
+        let forced = if kind.is_some() { ", windows" } else { "" };
+        let milliseconds = u64::try_from(start.elapsed().as_millis())?;
+        println!("{name}{forced}: {rounds} iterations in {milliseconds} ms");
+        record(|record| record.race(&format!("{name}{forced}"), rounds, milliseconds))?;
+    }
+    ordinary(guest)
+}
+
+/// A moment, up to so long: what is done meanwhile gets on by a random bit.
+fn moment(numbers: &mut Numbers, microseconds: u64) {
+    let end = Instant::now() + Duration::from_micros(numbers.below(microseconds));
+    while Instant::now() < end {
+        std::hint::spin_loop();
+    }
+}
+
+/// What one side works with. Fields are dropped from top to bottom.
+struct Work {
+    channel: Channel,
+    given: RemoteGrant,
+    mine: Buffer,
+}
+
+impl Work {
+    fn new(near: &Context, given: RemoteGrant) -> Result<Self> {
+        Ok(Self {
+            channel: Channel::builder().entries(64).build(near)?,
+            given,
+            mine: Buffer::create(near, PAGE.into(), Placement::Any)?,
+        })
+    }
+
+    /// Submits operations of every kind, each with a name of its own.
+    fn submit(&mut self, near: &Endpoint) -> Result<()> {
+        let (mine, given) = (&self.mine, &self.given);
+        for name in 0..WORK {
+            let entry = match name % 8 {
+                0 => Entry::recv(near),
+                1 => Entry::send(near, mine.range(0, 8), 0),
+                2 => Entry::fence(near),
+                3 => Entry::read(mine.range(0, PAGE), given.at(0)),
+                4 => Entry::write_imm(mine.range(0, PAGE), given.at(0), 1),
+                5 => Entry::copy(mine.range(0, 512), mine, 1024),
+                _ => Entry::write(mine.range(0, PAGE), given.at(0)),
+            };
+            self.channel.push(entry.user_data(name))?;
+        }
+        self.channel.submit()?;
+        Ok(())
+    }
+
+    /// Waits until each operation has its one completion, all in `states`.
+    fn finish(&mut self, guest: &Guest, states: &[State]) -> Result<()> {
+        let mut ended = [0u32; WORK as usize];
+        let start = Instant::now();
+        while ended.iter().sum::<u32>() < WORK as u32 {
+            ensure!(
+                start.elapsed() < guest.limit(20),
+                "operations without a completion: {ended:?}"
+            );
+            self.channel
+                .submit_and_wait(1, Duration::from_millis(100))?;
+            let done: Vec<_> = self.channel.completions().collect();
+            for done in done {
+                ensure!(states.contains(&done.state()), "{done:?}");
+                ended[usize::try_from(done.user_data())?] += 1;
+            }
+        }
+        ensure!(ended.iter().all(|count| *count == 1), "{ended:?}");
+        Ok(())
+    }
+
+    /// Cancels what waits for the other side, for ever otherwise, and finishes.
+    fn cancel_and_finish(&mut self, guest: &Guest, states: &[State]) -> Result<()> {
+        let near = self.mine.context().clone();
+        let mut other = Channel::builder().entries(1).build(&near)?;
+        other.push(Entry::cancel_all())?;
+        other.submit_and_wait(1, guest.limit(10))?;
+        self.finish(guest, states)
+    }
+}
+
+/// Both sides in this process, and the near one's work. Fields are dropped from top to bottom.
+struct Field {
+    work: Work,
+    own: dmaplane::LocalGrant,
+    theirs: Buffer,
+    local: Local,
+}
+
+impl Field {
+    fn new(guest: &Guest) -> Result<Self> {
+        Self::of(guest, Local::new(guest)?)
+    }
+
+    fn of(guest: &Guest, local: Local) -> Result<Self> {
+        let terms = GrantTerms {
+            rights: dmaplane::Rights::from_bits(3),
+            ..Default::default()
+        };
+        let (theirs, own, given) = local.granted(guest, &terms)?;
+        let work = Work::new(&local.near_context, given)?;
+        Ok(Self {
+            work,
+            own,
+            theirs,
+            local,
+        })
+    }
+}
+
+/// How operations end that something was in the way of.
+const CUT: &[State] = &[
+    State::Ok,
+    State::Canceled,
+    State::PeerDead,
+    State::Error,
+    State::Revoked,
+];
+
+#[test]
+fn race_close() {
+    test(|guest| {
+        race(
+            guest,
+            "close",
+            &["accepted", "landed", "down", "taken"],
+            |numbers| {
+                let mut field = Field::new(guest)?;
+                field.work.submit(&field.local.near)?;
+                moment(numbers, 3000);
+                // The name of the file goes at once; the file goes with its last mapping.
+                sys::close_behind(field.local.near_context.as_fd())?;
+                drop(field);
+                Ok(())
+            },
+        )
+    });
+}
+
+#[test]
+fn race_munmap() {
+    test(|guest| {
+        race(guest, "munmap", &["accepted", "landed"], |numbers| {
+            let mut field = Field::new(guest)?;
+            let second = field.work.mine.map(0..PAGE.into())?;
+            second.write_at(0, &[7; 64]);
+            field.work.submit(&field.local.near)?;
+            moment(numbers, 1000);
+            drop(second);
+            field.work.cancel_and_finish(guest, CUT)
+        })
+    });
+}
+
+#[test]
+fn race_destroy() {
+    test(|guest| {
+        race(
+            guest,
+            "destroy",
+            &["accepted", "landed", "down", "taken"],
+            |numbers| {
+                let Field {
+                    mut work,
+                    own,
+                    theirs,
+                    local,
+                } = Field::new(guest)?;
+                let Local {
+                    near,
+                    far,
+                    near_context: _near,
+                    far_context: _far,
+                } = local;
+                let what = numbers.below(3);
+                work.submit(&near)?;
+                moment(numbers, 2000);
+                match what {
+                    0 => drop(near),
+                    1 => drop(far),
+                    _ => drop((theirs, own)),
+                }
+                work.cancel_and_finish(guest, CUT)
+            },
+        )
+    });
+}
+
+#[test]
+fn race_revoke() {
+    test(|guest| {
+        let local = Local::new(guest)?;
+        let done = race(
+            guest,
+            "revoke",
+            &["answered", "landed", "accepted"],
+            |numbers| {
+                let (theirs, own, given) = local.granted(guest, &GrantTerms::default())?;
+                let mut channel = Channel::builder().entries(64).build(&local.near_context)?;
+                let mine = Buffer::create(&local.near_context, PAGE.into(), Placement::Any)?;
+                mine.write_at(0, &[0xee; PAGE as usize]);
+                for name in 0..WORK {
+                    channel.push(Entry::write(mine.range(0, PAGE), given.at(0)).user_data(name))?;
+                }
+                channel.submit()?;
+                moment(numbers, 2000);
+                drop(own);
+                // From here on the memory is this side's alone.
+                theirs.write_at(0, &[0x11; PAGE as usize]);
+                let mut work = Work {
+                    channel,
+                    given,
+                    mine,
+                };
+                work.finish(guest, &[State::Ok, State::Revoked])?;
+                ensure!(
+                    theirs.to_vec(0..PAGE.into()) == [0x11; PAGE as usize],
+                    "a late write"
+                );
+                Ok(())
+            },
+        );
+        drop(local);
+        done
+    });
+}
+
+#[test]
+fn race_kill() {
+    test(|guest| {
+        race(
+            guest,
+            "kill -9",
+            &["landed", "arrived", "down"],
+            |numbers| {
+                let mut connection = Connection::to_peer(guest)?;
+                let (_theirs, given) = connection.remote_buffer(guest, PAGE.into())?;
+                let (_mine, _grant, taken) = connection.local_buffer(guest, PAGE.into())?;
+                let source = connection
+                    .peer
+                    .create(Request::CreateBuffer { bytes: PAGE.into() })?;
+                let limit_ms = connection.peer.limit_ms();
+                let _unanswered = connection.peer.begin(Request::Send {
+                    buffer: source,
+                    grant: taken,
+                    length: PAGE.into(),
+                    chunk: PAGE,
+                    order_seed: 0,
+                    immediates: false,
+                    rounds: u64::MAX,
+                    depth: 16,
+                    limit_ms,
+                })?;
+                let mut work = Work::new(&connection.context, given)?;
+                work.submit(&connection.endpoint)?;
+                moment(numbers, 5000);
+                connection.peer.strike()?;
+                work.finish(guest, CUT)
+            },
+        )
+    });
+}
+
+#[test]
+fn race_link_removal() {
+    test(|guest| {
+        let link = Link::only()?;
+        race(
+            guest,
+            "rdma link del",
+            &["down", "landed", "accepted"],
+            |numbers| {
+                let mut field = Field::new(guest)?;
+                field.work.submit(&field.local.near)?;
+                moment(numbers, 3000);
+                let deleted = link.delete();
+                let finished = field.work.finish(guest, CUT);
+                // There again in any case, for whoever comes next.
+                link.add()?;
+                deleted?;
+                finished
+            },
+        )
+    });
+}
+
+#[test]
+fn race_netdev_removal() {
+    test(|guest| {
+        race(
+            guest,
+            "netdev removal",
+            &["down", "landed", "accepted"],
+            |numbers| {
+                let address = "10.99.0.1";
+                let dummy = Dummy::new("dmp9", address)?;
+                let mut there = guest.clone();
+                there.local = address.parse()?;
+                let field = Local::new(&there).and_then(|local| Field::of(guest, local));
+                let mut field = match field {
+                    Ok(field) => field,
+                    Err(error) => return Err(error.context("on the dummy")),
+                };
+                field.work.submit(&field.local.near)?;
+                moment(numbers, 3000);
+                dummy.remove()?;
+                field.work.finish(guest, CUT)
+            },
+        )
+    });
+}
+
+#[test]
+fn race_unload() {
+    test_without_gauges(|guest| {
+        guest.require(
+            &[Topology::Numa2, Topology::Numa4],
+            "the module of the other guest stays",
+        )?;
+        let path = module::path()?;
+        let limit = guest.limit(10);
+        race(guest, "rmmod", &["landed", "down"], |numbers| {
+            let mut field = Field::new(guest)?;
+            field.work.submit(&field.local.near)?;
+            let closed = AtomicBool::new(false);
+            let pause = numbers.below(3000);
+            std::thread::scope(|scope| -> Result<()> {
+                let unloader = scope.spawn(|| -> Result<()> {
+                    // In use: refused, again and again, and granted as soon as the last user has gone.
+                    loop {
+                        let over = closed.load(Ordering::Acquire);
+                        if module::try_unload().is_ok() {
+                            return Ok(());
+                        }
+                        if over {
+                            return module::unload(limit);
+                        }
+                    }
+                });
+                let mut own = Numbers::new(pause);
+                moment(&mut own, pause + 1);
+                drop(field);
+                closed.store(true, Ordering::Release);
+                unloader
+                    .join()
+                    .map_err(|_| anyhow!("the unloading thread panicked"))?
+            })?;
+            module::load(&path, limit)
+        })
+    });
+}
