@@ -88,6 +88,16 @@ pub(crate) fn ensure_plain(ctx: &Ctx, profile: Profile) -> Result<PathBuf> {
     Ok(make(ctx, &kernel, profile, Task::Plain)?.join("dmaplane.ko"))
 }
 
+/// The module built without its fault points, as for a kernel that cannot inject faults; only to be looked at.
+///
+/// # Errors
+/// As [`ensure`].
+pub(crate) fn without_faults(ctx: &Ctx, profile: Profile) -> Result<PathBuf> {
+    let kernel = kernel::ensure(ctx, profile)?;
+    let out = make(ctx, &kernel, profile, Task::WithoutFaults)?;
+    Ok(out.join("dmaplane.ko"))
+}
+
 /// Runs clippy over the driver.
 ///
 /// # Errors
@@ -114,14 +124,16 @@ enum Task {
     Plain,
     Clippy,
     RustAnalyzer,
+    WithoutFaults,
 }
 
 impl Task {
-    /// Clippy's object files are not the compiler's, so it has a folder of its own.
+    /// Clippy's object files are not the compiler's, nor are those with other flags: they have folders of their own.
     fn folder(self) -> &'static str {
         match self {
             Self::Clippy => "-clippy",
             Self::Plain => "-plain",
+            Self::WithoutFaults => "-nofaults",
             Self::Build | Self::RustAnalyzer => "",
         }
     }
@@ -130,6 +142,7 @@ impl Task {
         match self {
             Self::Build => "building the module",
             Self::Plain => "building the module without trace events",
+            Self::WithoutFaults => "building the module without fault points",
             Self::Clippy => "running clippy on the driver",
             Self::RustAnalyzer => "writing rust-project.json",
         }
@@ -165,6 +178,7 @@ fn make(ctx: &Ctx, kernel: &Kernel, profile: Profile, task: Task) -> Result<Path
         Task::Plain => command.args(["DMAPLANE_TRACE=n", "modules"]),
         Task::Clippy => command.args(["CLIPPY=1", "modules"]),
         Task::RustAnalyzer => command.arg("rust-analyzer"),
+        Task::WithoutFaults => command.args(["DMAPLANE_FAULTS=n", "modules"]),
     };
     let log = ctx.log_dir()?.join(format!("driver-{name}.log"));
     let title = format!("{} ({})", task.what(), profile.name());

@@ -7,11 +7,14 @@ mod demo;
 mod driver;
 mod exec;
 mod exit;
+mod faults;
+mod fuzz;
 mod guest;
 mod hash;
 mod kernel;
 mod lint;
 mod setup;
+mod soak;
 mod test;
 mod ui;
 
@@ -54,6 +57,10 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Measures inside a guest, next to a reference of the same guest.
     Bench(bench::BenchArgs),
+    /// Repeats everything with random seeds and topologies, and keeps a history of it.
+    Soak(soak::SoakArgs),
+    /// Fuzzes what the driver reads from peers and from user space.
+    Fuzz(fuzz::FuzzArgs),
     /// Checks formatting, lints, documentation, licences and headers.
     Lint(lint::LintArgs),
 }
@@ -80,6 +87,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Test(args) => test::run(&ctx, args),
         Command::Demo(args) => demo::run(&ctx, args),
         Command::Bench(args) => bench::run(&ctx, args),
+        Command::Soak(args) => soak::run(&ctx, args),
+        Command::Fuzz(args) => fuzz::run(&ctx, args),
         Command::Lint(args) => lint::run(&ctx, args),
     }
 }

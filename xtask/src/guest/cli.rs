@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The command `vm-test`, and what it has in common with `vm`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use clap::Args;
 
 use crate::ctx::Ctx;
 use crate::exit;
+use crate::faults::{self, Purpose};
 use crate::guest::accel::AccelChoice;
 use crate::guest::report::{self, Telling};
 use crate::guest::scanner::Marker;
@@ -65,9 +66,17 @@ pub(crate) struct VmTestArgs {
     /// Prints the topologies and boots nothing.
     #[arg(long)]
     list_topologies: bool,
+    /// Makes every fallible step fail once, and every fault point of the driver fire: the full
+    /// length of the suites faults_*. The table at the end has each point; one that never fired
+    /// is a failure.
+    #[arg(long)]
+    faults: bool,
+    /// Runs the table of races in full length, with forced windows.
+    #[arg(long, conflicts_with = "faults")]
+    races: bool,
     /// Tests the harness itself: a failing test, a splat, a leak and a hang must each end in their
     /// own exit code.
-    #[arg(long, conflicts_with_all = ["filter", "json", "limit"])]
+    #[arg(long, conflicts_with_all = ["filter", "json", "limit", "faults", "races"])]
     self_test: bool,
 }
 
@@ -115,11 +124,30 @@ pub(crate) fn run_vm_test(ctx: &Ctx, args: VmTestArgs) -> Result<ExitCode> {
             keep: args.keep,
         },
     };
-    Ok(ExitCode::from(test(ctx, &lab, &options)?.code()))
+    let purpose = match (args.faults, args.races) {
+        (true, _) => Some(Purpose::Faults),
+        (_, true) => Some(Purpose::Races),
+        _ => None,
+    };
+    let kind = match purpose {
+        Some(purpose) => faults::run(ctx, &lab, purpose, options)?,
+        None => test(ctx, &lab, &options)?,
+    };
+    Ok(ExitCode::from(kind.code()))
 }
 
 /// Runs a suite and tells its results.
 pub(crate) fn test(ctx: &Ctx, lab: &Lab, options: &Options) -> Result<Kind> {
+    Ok(test_and(ctx, lab, options, |_| ())?.0)
+}
+
+/// Runs a suite, tells its results, and looks at what the first guest shared before that is gone.
+pub(crate) fn test_and<T>(
+    ctx: &Ctx,
+    lab: &Lab,
+    options: &Options,
+    look: impl FnOnce(&Path) -> T,
+) -> Result<(Kind, T)> {
     let built = Built::build(ctx, lab)?;
     let suite = Suite::select(ctx, lab, &built, options.selection.clone())?;
     let seed = match options.seed {
@@ -147,10 +175,13 @@ pub(crate) fn test(ctx: &Ctx, lab: &Lab, options: &Options) -> Result<Kind> {
     };
     let mut run = suite.run(ctx, lab, seed, options.limit, &mut follow)?;
     drop(progress);
-    report::tell(ctx, lab, &mut run, seed, &options.telling)
+    let seen = look(&run.outcome.share(&run.outcome.guests[0]));
+    let kind = report::tell(ctx, lab, &mut run, seed, &options.telling)?;
+    Ok((kind, seen))
 }
 
-fn random() -> Result<u64> {
+/// A seed of chance.
+pub(crate) fn random() -> Result<u64> {
     let mut bytes = [0; 8];
     std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
     // Short enough to type again.

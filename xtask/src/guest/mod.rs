@@ -30,6 +30,6 @@ mod scanner;
 mod selftest;
 pub(crate) mod session;
 mod shell;
-mod suite;
+pub(crate) mod suite;
 pub(crate) mod topology;
 pub(crate) mod verdict;

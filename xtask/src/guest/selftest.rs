@@ -75,6 +75,7 @@ pub(crate) fn run(ctx: &Ctx, lab: &Lab) -> Result<ExitCode> {
             filter,
             ignore_default: true,
             modules,
+            ..Selection::default()
         };
         let suite = Suite::select(ctx, lab, &built, selection)?;
         let progress = ctx.ui.spinner(format!("self-test {}: {test}", lab.title()));

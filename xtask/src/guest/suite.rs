@@ -30,6 +30,9 @@ const JOB: &str = "tests";
 /// The port of the peer agent in a second guest.
 const PEER_PORT: u16 = 7471;
 
+/// How many times longer a test may take in runs of full length.
+const LONG: u32 = 4;
+
 /// Which tests.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Selection {
@@ -39,6 +42,10 @@ pub(crate) struct Selection {
     pub(crate) ignore_default: bool,
     /// Modules of the kernel that the tests need.
     pub(crate) modules: Vec<&'static str>,
+    /// What the tests find in their environment besides the usual.
+    pub(crate) env: BTreeMap<String, String>,
+    /// Whether a single test may take several times as long as usual.
+    pub(crate) long: bool,
 }
 
 /// Test binaries that are built, as nextest describes them.
@@ -197,11 +204,12 @@ impl<'a> Suite<'a> {
     fn request(&self, lab: &Lab, seed: u64) -> Request {
         let mut request = Request::empty();
         request.modules.clone_from(&self.selection.modules);
+        request.env.clone_from(&self.selection.env);
         request
             .env
             .insert("DMAPLANE_SEED".to_owned(), seed.to_string());
         // Of the two limits, nextest's comes first, and says which test it was.
-        let period = lab.limits.test_s / 2;
+        let period = lab.limits.test_s / 2 * if self.selection.long { LONG } else { 1 };
         request.files.push((
             "nextest.toml".to_owned(),
             format!(

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The command `lint`: every check runs, and everything that failed is listed together at the end.
 
+mod faults;
 mod panics;
 mod source;
 
@@ -68,6 +69,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("clippy", clippy),
     ("clippy of the driver", clippy_driver),
     ("panic paths of the driver", panics::check),
+    ("faults left out of the driver", faults::check),
     ("rustdoc", rustdoc),
     ("cargo-deny", deny),
     ("UAPI header", uapi_header),

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Runs of the suite with a purpose: `vm-test --faults` and `vm-test --races`, in full length, with a table at the end.
+
+mod needs;
+mod table;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+
+pub(crate) use needs::require;
+
+use crate::ctx::Ctx;
+use crate::guest::cli::Options;
+use crate::guest::session::Lab;
+use crate::guest::verdict::Kind;
+
+/// What the guest leaves in its share; tests/framework/src/faults/record.rs has the other side.
+const RECORD: &str = "faults.json";
+
+/// For all tests of a run together, before scaling for slow guests.
+const LIMIT: Duration = Duration::from_secs(1800);
+
+/// What a run is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Every fallible step, every fault point.
+    Faults,
+    /// The table of races.
+    Races,
+}
+
+/// What a guest has counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub(crate) struct Record {
+    /// The driver's points.
+    pub(crate) points: BTreeMap<String, Counts>,
+    /// What was swept: faults, and rounds that failed for them.
+    pub(crate) sweeps: BTreeMap<String, (u32, u32)>,
+    /// Seeds of storms.
+    pub(crate) seeds: Vec<u64>,
+    /// Races: iterations and milliseconds.
+    pub(crate) races: BTreeMap<String, (u64, u64)>,
+}
+
+/// What a point has counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub(crate) struct Counts {
+    /// How often it was passed.
+    pub(crate) passed: u64,
+    /// How often it fired.
+    pub(crate) fired: u64,
+}
+
+impl Purpose {
+    /// The tests, as a filter of nextest's.
+    fn filter(self) -> &'static str {
+        match self {
+            Self::Faults => "binary(/^faults_/)",
+            Self::Races => "binary(race_table)",
+        }
+    }
+
+    /// Options of the kernel without which nothing can be done.
+    fn options(self) -> &'static [&'static str] {
+        match self {
+            Self::Faults => &[
+                "CONFIG_FAULT_INJECTION",
+                "CONFIG_FAULT_INJECTION_DEBUG_FS",
+                "CONFIG_FAILSLAB",
+                "CONFIG_FAIL_PAGE_ALLOC",
+                "CONFIG_FAULT_INJECTION_USERCOPY",
+            ],
+            Self::Races => &[],
+        }
+    }
+
+    /// Narrows the options of a run down to this purpose, and asks for full length.
+    fn apply(self, options: &mut Options) {
+        let own = self.filter();
+        let filter = match options.selection.filter.take() {
+            Some(filter) => format!("{own} & ({filter})"),
+            None => own.to_owned(),
+        };
+        options.selection.filter = Some(filter);
+        options.selection.long = true;
+        options.limit.get_or_insert(LIMIT);
+        let full = ("DMAPLANE_FAULTS".to_owned(), "full".to_owned());
+        options.selection.env.extend([full]);
+    }
+}
+
+/// Runs and tells. A fault point that never fired is a failure, unless the user chose among the tests.
+pub(crate) fn run(ctx: &Ctx, lab: &Lab, purpose: Purpose, options: Options) -> Result<Kind> {
+    require(ctx, lab, purpose.options())?;
+    let mut options = options;
+    let whole = options.selection.filter.is_none();
+    purpose.apply(&mut options);
+    let (kind, record) = crate::guest::cli::test_and(ctx, lab, &options, read)?;
+    let Some(record) = record? else {
+        return Ok(kind);
+    };
+    print!("{}", table::text(&record, purpose));
+    if let Some(json) = &options.telling.json {
+        add_to(json, &record)?;
+    }
+    let silent = table::silent(&record);
+    if purpose == Purpose::Faults && whole && !silent.is_empty() {
+        println!("vm-test: FAILED: never fired: {}", silent.join(", "));
+        return Ok(kind.max(Kind::Tests));
+    }
+    Ok(kind)
+}
+
+/// What a guest left, if it came to that.
+pub(crate) fn read(share: &Path) -> Result<Option<Record>> {
+    match fs::read_to_string(share.join(RECORD)) {
+        Ok(text) => {
+            let record = serde_json::from_str(&text);
+            Ok(Some(record.context("the guest's record of faults")?))
+        }
+        Err(_) => Ok(None),
+    }
+}
+
+/// Puts the record beside the results of the tests.
+fn add_to(json: &Path, record: &Record) -> Result<()> {
+    let text = fs::read_to_string(json)?;
+    let mut told: serde_json::Value = serde_json::from_str(&text)?;
+    if let Some(told) = told.as_object_mut() {
+        told.insert("faults".to_owned(), serde_json::to_value(record)?);
+    }
+    let text = serde_json::to_string_pretty(&told)? + "\n";
+    fs::write(json, text).with_context(|| format!("cannot write {}", json.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_of_the_users_narrows_the_runs_own() {
+        let mut options = Options::default();
+        Purpose::Races.apply(&mut options);
+        assert_eq!(
+            options.selection.filter.as_deref(),
+            Some("binary(race_table)")
+        );
+        options.selection.filter = Some("test(close)".to_owned());
+        Purpose::Faults.apply(&mut options);
+        assert_eq!(
+            options.selection.filter.as_deref(),
+            Some("binary(/^faults_/) & (test(close))")
+        );
+        assert_eq!(options.selection.env["DMAPLANE_FAULTS"], "full");
+    }
+
+    #[test]
+    fn the_guests_record_is_read_and_added_to_the_results() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(read(dir.path()).unwrap(), None);
+        let text = r#"{"points": {"freeze": {"passed": 3, "fired": 1}}, "sweeps": {"open": [4, 3]},
+            "seeds": [7], "races": {}}"#;
+        fs::write(dir.path().join(RECORD), text).unwrap();
+        let record = read(dir.path()).unwrap().unwrap();
+        assert_eq!(record.points["freeze"].fired, 1);
+        let json = dir.path().join("result.json");
+        fs::write(&json, r#"{"exit_code": 0}"#).unwrap();
+        add_to(&json, &record).unwrap();
+        let told: serde_json::Value =
+            serde_json::from_str(&fs::read_to_string(json).unwrap()).unwrap();
+        assert_eq!(told["faults"]["sweeps"]["open"][0], 4);
+        assert_eq!(told["exit_code"], 0);
+    }
+}

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The record of a run as tables for people.
+
+use super::{Purpose, Record};
+
+/// The tables that belong to a purpose.
+pub(super) fn text(record: &Record, purpose: Purpose) -> String {
+    let mut text = String::new();
+    if purpose == Purpose::Faults {
+        text += &format!(
+            "\n  {:24} {:>12} {:>10}\n",
+            "fault point", "passed", "fired"
+        );
+        for (name, counts) in &record.points {
+            text += &format!("  {name:24} {:>12} {:>10}\n", counts.passed, counts.fired);
+        }
+        text += &format!("\n  {:56} {:>8} {:>9}\n", "sweep", "faults", "failures");
+        for (name, (faults, failures)) in &record.sweeps {
+            text += &format!("  {name:56} {faults:>8} {failures:>9}\n");
+        }
+        for seed in &record.seeds {
+            text += &format!("\n  storm of seed {seed}; --seed {seed} runs it again\n");
+        }
+    }
+    if !record.races.is_empty() {
+        text += &format!("\n  {:48} {:>10} {:>8}\n", "race", "iterations", "seconds");
+        for (name, (iterations, milliseconds)) in &record.races {
+            let seconds = milliseconds / 1000;
+            text += &format!("  {name:48} {iterations:>10} {seconds:>8}\n");
+        }
+    }
+    text
+}
+
+/// Points that never fired.
+pub(super) fn silent(record: &Record) -> Vec<&str> {
+    let silent = record.points.iter().filter(|(_, counts)| counts.fired == 0);
+    silent.map(|(name, _)| name.as_str()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Counts;
+    use super::*;
+
+    #[test]
+    fn every_point_is_told_and_silent_ones_are_found() {
+        let mut record = Record::default();
+        for (name, fired) in [("freeze", 2), ("post_send", 0)] {
+            let counts = Counts { passed: 9, fired };
+            record.points.insert(name.to_owned(), counts);
+        }
+        record.races.insert("close".to_owned(), (1000, 61_000));
+        let told = text(&record, Purpose::Faults);
+        assert!(
+            told.contains("post_send") && told.contains("close"),
+            "{told}"
+        );
+        assert_eq!(silent(&record), ["post_send"]);
+        let told = text(&record, Purpose::Races);
+        assert!(!told.contains("post_send"), "{told}");
+        assert!(told.contains("61"), "{told}");
+    }
+}
