@@ -2,6 +2,8 @@
 
 //! What can go wrong in a call, with its cause and what to do about it.
 
+mod call;
+mod names;
 mod remedy;
 
 use std::io;
@@ -9,8 +11,8 @@ use std::path::PathBuf;
 
 use rustix::io::Errno;
 
-pub use remedy::Call;
-pub(crate) use remedy::name as errno_name;
+pub use call::Call;
+pub(crate) use names::name as errno_name;
 
 /// Result of a call of this library.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -94,7 +96,7 @@ impl Error {
 
 /// A call that the driver refused or ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("cannot {call}{subject}: {} ({}). {}", self.cause(), remedy::name(*errno), self.remedy())]
+#[error("cannot {call}{subject}: {} ({}). {}", self.cause(), names::name(*errno), self.remedy())]
 pub struct CallError {
     call: Call,
     errno: Errno,

@@ -4,7 +4,8 @@
 
 use super::{
     flying::Flying,
-    operations::{cut_off, Posted},
+    op::Posted,
+    operations::cut_off,
     receives::Receive,
     watches::Watch,
     Endpoint, Phase, Shared, State,

@@ -158,7 +158,7 @@ impl Shared {
 }
 
 impl Queue for Shared {
-    type Op = super::operations::Posted;
+    type Op = super::op::Posted;
 
     fn op_done(&self, view: &InCallback<'_, Self>, op: Self::Op, status: Status) {
         self.failed(view, status);

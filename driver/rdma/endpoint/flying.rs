@@ -4,7 +4,8 @@
 //! operations that are out of reach, and fences know what is before them.
 
 use super::{
-    operations::{Posted, DONE},
+    op::Posted,
+    operations::DONE,
     Phase, Shared, State,
 };
 use crate::{

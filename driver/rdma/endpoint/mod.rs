@@ -11,8 +11,10 @@ mod connect;
 mod ending;
 mod events;
 mod flying;
+mod given;
 mod grants;
 mod messages;
+mod op;
 mod operations;
 mod receives;
 mod revoking;
@@ -23,7 +25,7 @@ mod watches;
 pub(crate) use connect::{accept, connect};
 pub(crate) use ending::Selector;
 pub(crate) use grants::{Terms, MAX_TTL_NS};
-pub(crate) use operations::{Between, Direction, Op};
+pub(crate) use op::{Between, Direction, Op};
 pub(crate) use receives::Target;
 pub(crate) use watches::Watched;
 
@@ -50,7 +52,7 @@ use crate::{
 use alive::Pulse;
 use ending::Clockwork;
 use flying::Flying;
-use grants::Grants;
+use given::Grants;
 use kernel::{
     new_condvar, new_mutex, new_spinlock,
     prelude::*,
@@ -100,13 +102,13 @@ struct State {
     greeted: bool,
     flow: Flow,
     /// Operations that wait for credits or for room in the send queue, in order.
-    pending: Chain<Transfer<operations::Posted>>,
+    pending: Chain<Transfer<op::Posted>>,
     /// How many they are.
     queued: u32,
     /// What the provider has, in order.
     flying: Fifo<Flying>,
     /// SENDs that the provider has, by the slots of their messages.
-    senders: KVec<Option<KBox<Transfer<operations::Posted>>>>,
+    senders: KVec<Option<KBox<Transfer<op::Posted>>>>,
     /// Number of the next operation that is posted.
     next_id: u64,
     /// Memory that is being registered.

@@ -4,7 +4,7 @@
 //!
 //! Lines are written under the endpoint's lock, into the buffer of the file that is being read; so their number is bounded.
 
-use super::{flying::Flying, operations::Posted, watches::Watched, Endpoint, Phase, State};
+use super::{flying::Flying, op::Posted, watches::Watched, Endpoint, Phase, State};
 use crate::{
     channel::Ticket,
     kx::{

@@ -2,7 +2,15 @@
 
 //! Buffers: memory with a place, which the driver can register and peers can be granted.
 
-use std::ops::{Deref, Range};
+mod builder;
+mod mapping;
+mod sharing;
+
+pub use builder::BufferBuilder;
+pub use mapping::{FrozenBuffer, Mapping, Source};
+pub use sharing::{ExportAccess, ImportInfo, ImportLack};
+
+use std::ops::Range;
 use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,100 +22,6 @@ use crate::device::Tier;
 use crate::error::{Call, Error, Result};
 use crate::placement::{Folios, Placement, Residency};
 use crate::sys::{self, SharedMemory};
-
-/// What others may do through a dma-buf of a buffer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum ExportAccess {
-    /// Processes and devices read and write.
-    #[default]
-    ReadWrite,
-    /// Processes and devices read; other drivers cannot map it into the kernel.
-    ReadOnly,
-}
-
-/// What an imported buffer lacks to be named by entries and grants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ImportLack {
-    /// Its exporter gives no kernel mapping.
-    Mapping,
-    /// It is not memory, but registers of a device.
-    Memory,
-    /// The kernel does not manage the memory, as that of a device.
-    Pages,
-    /// Something that this library does not know.
-    Other(u32),
-}
-
-/// What can be done with an imported buffer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ImportInfo {
-    /// Whether it can be mapped.
-    pub mappable: bool,
-    /// Whether it may be written.
-    pub writable: bool,
-    /// Whether COPY and SEND can name it: a device's memory they can even where it lacks pages.
-    pub copied: bool,
-    /// Why entries and grants cannot name it, but for what `copied` says; `None` when they can.
-    pub lack: Option<ImportLack>,
-}
-
-/// What a buffer is to be; [`Buffer::builder`] makes one.
-#[derive(Clone, Copy, Debug)]
-#[must_use]
-pub struct BufferBuilder {
-    bytes: u64,
-    placement: Placement,
-    flags: u32,
-}
-
-impl BufferBuilder {
-    /// Where the memory is to come from; [`Placement::Any`] without it.
-    pub fn placement(mut self, placement: Placement) -> Self {
-        self.placement = placement;
-        self
-    }
-
-    /// Fails with `ENOMEM` where the placement would go to another node. Not for [`Placement::Any`].
-    pub fn strict(mut self) -> Self {
-        self.flags |= abi::BUFFER_STRICT;
-        self
-    }
-
-    /// One run of at most 2 MiB that processors and devices may write at the same time, for small structures. Not for
-    /// [`Placement::Interleave`].
-    pub fn coherent(mut self) -> Self {
-        self.flags |= abi::BUFFER_COHERENT;
-        self
-    }
-
-    /// Creates and maps the buffer, rounded up to whole pages and zeroed.
-    ///
-    /// # Errors
-    /// As [`Buffer::create`].
-    pub fn create(self, context: &Context) -> Result<Buffer> {
-        let Self {
-            bytes,
-            placement,
-            flags,
-        } = self;
-        let (policy, node, near) = placement.to_abi();
-        let mut create = abi::BufferCreate {
-            flags,
-            bytes,
-            placement: policy,
-            node,
-            near,
-            ..Default::default()
-        };
-        context.call(&mut create).map_err(|errno| {
-            let subject = format!(" of {bytes} bytes, placement {placement:?}");
-            Error::call(Call::BufferCreate, errno, subject)
-        })?;
-        Buffer::adopt(context, create.handle, create.mmap_offset, create.bytes)
-    }
-}
 
 /// Memory of the driver, mapped into this process.
 ///
@@ -478,97 +392,6 @@ impl Buffer {
 
     pub(crate) fn writer(&self) -> Arc<()> {
         self.writers.clone()
-    }
-}
-
-/// A range of a buffer as the source of a transfer.
-#[derive(Clone, Copy, Debug)]
-pub struct Source<'a> {
-    pub(crate) handle: &'a Handle,
-    pub(crate) offset: u64,
-    pub(crate) length: u32,
-}
-
-/// A mapping of a buffer's range that keeps the memory alive without the buffer's handle.
-#[derive(Debug)]
-pub struct Mapping {
-    memory: SharedMemory,
-    _writer: Arc<()>,
-}
-
-impl Mapping {
-    /// Bytes of the mapping.
-    #[expect(clippy::len_without_is_empty, reason = "a mapping is never empty")]
-    pub fn len(&self) -> u64 {
-        self.memory.len() as u64
-    }
-
-    /// Copies `data` into the memory.
-    ///
-    /// # Panics
-    /// When the range is not inside the mapping.
-    pub fn write_at(&self, offset: u64, data: &[u8]) {
-        self.memory.copy_in(index(offset), data);
-    }
-
-    /// Copies from the memory.
-    ///
-    /// # Panics
-    /// When the range is not inside the mapping.
-    pub fn read_at(&self, offset: u64, to: &mut [u8]) {
-        self.memory.copy_out(index(offset), to);
-    }
-
-    /// The first byte. Valid as long as the mapping.
-    pub fn as_ptr(&self) -> *mut u8 {
-        self.memory.as_ptr()
-    }
-}
-
-/// A buffer that nobody writes any more: a slice of bytes, and still a source of transfers.
-///
-/// ```no_run
-/// use dmaplane::{Buffer, Context, Placement};
-///
-/// # fn main() -> dmaplane::Result<()> {
-/// let context = Context::open()?;
-/// let buffer = Buffer::create(&context, 4096, Placement::Any)?;
-/// buffer.write_at(0, b"abc");
-/// let frozen = buffer.freeze().expect("no grant was given");
-/// assert_eq!(&frozen[..3], b"abc");
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Debug)]
-pub struct FrozenBuffer {
-    memory: sys::Frozen,
-    handle: Handle,
-}
-
-impl FrozenBuffer {
-    /// A range as the source of a transfer; the driver checks its bounds.
-    pub fn range(&self, offset: u64, length: u32) -> Source<'_> {
-        Source {
-            handle: &self.handle,
-            offset,
-            length,
-        }
-    }
-}
-
-impl FrozenBuffer {
-    /// The memory to be changed by this thread alone. Transfers that were submitted earlier and still read it send a mix
-    /// of old and new bytes.
-    pub fn as_mut_slice(&mut self) -> &mut [u8] {
-        self.memory.as_mut_slice()
-    }
-}
-
-impl Deref for FrozenBuffer {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        self.memory.as_slice()
     }
 }
 
