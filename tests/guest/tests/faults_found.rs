@@ -2,6 +2,8 @@
 
 //! What the sweeps and points have found, each by itself.
 
+use std::time::Instant;
+
 use dmaplane::{
     Buffer, Channel, EndpointState, Entry, GrantTerms, Placement, RemoteGrant, Rights, State,
 };
@@ -107,6 +109,44 @@ fn found_refused_split_does_not_lend_its_length() {
         }
         ends(guest, &local.near, "refused")?;
         ends(guest, &local.far, "other")?;
+        record(|_| ())?;
+        ordinary(guest)
+    });
+}
+
+/// What a peer's kernel says that makes no sense is counted, and ends the connection for both sides.
+#[test]
+fn found_nonsense_of_a_peer_is_counted_and_ends_the_connection() {
+    test(|guest| {
+        faults::require()?;
+        faults::quiet()?;
+        let local = Local::new(guest)?;
+        let sides = [&local.near, &local.far];
+        let counted = || -> Result<u64> {
+            let counts = sides.map(|side| side.query().map(|told| told.violations));
+            counts
+                .into_iter()
+                .try_fold(0, |sum, count| Ok(sum + count?))
+        };
+        ensure!(counted()? == 0, "counted before");
+        let theirs = Buffer::create(&local.far_context, 4096, Placement::Any)?;
+        let nonsense = Point::always("message_corrupt")?;
+        // A wrong bit may make another message that makes sense: until one does not.
+        let mut grants = Vec::new();
+        let started = Instant::now();
+        while local.far.query()?.state == EndpointState::Up && started.elapsed() < guest.limit(20) {
+            let (terms, limit) = (GrantTerms::default(), guest.limit(1));
+            grants.push(local.far.grant_on(&theirs, 0..4096, &terms, limit));
+        }
+        for side in sides {
+            ends(guest, side, "one")?;
+        }
+        ensure!(nonsense.fired()? > 0, "nothing was corrupted");
+        drop(nonsense);
+        let violations = counted()?;
+        ensure!(violations > 0, "{} grants and no violation", grants.len());
+        println!("{violations} violations, {} grants", grants.len());
+        drop(grants);
         record(|_| ())?;
         ordinary(guest)
     });
