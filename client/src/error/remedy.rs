@@ -274,8 +274,8 @@ fn common(errno: Errno) -> (&'static str, &'static str) {
 
 #[cfg(test)]
 mod tests {
-    use crate::error::names::name;
     use super::*;
+    use crate::error::names::name;
 
     /// Every errno that the interface documents for a call.
     const DOCUMENTED: &[(Call, &[Errno])] = &[

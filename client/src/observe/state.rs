@@ -114,6 +114,29 @@ impl State {
         old.sort_by_key(|line| std::cmp::Reverse(line.number("age_ns")));
         old
     }
+
+    /// What an operation waits for, in words: with the silence of the peer's kernel, if it is silent, of which the process
+    /// there knows nothing.
+    pub fn blame(&self, operation: &Line) -> String {
+        let meaning = explain(operation.text("waits_on"));
+        let endpoint = Self::of_endpoint(&self.endpoints, operation);
+        match endpoint.map_or(0, |line| line.number("silent_beats")) {
+            0 => meaning.to_owned(),
+            beats => format!("{meaning}; nothing has come from its kernel for {beats} heartbeats"),
+        }
+    }
+
+    /// Where an operation is that is under way now, by its trace id. `None` when there is none.
+    pub fn whereabouts(&self, trace_id: u64) -> Option<String> {
+        let mut operations = self.operations.iter();
+        let line = operations.find(|line| line.number("trace_id") == trace_id)?;
+        let (op, endpoint) = (line.text("op"), line.text("endpoint"));
+        Some(format!(
+            "STUCK for {:.1} s: {op} on endpoint {endpoint}: {}",
+            line.number("age_ns") as f64 / 1e9,
+            self.blame(line)
+        ))
+    }
 }
 
 /// What an operation's `waits_on` means.
@@ -235,6 +258,24 @@ mod tests {
         assert_eq!(stuck.len(), 2);
         assert_eq!(stuck[0].text("waits_on"), "peer-receives");
         assert!(state.stuck(501).is_empty());
+    }
+
+    #[test]
+    fn a_silent_kernel_is_blamed_too() {
+        let mut state = State {
+            operations: vec![Line::parse(
+                "endpoint=4 op=write_imm trace_id=7 age_ns=1500000000 waits_on=peer-receives",
+            )],
+            endpoints: vec![Line::parse("endpoint=4 silent_beats=0")],
+            ..State::default()
+        };
+        let told = state.whereabouts(7).expect("it is under way");
+        assert!(told.starts_with("STUCK for 1.5 s: write_imm on endpoint 4"));
+        assert!(!told.contains("heartbeats"), "{told}");
+        state.endpoints = vec![Line::parse("endpoint=4 silent_beats=3")];
+        let told = state.whereabouts(7).expect("it is under way");
+        assert!(told.ends_with("for 3 heartbeats"), "{told}");
+        assert_eq!(state.whereabouts(8), None);
     }
 
     #[test]

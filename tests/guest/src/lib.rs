@@ -15,6 +15,7 @@ pub use local::Local;
 
 use std::mem::offset_of;
 use std::os::fd::AsFd as _;
+use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -275,4 +276,13 @@ pub fn ended_by_death(tally: &Tally) -> Result<()> {
         tally.first_error
     );
     Ok(())
+}
+
+/// A program that was built next to the tests' kit.
+///
+/// # Errors
+/// When the runner did not say where that is.
+pub fn guest_program(name: &str) -> Result<PathBuf> {
+    let folder = std::env::var("DMAPLANE_BIN_DIR")?;
+    Ok(PathBuf::from(folder).join(name))
 }

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use dmaplane::observe::state::{self, Line, State};
 use dmaplane::{Buffer, Channel, Context, Entry, GrantTerms, Placement, Rights};
-use dmaplane_guest_tests::{Connection, Local, complete};
+use dmaplane_guest_tests::{Local, complete, guest_program};
 use dmaplane_testkit::{Gauges, Result, Topology, ensure, gauges, poll, test};
 
 /// The one line that has this member.
@@ -75,52 +75,6 @@ fn observe_names_what_each_operation_waits_for() {
         );
         Ok(())
     });
-}
-
-#[test]
-fn observe_finds_a_frozen_peer() {
-    test(|guest| {
-        let mut connection = Connection::to_peer(guest)?;
-        let (_remote, grant) = connection.remote_buffer(guest, 4096)?;
-        let source = Buffer::create(&connection.context, 4096, Placement::Any)?;
-        let mut channel = Channel::builder().entries(8).build(&connection.context)?;
-        // The peer lives, but posts no receives.
-        channel.push(Entry::write_imm(source.range(0, 4096), grant.at(0), 3).trace_id(4242))?;
-        channel.submit()?;
-        let program = guest_program("dmaplane")?;
-        let run = |arguments: &[&str]| -> Result<String> {
-            let output = Command::new(&program).args(arguments).output()?;
-            ensure!(output.status.success(), "{arguments:?}: {output:?}");
-            Ok(String::from_utf8(output.stdout)?)
-        };
-        let seen = poll::until(guest.limit(10), || {
-            let text = run(&["top", "--once", "--stuck-ms", "1"])?;
-            let named = text.contains("trace 4242") && text.contains("no receive");
-            Ok(named.then_some(text))
-        })?;
-        let text = seen.ok_or_else(|| dmaplane_testkit::anyhow!("never named"))?;
-        println!("{text}");
-        let json: serde_json::Value = serde_json::from_str(&run(&["top", "--once", "--json"])?)?;
-        let stuck = &json["stuck"][0];
-        ensure!(stuck["trace_id"] == "4242", "{stuck}");
-        ensure!(stuck["waits_on"] == "peer-receives", "{stuck}");
-        connection
-            .peer
-            .ask(dmaplane_testkit::peer::protocol::Request::PostReceives {
-                endpoint: connection.remote,
-                count: 1,
-            })?;
-        complete(&mut channel, 1, guest.limit(10))?[0].result()?;
-        let text = run(&["top", "--once", "--stuck-ms", "1"])?;
-        ensure!(!text.contains("trace 4242"), "{text}");
-        Ok(())
-    });
-}
-
-/// A program that was built next to the tests' kit.
-fn guest_program(name: &str) -> Result<std::path::PathBuf> {
-    let folder = std::env::var("DMAPLANE_BIN_DIR")?;
-    Ok(std::path::PathBuf::from(folder).join(name))
 }
 
 #[test]

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Subcommand;
 use dmaplane::observe::chrome;
 use dmaplane::observe::follow::{Side, follow};
+use dmaplane::observe::state::State;
 use dmaplane::observe::trace::{self, EVENTS};
 use dmaplane::observe::tracefs::Recording;
 
@@ -48,7 +49,8 @@ pub(crate) enum Command {
         /// A machine's recording, with a name for the machine or without.
         #[arg(value_name = "[NAME=]FILE", required_unless_present = "live")]
         files: Vec<String>,
-        /// Record on this machine for so many seconds instead of reading files. Needs root.
+        /// Record on this machine for so many seconds instead of reading files. What has no event
+        /// meanwhile, because it is stuck, is looked for among what is under way. Needs root.
         #[arg(long, value_name = "SECONDS", conflicts_with = "files")]
         live: Option<f64>,
         /// Write the timeline as Chrome's trace JSON to this file too.
@@ -79,7 +81,16 @@ pub(crate) fn run(command: &Command, json: bool) -> Result<()> {
                 }],
                 None => files.iter().map(|file| side(file)).collect::<Result<_>>()?,
             };
-            let timeline = follow(*id, &sides);
+            let mut timeline = follow(*id, &sides);
+            // What is stuck has no events any more, but it is there.
+            let mut found = !timeline.steps.is_empty();
+            if !found && live.is_some() {
+                let state = State::read().context("cannot read what is under way")?;
+                if let Some(verdict) = state.whereabouts(*id) {
+                    timeline.verdict = verdict;
+                    found = true;
+                }
+            }
             if let Some(path) = chrome {
                 let text = serde_json::to_string_pretty(&chrome::render(&timeline))?;
                 fs::write(path, text)
@@ -90,7 +101,7 @@ pub(crate) fn run(command: &Command, json: bool) -> Result<()> {
             } else {
                 output::text(&timeline.text())?;
             }
-            ensure!(!timeline.steps.is_empty(), "{}", timeline.verdict);
+            ensure!(found, "{}", timeline.verdict);
             Ok(())
         }
     }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use dmaplane::observe::state::{self, Line, OpenFile, State, explain};
+use dmaplane::observe::state::{self, Line, OpenFile, State};
 use serde::Serialize;
 
 use crate::output;
@@ -60,7 +60,7 @@ pub(crate) struct Stuck {
     pub(crate) peer: String,
     pub(crate) age_ms: u64,
     pub(crate) waits_on: String,
-    pub(crate) meaning: &'static str,
+    pub(crate) meaning: String,
 }
 
 /// What is shown.
@@ -133,7 +133,7 @@ impl View {
                     .map_or(String::new(), |endpoint| endpoint.text("peer").to_owned()),
                 age_ms: line.number("age_ns") / 1_000_000,
                 waits_on: line.text("waits_on").to_owned(),
-                meaning: explain(line.text("waits_on")),
+                meaning: state.blame(line),
             })
             .collect();
         for buffer in &state.buffers {
