@@ -97,6 +97,9 @@ void dmaplane_ib_dma_sync_cpu(struct ib_device *device, u64 address, size_t byte
 void dmaplane_ib_dma_sync_device(struct ib_device *device, u64 address, size_t bytes, bool to_device);
 
 /* dma-bufs, and pages mapped for any device. */
+struct dma_resv *dmaplane_resv_new(void);
+void dmaplane_resv_free(struct dma_resv *resv);
+struct inode *dmaplane_dma_buf_inode(const struct dma_buf *dmabuf);
 void dmaplane_resv_lock(struct dma_resv *resv);
 void dmaplane_resv_unlock(struct dma_resv *resv);
 bool dmaplane_dma_reaches(struct device *device, const struct page *page);

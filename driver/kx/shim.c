@@ -262,6 +262,7 @@ void dmaplane_space_adopt(struct inode *inode, struct file *file)
 	file->f_mapping = inode->i_mapping;
 }
 
+/* All of them from the first on without a count. */
 void dmaplane_space_zap(struct inode *inode, pgoff_t first, pgoff_t count)
 {
 	unmap_mapping_pages(inode->i_mapping, first, count, true);
@@ -456,6 +457,30 @@ void dmaplane_ib_dma_sync_cpu(struct ib_device *device, u64 address, size_t byte
 void dmaplane_ib_dma_sync_device(struct ib_device *device, u64 address, size_t bytes, bool to_device)
 {
 	ib_dma_sync_single_for_device(device, address, bytes, direction(to_device));
+}
+
+struct dma_resv *dmaplane_resv_new(void)
+{
+	struct dma_resv *resv = kzalloc(sizeof(*resv), GFP_KERNEL);
+
+	if (resv)
+		dma_resv_init(resv);
+	return resv;
+}
+
+void dmaplane_resv_free(struct dma_resv *resv)
+{
+	dma_resv_fini(resv);
+	kfree(resv);
+}
+
+/* With a reference. The caller has one to the dma-buf. */
+struct inode *dmaplane_dma_buf_inode(const struct dma_buf *dmabuf)
+{
+	struct inode *inode = file_inode(dmabuf->file);
+
+	ihold(inode);
+	return inode;
 }
 
 void dmaplane_resv_lock(struct dma_resv *resv)

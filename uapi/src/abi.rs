@@ -41,11 +41,13 @@ pub const IOC_BUFFER_QUERY: u32 = (IOC_TYPE << 8) | 0x11;
 pub const IOC_BUFFER_FOLIOS: u32 = (IOC_TYPE << 8) | 0x12;
 /// Takes the memory of a buffer away from everybody ([`BufferRevoke`]), as the owner of a device's memory does before it
 /// reuses the range. When the call returns: operations on it have ended, in `STATE_REVOKED` unless they were faster;
-/// grants over it have ended with [`GRANT_END_MEMORY`]; no device reaches it; a touch of a mapping gives SIGBUS; watches
-/// of the buffer have completed. Connections live on, but for those whose provider keeps an operation on it longer than
+/// grants over it have ended with [`GRANT_END_MEMORY`]; no device reaches it; a touch of a mapping gives SIGBUS, but for
+/// those of an import, which are its exporter's and end with the exporter's own revocation; watches of the buffer have
+/// completed. Connections live on, but for those whose provider keeps an operation on it longer than
 /// a second. The handle stays, and every use of it gives `ESTALE` or `STATE_REVOKED`. Revoking it again does nothing.
-/// Bounded by a few seconds, whatever peers do. Errors: `ENOENT`; `EBUSY` (all of this is done, but an importer of a dma-buf
-/// of the memory, which cannot be told to let go, still reaches it; its pages stay as long).
+/// Bounded by a few seconds, whatever peers do; of a device's memory, by its importers, which are drivers that let go when
+/// they are told. Errors: `ENOENT`; `EBUSY` (all of this is done, but after a second an importer of a dma-buf of the memory,
+/// which cannot be told to let go, still reaches it; its pages stay as long).
 pub const IOC_BUFFER_REVOKE: u32 = (IOC_TYPE << 8) | 0x50;
 /// Reports what a buffer's memory is and whether it was revoked ([`MemoryQuery`]). Errors: `ENOENT`.
 pub const IOC_MEMORY_QUERY: u32 = (IOC_TYPE << 8) | 0x51;

@@ -11,7 +11,7 @@ use core::{marker::PhantomData, ptr::NonNull};
 use kernel::{
     bindings::{self, dma_data_direction as Direction},
     ffi::c_int,
-    mm::virt::VmaNew,
+    mm::virt::{flags, VmaNew},
     prelude::*,
     sync::Arc,
 };
@@ -155,8 +155,16 @@ impl<E: Exported> Operations<E> {
         vma: *mut bindings::vm_area_struct,
     ) -> c_int {
         // SAFETY: See the type; the VMA is in its initial setup.
-        let (export, vma) = unsafe { (Self::export(dmabuf), VmaNew::from_raw(vma)) };
-        errno(export.check_live().and_then(|()| export.what().map(vma)))
+        let (export, new) = unsafe { (Self::export(dmabuf), VmaNew::from_raw(vma)) };
+        if !export.is_writable() {
+            // The framework does not look: other drivers map it for whoever has a file of theirs, which may be writable.
+            if new.flags() & flags::WRITE != 0 {
+                return EACCES.to_errno();
+            }
+            // SAFETY: See above.
+            unsafe { raw::dmaplane_vma_never_written(vma) };
+        }
+        errno(export.check_live().and_then(|()| export.what().map(new)))
     }
 
     /// # Safety

@@ -8,13 +8,14 @@
 
 use super::{
     callbacks::Operations,
+    outliving::{Mappings, Reservation},
     raw,
     table::Table,
     view::{Head, Shown, View},
     DmaBuf,
 };
 use crate::kx::pages::PAGE_BYTES;
-use core::{ptr, ptr::NonNull};
+use core::ptr::NonNull;
 use kernel::{
     bindings::{self, dma_data_direction as Direction},
     error::from_err_ptr,
@@ -43,13 +44,14 @@ const BOOKKEEPING: u32 = 3;
 
 /// The exporter's side of a dma-buf.
 ///
-/// Lock: `state`, inside the reservation lock. It is held while tables are synchronised, so that none of them goes
-/// meanwhile.
+/// Locks: `reservation`, which is the dma-buf's reservation lock, and `state` inside it. The latter is held while tables are
+/// synchronised, so that none of them goes meanwhile.
 ///
 /// # Invariants
 ///
-/// `State::dmabuf` is the dma-buf whose private data this is, from its making until its release. `head` comes first, so that
-/// whoever does not know `E` finds it.
+/// `State::dmabuf` is the dma-buf whose private data this is, from its making until its release, which takes `reservation`
+/// before it clears the member: so the dma-buf stays as long as the lock is held and the member is set, though not its file.
+/// `head` comes first, so that whoever does not know `E` finds it.
 #[pin_data]
 #[repr(C)]
 pub(crate) struct Export<E: Exported> {
@@ -58,6 +60,7 @@ pub(crate) struct Export<E: Exported> {
     state: Mutex<State>,
     #[pin]
     unmapped: CondVar,
+    reservation: Reservation,
     writable: bool,
     /// Whether it is a device's memory.
     device: bool,
@@ -65,7 +68,7 @@ pub(crate) struct Export<E: Exported> {
 }
 
 struct State {
-    dmabuf: Option<NonNull<raw::dma_buf>>,
+    dmabuf: Option<(NonNull<raw::dma_buf>, Arc<Mappings>)>,
     tables: KVec<Given>,
     vmapped: bool,
     revoked: bool,
@@ -103,7 +106,7 @@ impl<E: Exported> Export<E> {
         let (shown, _, count) = what.shown();
         let device = matches!(shown, Shown::Device(..));
         let export = Arc::pin_init(
-            pin_init!(Self {
+            try_pin_init!(Self {
                 head: Head { view: Self::view },
                 state <- new_mutex!(State {
                     dmabuf: None,
@@ -112,6 +115,7 @@ impl<E: Exported> Export<E> {
                     revoked: false,
                 }, "Export::state"),
                 unmapped <- new_condvar!("Export::unmapped"),
+                reservation: Reservation::new()?,
                 writable,
                 device,
                 what,
@@ -129,7 +133,7 @@ impl<E: Exported> Export<E> {
             ops: Operations::<E>::table(writable && !device),
             size: count * PAGE_BYTES,
             flags: flags as c_int,
-            resv: ptr::null_mut(),
+            resv: export.reservation.as_ptr(),
             priv_: Arc::into_raw(export.clone()).cast_mut().cast(),
         };
         // SAFETY: The table is static, and the private data is what it expects: a reference that `release` gives back. The
@@ -138,8 +142,9 @@ impl<E: Exported> Export<E> {
             // SAFETY: The reference was not taken over.
             drop(unsafe { Arc::from_raw(info.priv_.cast::<Self>()) });
         })?;
+        let mappings = Arc::new(Mappings::of(&made)?, GFP_KERNEL)?;
         // INVARIANT: Its private data is this export.
-        export.state.lock().dmabuf = Some(made.0);
+        export.state.lock().dmabuf = Some((made.0, mappings));
         Ok((export, made))
     }
 
@@ -177,36 +182,28 @@ impl<E: Exported> Export<E> {
         state.vmapped || !state.tables.is_empty()
     }
 
-    /// A reference to the dma-buf, unless its last one is gone already.
-    fn dmabuf(&self) -> Option<DmaBuf> {
-        let state = self.state.lock();
-        let dmabuf = state.dmabuf?;
-        // SAFETY: By the type invariant the dma-buf has not been released, and cannot be as long as the lock is held.
-        let file = unsafe { bindings::get_file_active(&mut (*dmabuf.as_ptr()).file) };
-        // INVARIANT: A successful get gave a reference.
-        NonNull::new(file).map(|_| DmaBuf(dmabuf))
-    }
-
     /// Refuses every new use, takes the pages out of every process, tells the importers to let go, and waits for those that
     /// can: at most so long for host pages, which stay as long as somebody has them, and for a device's memory, which does
     /// not stay, until all have let go. Only those have it that do so in bounded time. May sleep.
     pub(crate) fn revoke(&self, limit_ms: u32) {
-        let Some(dmabuf) = self.dmabuf() else {
-            return;
-        };
         let end = Instant::<Monotonic>::now() + Delta::from_millis(limit_ms.into());
-        let raw_dmabuf = dmabuf.0.as_ptr();
         {
-            let _reserved = dmabuf.reserve();
-            self.state.lock().revoked = true;
-            // SAFETY: The dma-buf is alive. Both tables differ in the kernel mapping only, which is looked up under the
-            // reservation lock, held here, as it has to be for the invalidation. Its file's mapping has the VMAs of this
-            // dma-buf alone, all of which are meant; they go before an importer tells anybody that the memory is gone.
-            unsafe {
-                (*raw_dmabuf).ops = Operations::<E>::table(false);
-                bindings::unmap_mapping_range((*(*raw_dmabuf).file).f_mapping, 0, 0, 1);
-                raw::dma_buf_invalidate_mappings(raw_dmabuf);
-            }
+            let _reserved = self.reservation.lock();
+            let (dmabuf, mappings) = {
+                let mut state = self.state.lock();
+                state.revoked = true;
+                let Some((dmabuf, mappings)) = &state.dmabuf else {
+                    return;
+                };
+                (dmabuf.as_ptr(), mappings.clone())
+            };
+            // SAFETY: By the type invariant the dma-buf is alive as long as the lock is held. Both tables differ in the
+            // kernel mapping only, which is looked up under the same lock.
+            unsafe { (*dmabuf).ops = Operations::<E>::table(false) };
+            // They go before an importer tells anybody that the memory is gone.
+            mappings.empty();
+            // SAFETY: As above, and the invalidation wants the lock.
+            unsafe { raw::dma_buf_invalidate_mappings(dmabuf) };
         }
         let mut state = self.state.lock();
         if state.tables.is_empty() {
@@ -214,8 +211,8 @@ impl<E: Exported> Export<E> {
         }
         drop(state);
         if self.device {
-            // SAFETY: The dma-buf is alive.
-            unsafe { raw::dmaplane_resv_wait_all((*raw_dmabuf).resv) };
+            // SAFETY: The lock is ours.
+            unsafe { raw::dmaplane_resv_wait_all(self.reservation.as_ptr()) };
             state = self.state.lock();
             while !state.tables.is_empty() {
                 self.unmapped.wait(&mut state);
@@ -223,9 +220,9 @@ impl<E: Exported> Export<E> {
             return;
         }
         // Importers may go on until their fences have signalled.
-        // SAFETY: The dma-buf is alive.
+        // SAFETY: The lock is ours.
         unsafe {
-            let _ = raw::dmaplane_resv_wait((*raw_dmabuf).resv, BOOKKEEPING, limit_ms);
+            let _ = raw::dmaplane_resv_wait(self.reservation.as_ptr(), BOOKKEEPING, limit_ms);
         }
         state = self.state.lock();
         while state.tables.iter().any(|given| given.revocable) {
@@ -243,6 +240,11 @@ impl<E: Exported> Export<E> {
         }
     }
 
+    /// Whether others may write through it.
+    pub(super) fn is_writable(&self) -> bool {
+        self.writable
+    }
+
     /// `ENODEV` once it is revoked.
     pub(super) fn check_live(&self) -> Result {
         match self.state.lock().revoked {
@@ -253,8 +255,12 @@ impl<E: Exported> Export<E> {
 
     /// The last reference to the dma-buf is gone.
     pub(super) fn released(&self) {
-        // Whoever looks for the dma-buf from here on does not find it.
-        self.state.lock().dmabuf = None;
+        let gone = {
+            // Whoever revokes may be looking at the dma-buf.
+            let _reserved = self.reservation.lock();
+            self.state.lock().dmabuf.take()
+        };
+        drop(gone);
         self.what.released();
     }
 

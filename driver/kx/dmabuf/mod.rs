@@ -11,6 +11,7 @@ pub(crate) mod export;
 pub(crate) mod import;
 
 mod callbacks;
+mod outliving;
 mod table;
 mod view;
 

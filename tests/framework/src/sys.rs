@@ -197,7 +197,7 @@ pub fn close_behind(fd: BorrowedFd<'_>) -> Result<()> {
     Ok(())
 }
 
-/// A shared mapping, in words that the kernel and others may change at any time.
+/// A mapping, in words that the kernel and others may change at any time.
 #[derive(Debug)]
 pub struct Words {
     start: NonNull<c_void>,
@@ -210,23 +210,32 @@ unsafe impl Send for Words {}
 unsafe impl Sync for Words {}
 
 impl Words {
-    /// Maps `bytes` of a descriptor, readable and writable.
+    /// Maps `bytes` of a descriptor, shared, readable and writable.
     ///
     /// # Errors
     /// What mmap(2) says.
     pub fn map(fd: BorrowedFd<'_>, offset: u64, bytes: usize) -> Result<Self, Errno> {
+        Self::map_as(MapFlags::SHARED, fd, offset, bytes)
+    }
+
+    /// The same, but what is written is this process's alone.
+    ///
+    /// # Errors
+    /// What mmap(2) says.
+    pub fn map_private(fd: BorrowedFd<'_>, bytes: usize) -> Result<Self, Errno> {
+        Self::map_as(MapFlags::PRIVATE, fd, 0, bytes)
+    }
+
+    fn map_as(
+        flags: MapFlags,
+        fd: BorrowedFd<'_>,
+        offset: u64,
+        bytes: usize,
+    ) -> Result<Self, Errno> {
         let prot = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: A new mapping at an address of the kernel's choice touches no existing memory.
-        let start = unsafe {
-            rustix::mm::mmap(
-                std::ptr::null_mut(),
-                bytes,
-                prot,
-                MapFlags::SHARED,
-                fd,
-                offset,
-            )
-        }?;
+        let start =
+            unsafe { rustix::mm::mmap(std::ptr::null_mut(), bytes, prot, flags, fd, offset) }?;
         let start = NonNull::new(start).ok_or(Errno::FAULT)?;
         let count = bytes / 4;
         Ok(Self { start, count })

@@ -3,10 +3,14 @@
 //! Shared memory that is taken back: what becomes of whoever has it, and races against whatever comes in between, with
 //! each window forced open.
 
-use std::os::fd::AsFd as _;
+use std::fs::{self, File};
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use dmaplane::{Buffer, Channel, Context, Entry, Errno, GrantTerms, Placement, Standing, State};
+use dmaplane::{
+    Buffer, Channel, Context, Entry, Errno, ExportAccess, GrantTerms, Placement, Standing, State,
+};
 use dmaplane_guest_tests::import::{device_camera, is_gone};
 use dmaplane_guest_tests::race::{against, forced, once_each};
 use dmaplane_guest_tests::{Local, complete, holds, refusal};
@@ -15,6 +19,7 @@ use dmaplane_testkit::dmabuf::{self, Access};
 use dmaplane_testkit::sys::{self, Words};
 use dmaplane_testkit::{ErrorContext as _, Gauges, Result, ensure, gauges, pattern, test};
 use dmaplane_uapi as abi;
+use rustix::fs::{Mode, OFlags};
 
 const PAGE: u64 = 4096;
 const BYTES: u64 = 256 << 10;
@@ -219,5 +224,52 @@ fn dmabuf_window_copy_and_registration() {
             once_each(&done, 32, &[State::Ok, State::Revoked])?;
             is_gone(guest, &local.near_context, &import)
         })
+    });
+}
+
+/// A descriptor for a path keeps the dma-buf, but not its file, whose place another one takes: that one's mappings are none
+/// of the revocation's.
+#[test]
+fn dmabuf_is_taken_back_when_only_its_path_is_left() {
+    test(|guest| {
+        let before = Gauges::read()?;
+        let context = Context::open()?;
+        let path = format!("/run/dmaplane-victim-{}", std::process::id());
+        fs::write(&path, [0; PAGE as usize])?;
+        let victim = File::open(&path)?;
+        let private = Words::map_private(victim.as_fd(), PAGE as usize)?;
+        for round in 0..20 {
+            private.at(0).store(77, Ordering::Relaxed);
+            let buffer = Buffer::create(&context, PAGE, Placement::Any)?;
+            let fd = buffer.export()?;
+            let own = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
+            let name = rustix::fs::open(own, OFlags::PATH, Mode::empty())?;
+            drop(fd);
+            let others: Result<Vec<_>, _> = (0..200).map(|_| File::open(&path)).collect();
+            buffer.revoke()?;
+            let left = private.at(0).load(Ordering::Relaxed);
+            ensure!(left == 77, "round {round}: a stranger's page is gone");
+            drop((others?, name));
+        }
+        fs::remove_file(&path)?;
+        drop(context);
+        gauges::settle(&before, guest.limit(10))
+    });
+}
+
+/// Another driver may have a dma-buf mapped through a file of its own, of whose mode the framework makes nothing. A private
+/// mapping comes as far as that without such a driver.
+#[test]
+fn dmabuf_for_reading_is_never_mapped_for_writing() {
+    test(|_| {
+        let context = Context::open()?;
+        let buffer = Buffer::create(&context, PAGE, Placement::Any)?;
+        buffer.write_at(0, &[3; 4]);
+        let fd = buffer.export_range(0..PAGE, ExportAccess::ReadOnly)?;
+        let writable = Words::map(fd.as_fd(), 0, PAGE as usize).err();
+        ensure!(writable == Some(Errno::ACCESS), "{writable:?}");
+        let past = Words::map_private(fd.as_fd(), PAGE as usize).err();
+        ensure!(past == Some(Errno::ACCESS), "{past:?}");
+        Ok(())
     });
 }
