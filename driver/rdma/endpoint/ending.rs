@@ -282,8 +282,10 @@ impl Ticked for Clockwork {
         shared.end_early(&self.connection, &Selector::Due(now), End::Expired, false);
         if shared.is_down() {
             if shared.state.lock().broken {
-                // Whoever found it out could not wait for this: what is under way is flushed, and the peer told.
-                self.connection.disconnect();
+                // Whoever found it out could not wait for this: the peer is told, what is under way is flushed, and what
+                // the provider took in part, of which it gives nothing back, ends with the drain.
+                self.connection.shutdown();
+                shared.end_flying();
             }
             // The peer's access ends here, also when its owner leaves the endpoint as it is.
             shared.fence_grants(&self.connection, uapi::GRANT_END_ENDPOINT, |_| true);

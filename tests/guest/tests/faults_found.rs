@@ -114,6 +114,40 @@ fn found_refused_split_does_not_lend_its_length() {
     });
 }
 
+/// The provider took the first request of an operation and refused the second: it used to wait, and every fence behind it,
+/// until its user destroyed the endpoint.
+#[test]
+fn found_operation_taken_in_part_ends_by_itself() {
+    test(|guest| {
+        faults::require()?;
+        faults::quiet()?;
+        let local = Local::new(guest)?;
+        let mine = Buffer::create(&local.near_context, BIG, Placement::Any)?;
+        let theirs = Buffer::create(&local.far_context, BIG, Placement::Any)?;
+        let limit = guest.limit(10);
+        let terms = GrantTerms::default();
+        let _own = local.far.grant_on(&theirs, 0..BIG, &terms, limit)?;
+        let given = local.near.wait_grant(limit)?;
+        let mut here = Channel::builder().entries(4).build(&local.near_context)?;
+        // Its registration comes first, which is no operation.
+        here.push(Entry::write(mine.range(0, 8), given.at(0)))?;
+        complete(&mut here, 1, limit)?[0].result()?;
+        let part = Point::once("post_part")?;
+        let whole = mine.range(0, u32::try_from(BIG)?);
+        here.push(Entry::write(whole, given.at(0)).user_data(1))?;
+        here.push(Entry::fence(&local.near).user_data(2))?;
+        for done in complete(&mut here, 2, limit)? {
+            ensure!(done.state() != State::Ok, "{done:?}");
+        }
+        ensure!(part.fired()? == 1, "nothing was refused");
+        drop(part);
+        ends(guest, &local.near, "refused")?;
+        ends(guest, &local.far, "other")?;
+        record(|_| ())?;
+        ordinary(guest)
+    });
+}
+
 /// What a peer's kernel says that makes no sense is counted, and ends the connection for both sides.
 #[test]
 fn found_nonsense_of_a_peer_is_counted_and_ends_the_connection() {
