@@ -39,7 +39,7 @@ use kernel::{
     prelude::*,
     sync::{
         atomic::{Atomic, Relaxed},
-        Arc,
+        Arc, UniqueArc,
     },
 };
 use placement::Placed;
@@ -118,7 +118,10 @@ impl Memory {
         bytes: usize,
         imported: Option<Imported>,
     ) -> Result<Arc<Self>> {
-        let memory = Self {
+        // Its place first: memory of a device may not go while it is being made, under the device's lock, which it takes
+        // when it goes.
+        let place = UniqueArc::new_uninit(GFP_KERNEL)?;
+        let memory = place.write(Self {
             backing,
             tenure,
             placement,
@@ -128,8 +131,8 @@ impl Memory {
             _charge: charge,
             _buffers: GAUGES.buffers.hold(1),
             _bytes: GAUGES.bytes.hold(bytes),
-        };
-        let memory = Arc::new(memory, GFP_KERNEL)?;
+        });
+        let memory = Arc::from(memory);
         let (policy, node) = memory.placement().told();
         memory.mark.allocated(policy, node, || {
             memory.census().map_or(0, |(_, misplaced)| misplaced)

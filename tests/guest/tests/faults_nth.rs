@@ -6,7 +6,11 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use dmaplane::{Buffer, Channel, ConnectOptions, Context, Endpoint, Entry, Listener, Placement};
+use dmaplane::{
+    Buffer, Channel, ConnectOptions, Context, Endpoint, Entry, Errno, Listener, Placement, Pool,
+    Tier,
+};
+use dmaplane_guest_tests::device::device;
 use dmaplane_guest_tests::scenario::{Plan, Steps, scenario};
 use dmaplane_guest_tests::swept::{CONNECTING, GRANTING, as_documented, ordinary, swept};
 use dmaplane_testkit::faults::{self, Swept};
@@ -26,6 +30,9 @@ fn swept_well(guest: &Guest, done: Swept, least: u32) -> Result<()> {
     );
     ordinary(guest)
 }
+
+/// What exporting may end in besides: the file system of dma-bufs says so when it has no memory for a file.
+const EXPORTING: &[Errno] = &[Errno::NFILE];
 
 #[test]
 fn nth_open_query_and_close() {
@@ -65,6 +72,81 @@ fn nth_buffer() {
             swept_well(guest, done, 8)?;
         }
         Ok(())
+    });
+}
+
+/// Memory that could not be made used to wait for the device's lock, which its maker held.
+#[test]
+fn nth_device_buffer() {
+    test(|guest| {
+        faults::require()?;
+        faults::quiet()?;
+        let watching = Context::open()?;
+        let number = device(guest, &watching)?.number;
+        let done = swept(guest, "device buffer: create, query, destroy", |nth| {
+            let context = Context::open()?;
+            let made =
+                nth.step(|| Buffer::on_device(&context, number, Tier::Uncached, 16 << 10, None))?;
+            let mut failed = as_documented(&made, &[])?;
+            if let Ok(buffer) = made {
+                failed |= as_documented(&nth.step(|| buffer.memory())?, &[])?;
+                nth.step(|| drop(buffer))?;
+            }
+            // What failed has given its range back, if only with the context: a destruction may fail as well.
+            drop(context);
+            let device = device(guest, &watching)?;
+            for tier in &device.tiers {
+                ensure!(tier.free == tier.bytes, "{tier:?}");
+            }
+            Ok(failed)
+        })?;
+        swept_well(guest, done, 8)
+    });
+}
+
+#[test]
+fn nth_pool() {
+    test(|guest| {
+        faults::require()?;
+        faults::quiet()?;
+        let done = swept(guest, "pool: create, carve, query, destroy", |nth| {
+            let context = Context::open()?;
+            let made = nth.step(|| Pool::builder(64 << 10).zeroed().create(&context))?;
+            let mut failed = as_documented(&made, &[])?;
+            if let Ok(pool) = made {
+                let carved = nth.step(|| pool.carve(8 << 10))?;
+                failed |= as_documented(&carved, &[])?;
+                failed |= as_documented(&nth.step(|| pool.query())?, &[])?;
+                if carved.is_err() {
+                    let info = pool.query()?;
+                    ensure!(info.longest_bytes == pool.len(), "{info:?}");
+                }
+                nth.step(|| drop(carved))?;
+                nth.step(|| drop(pool))?;
+            }
+            Ok(failed)
+        })?;
+        swept_well(guest, done, 12)
+    });
+}
+
+/// Without an import: the framework itself warns when an exporter has no memory for the mapping that an import asks for.
+#[test]
+fn nth_dmabuf() {
+    test(|guest| {
+        faults::require()?;
+        faults::quiet()?;
+        let done = swept(guest, "dma-buf: export, destroy", |nth| {
+            let context = Context::open()?;
+            let buffer = Buffer::create(&context, 16 << 10, Placement::Any)?;
+            let exported = nth.step(|| buffer.export())?;
+            let failed = as_documented(&exported, EXPORTING)?;
+            if let Ok(dmabuf) = exported {
+                nth.step(|| drop(dmabuf))?;
+            }
+            Ok(failed)
+        })?;
+        swept_well(guest, done, 5)
     });
 }
 
