@@ -114,10 +114,6 @@ pub(crate) fn connect(
             .with_id(|id| id.connect(&hello.encode()))?;
         endpoint.shared.wait_step(deadline)?
     })();
-    // After any other failure the peer may be sending already, and a drain ends.
-    if result == Err(ENOMEM) {
-        endpoint.connection.give_up();
-    }
     up_or_down(endpoint, result)
 }
 
@@ -146,12 +142,13 @@ pub(crate) fn accept(
     let result = (|| {
         endpoint
             .connection
-            .with_id(|id| id.accept(&Hello { depth }.encode()))
-            .map_err(|_| {
-                // The peer was not answered, so that it sends nothing.
-                endpoint.connection.give_up();
-                ECONNABORTED
-            })?;
+            .with_id(|id| {
+                id.accept(&Hello { depth }.encode())?;
+                // The peer was answered: it may send before the connection manager says that it is up.
+                endpoint.shared.note_up();
+                Ok(())
+            })
+            .map_err(|_| ECONNABORTED)?;
         let step = endpoint.shared.wait_step(deadline)?;
         step.map_err(|_| ECONNABORTED)
     })();

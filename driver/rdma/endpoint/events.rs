@@ -18,7 +18,10 @@ use crate::{
     uapi,
     windows::WINDOWS,
 };
-use kernel::prelude::*;
+use kernel::{
+    prelude::*,
+    sync::atomic::{Acquire, Release},
+};
 
 impl cm::Handler for Shared {
     fn event(&self, id: Active<'_>, event: Event<'_>) {
@@ -28,6 +31,7 @@ impl cm::Handler for Shared {
             }
             Event::AddressResolved | Event::RouteResolved => Step::Done,
             Event::Established(private) => {
+                self.note_up();
                 if !self.establish(private) {
                     id.disconnect();
                 }
@@ -91,6 +95,11 @@ impl Shared {
         !flushed
     }
 
+    /// The peer may send, or has: the queue pair works, and its teardown drains it.
+    pub(super) fn note_up(&self) {
+        self.was_up.store(true, Release);
+    }
+
     /// The peer's greeting makes no sense; false, for [`Self::establish`].
     fn refuse_greeting(&self) -> bool {
         self.state.lock().step = Some(Step::Failed(EPROTO));
@@ -101,6 +110,7 @@ impl Shared {
     /// Waits until the peer's greeting is known: data may overtake the connection manager's event. False when the
     /// endpoint is over. The thread that connects bounds the wait, and so does every teardown.
     pub(super) fn wait_greeted(&self) -> bool {
+        self.note_up();
         let mut state = self.state.lock();
         loop {
             // What arrived before the end is delivered after it too.
@@ -159,6 +169,10 @@ impl Shared {
 
 impl Queue for Shared {
     type Op = super::op::Posted;
+
+    fn was_up(&self) -> bool {
+        self.was_up.load(Acquire)
+    }
 
     fn op_done(&self, view: &InCallback<'_, Self>, op: Self::Op, status: Status) {
         self.failed(view, status);

@@ -158,6 +158,8 @@ pub(crate) struct Shared {
     /// Tells one endpoint's grants from another's.
     serial: u64,
     record: Arc<EndpointRecord>,
+    /// Set once the peer may send, for good: it says how the connection is torn down.
+    was_up: Atomic<bool>,
     #[pin]
     state: SpinLock<State>,
     /// Signalled on each change of `phase`, `step` or `grants`, and when the outbox drains.
@@ -215,6 +217,7 @@ impl Shared {
             pin_init!(Self {
                 serial,
                 record,
+                was_up: Atomic::new(false),
                 state <- new_spinlock!(state, "Endpoint::state"),
                 changed <- new_condvar!("Endpoint::changed"),
                 assembly <- new_mutex!(Assembly::none(), "Endpoint::assembly"),

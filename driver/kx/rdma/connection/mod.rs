@@ -8,8 +8,8 @@
 //! Completion callbacks run one at a time in process context and never take `verbs`.
 //!
 //! # Teardown
-//! close the gate → disconnect → drain (every work request's callback has run) → destroy the queue
-//! pair → free the completion queue → destroy the identifier (its events have ended) → unmap the message
+//! close the gate → disconnect → drain (every work request's callback has run), or reset what never came up → destroy the
+//! queue pair → free the completion queue → destroy the identifier (its events have ended) → unmap the message
 //! buffers. Each step relies on the ones before it.
 
 mod callbacks;
@@ -53,6 +53,8 @@ pub(crate) trait Queue: Handler {
     /// What the owner keeps for each operation.
     type Op: Send;
 
+    /// Whether the connection was ever up, so that the peer may have sent something. Takes no lock.
+    fn was_up(&self) -> bool;
     /// An operation is over: the provider has given all its work requests back.
     fn op_done(&self, connection: &InCallback<'_, Self>, op: Self::Op, status: Status);
     /// A control message arrived. Its receive has been posted again already.
@@ -135,8 +137,6 @@ struct Parts {
 
 /// The provider's objects. Field order is drop order: the identifier's events have ended before the buffers go.
 struct Verbs<Q: Queue> {
-    /// Whether nothing is posted any more, nor ever will be.
-    empty: bool,
     queue_pair: NonNull<raw::ib_qp>,
     completion_queue: NonNull<raw::ib_cq>,
     id: CmId<Q>,
@@ -216,7 +216,6 @@ impl<Q: Queue> Connection<Q> {
         };
         let parts_pointer = NonNull::from(&*parts);
         *verbs = Some(Verbs {
-            empty: false,
             queue_pair,
             completion_queue,
             id,
@@ -266,17 +265,6 @@ impl<Q: Queue> Connection<Q> {
         });
     }
 
-    /// Leaves nothing to be drained on a connection that did not come up for want of memory; see [`CmId::reset`]. The peer
-    /// must not be sending. Nothing but receives and control messages was ever posted on it, whose completions nobody
-    /// waits for. Teardown follows.
-    pub(crate) fn give_up(&self) {
-        let mut verbs = self.verbs.lock();
-        // Not open means that somebody else has torn it down.
-        if let Some(verbs) = (*verbs).as_mut() {
-            verbs.empty = verbs.id.reset();
-        }
-    }
-
     /// Runs `use_id` on the identifier; `ESHUTDOWN` when the connection is not open.
     pub(crate) fn with_id<R>(&self, use_id: impl FnOnce(&CmId<Q>) -> Result<R>) -> Result<R> {
         let verbs = self.verbs.lock();
@@ -299,10 +287,14 @@ impl<Q: Queue> Connection<Q> {
         // markers, which were counted when they were made. A queue pair that was reset has nothing to drain, and what its
         // completion queue still holds goes unseen: `ib_free_cq()` waits for a callback that runs. The mutex is held
         // throughout, so that a second caller returns only when all is gone.
+        //
+        // What never came up is reset, whoever ends it and why: its provider may have run out of memory on the way, see
+        // `CmId::reset()`, and nothing but receives was ever posted on it, whose completions nobody waits for. What was up
+        // is drained: its drain ends, and its peer may be sending, which a queue pair that is reset does not expect.
         unsafe {
             // A failure says that it was not connected any more.
             let _ = raw::rdma_disconnect(verbs.id.as_ptr());
-            if !verbs.empty {
+            if self.owner.was_up() || !verbs.id.reset() {
                 raw::ib_drain_qp(verbs.queue_pair.as_ptr());
             }
             raw::rdma_destroy_qp(verbs.id.as_ptr());
