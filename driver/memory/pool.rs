@@ -14,14 +14,13 @@ use super::{placement::Placement, Buffer, Home, Memory};
 use crate::{
     context::quota::Kind,
     gauges::{Held, GAUGES},
-    kx::pages::{PageOwner, Pages, PAGE_BYTES},
+    kx::pages::{at_will, PageOwner, Pages, PAGE_BYTES},
     logic::buddy::{Block, Buddy},
     tuning::TUNING,
     uapi,
 };
 use kernel::{
-    fmt,
-    new_spinlock,
+    fmt, new_spinlock,
     prelude::*,
     sync::{
         atomic::{Atomic, Relaxed},
@@ -77,9 +76,10 @@ impl Pool {
         let count = placement.pages_for(bytes)?;
         let whole = count.checked_mul(PAGE_BYTES).ok_or(E2BIG)?;
         let charge = home.quota.charge(Kind::Bytes, whole as u64)?;
-        let blocks = KVVec::from_elem(Block::NEW, count, GFP_KERNEL_ACCOUNT)?;
-        let slots = Buddy::new(blocks).ok_or(E2BIG)?;
+        // The pages first: they are most of it, and it is their allocation that a signal interrupts.
         let (pages, placed) = placement.allocate(count)?;
+        let blocks = KVVec::from_elem(Block::NEW, count, at_will())?;
+        let slots = Buddy::new(blocks).ok_or(E2BIG)?;
         let pages = Arc::new(pages, GFP_KERNEL)?;
         let all = Pages::part(pages.clone(), 0, count, None)?;
         let memory = Memory::over(all, placed, &home, Some(charge))?;

@@ -54,13 +54,12 @@ pub struct Buddy<S> {
 }
 
 impl<S: DerefMut<Target = [Block]>> Buddy<S> {
-    /// All blocks free. `None` for storage of more blocks than an index can name.
-    pub fn new(mut blocks: S) -> Option<Self> {
+    /// All blocks free, over storage that is filled with [`Block::NEW`]. `None` for more blocks than an index can name.
+    pub fn new(blocks: S) -> Option<Self> {
         let count = blocks.len();
         if count >= NONE as usize {
             return None;
         }
-        blocks.fill(Block::NEW);
         let mut buddy = Self {
             blocks,
             heads: [NONE; CLASSES],

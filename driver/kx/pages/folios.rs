@@ -2,10 +2,10 @@
 
 //! Pages of the driver's own: folios as large as the size and the machine allow, on the nodes that are wanted.
 
-use super::{raw, zero::zero, Owner, Pages};
+use super::{at_will, raw, zero::zero, Owner, Pages};
 use crate::logic::placement::Turns;
 use core::ptr::NonNull;
-use kernel::{alloc::flags::__GFP_NOWARN, bindings, prelude::*};
+use kernel::{bindings, prelude::*};
 
 /// Order of the largest folios: 2 MiB, which one entry of a page table or of a device's list can cover.
 pub(crate) const MAX_ORDER: usize = 9;
@@ -66,10 +66,8 @@ impl Pages {
     /// Allocates zeroed pages, charged to the caller's memory cgroup. `ENOMEM` when the policy, the machine or the cgroup
     /// has no more; `EINTR` when a signal arrives meanwhile.
     pub(crate) fn new(wanted: &Wanted<'_>) -> Result<Self> {
-        // A user may ask for more than there is, at will: that is told by the error and not in the log.
-        let quiet = GFP_KERNEL_ACCOUNT | __GFP_NOWARN;
         let mut pages = Self {
-            row: KVVec::with_capacity(wanted.count, quiet)?,
+            row: KVVec::with_capacity(wanted.count, at_will())?,
             owner: Owner::Folios,
         };
         if wanted.whole {

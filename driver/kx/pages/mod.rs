@@ -9,10 +9,25 @@ pub(crate) use folios::{Wanted, MAX_ORDER};
 
 use super::raw;
 use core::ptr::NonNull;
-use kernel::{bindings, prelude::*, sync::Arc};
+use kernel::{
+    alloc::{flags::__GFP_NOWARN, Flags},
+    bindings,
+    prelude::*,
+    sync::Arc,
+};
 
 /// Bytes of a page.
 pub(crate) const PAGE_BYTES: usize = kernel::page::PAGE_SIZE;
+
+/// How to allocate what a user asks for at will: charged to the user's memory cgroup, told by the error alone and not in
+/// the log, and given up before the OOM killer would be called.
+pub(crate) fn at_will() -> Flags {
+    const RETRY_MAYFAIL: u32 = 1 << bindings::___GFP_RETRY_MAYFAIL_BIT;
+    // SAFETY: Flags have no niche, and no room for anything but the one number that they are of: the sizes are compared
+    // when this is compiled. The kernel crate has no name for this one.
+    let may_fail = unsafe { core::mem::transmute::<u32, Flags>(RETRY_MAYFAIL) };
+    GFP_KERNEL_ACCOUNT | __GFP_NOWARN | may_fail
+}
 
 /// Keeps pages alive that are not the driver's own, such as a range of a BAR or an imported dma-buf, and gives them
 /// back on drop.

@@ -395,3 +395,22 @@ fn numa_pool_is_charged_once() {
         Ok(())
     });
 }
+
+/// What is known of the pages of a large pool alone is more than the cgroup allows: that used to be where it ended, and not
+/// without the OOM killer.
+#[test]
+fn numa_pool_beyond_the_cgroup_kills_nobody() {
+    test(|_| {
+        let cgroup = MemoryCgroup::enter("dmaplane-large-pool")?;
+        let context = Context::open()?;
+        let bytes = context.limits().max_buffer_bytes.min(4 << 30);
+        // Less than either of the two tables takes, which have 8 and 12 bytes for each page.
+        cgroup.set_max(Some(cgroup.current()? + bytes / PAGE * 6))?;
+        let refused = refusal(Pool::builder(bytes).create(&context));
+        cgroup.set_max(None)?;
+        let errno = refused?;
+        ensure!(errno == Errno::NOMEM, "{bytes} bytes: {errno}");
+        ensure!(cgroup.oom_kills()? == 0, "the kernel killed a process");
+        Ok(())
+    });
+}
