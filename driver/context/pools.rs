@@ -63,7 +63,7 @@ impl Context {
 
     pub(super) fn pool_query(&self, arg: usize) -> Result {
         let mut arg = Arg::<uapi::PoolQuery>::read(arg)?;
-        zero(&[arg.value.flags])?;
+        zero(&[arg.value.flags, arg.value.reserved])?;
         self.pool(arg.value.pool)?.describe(&mut arg.value);
         arg.write()
     }

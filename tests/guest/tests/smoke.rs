@@ -61,6 +61,17 @@ const IOCTLS: &[(u32, usize, &[usize])] = &[
         &[offset_of!(abi::GrantWait, reserved)],
     ),
     (abi::IOC_STATS_QUERY, size_of::<abi::StatsQuery>(), &[]),
+    (
+        abi::IOC_POOL_CREATE,
+        size_of::<abi::PoolCreate>(),
+        &[offset_of!(abi::PoolCreate, reserved)],
+    ),
+    (abi::IOC_POOL_CARVE, size_of::<abi::PoolCarve>(), &[]),
+    (
+        abi::IOC_POOL_QUERY,
+        size_of::<abi::PoolQuery>(),
+        &[offset_of!(abi::PoolQuery, reserved)],
+    ),
 ];
 
 /// An argument of `bytes` bytes whose size member says `size`.
