@@ -223,6 +223,10 @@ impl<I: Importer> Import<I> {
         }
         // SAFETY: A mapping that is not of device registers has an address.
         let start = unsafe { mapping.__bindgen_anon_1.vaddr };
+        // An exporter may lend a part of a page, which is nobody else's to look around in.
+        if start.addr() % PAGE_BYTES != 0 {
+            return Err(Lack::Pages.into());
+        }
         let count = self.dmabuf.bytes() as usize / PAGE_BYTES;
         let mut row = KVVec::with_capacity(count, GFP_KERNEL_ACCOUNT)?;
         for index in 0..count {
