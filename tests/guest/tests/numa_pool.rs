@@ -148,13 +148,19 @@ fn numa_pool_is_where_it_was_wanted() {
             unit.next_power_of_two() / 2
         };
         let mut seen = vec![0; nodes.len()];
-        for _ in 0..4 {
+        // All at once, or each would be the first part again.
+        let mut parts = Vec::new();
+        for part in 0..4 {
             let buffer = pool.carve(4 * MIB)?;
-            is_on(&buffer, |page| nodes[page / unit as usize % nodes.len()])
-                .with_context(|| format!("units of {unit} pages"))?;
+            let first = part * (4 * MIB / PAGE) as usize;
+            is_on(&buffer, |page| {
+                nodes[(first + page) / unit as usize % nodes.len()]
+            })
+            .with_context(|| format!("part {part}, units of {unit} pages"))?;
             for (sum, node) in seen.iter_mut().zip(&nodes) {
                 *sum += buffer.residency()?.pages_by_node[*node as usize];
             }
+            parts.push(buffer);
         }
         let share = 16 * MIB / PAGE / nodes.len() as u64;
         ensure!(seen.iter().all(|pages| *pages == share), "{seen:?}");
