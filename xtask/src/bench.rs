@@ -20,6 +20,9 @@ use crate::{driver, exit};
 /// The file that the guest leaves its rows in.
 const ROWS: &str = "rows.json";
 
+/// Size of the BAR whose tiers are measured.
+const TIERS_BAR_MIB: u32 = 256;
+
 /// What to measure.
 #[derive(Clone, Copy, ValueEnum)]
 enum What {
@@ -80,7 +83,13 @@ struct Row {
 )]
 pub(crate) fn run(ctx: &Ctx, args: BenchArgs) -> Result<ExitCode> {
     let accel = args.accel.unwrap_or(AccelChoice::Auto);
-    let lab = Lab::prepare(ctx, "numa2", Profile::Base, accel, Driver::Loaded)?;
+    let mut lab = Lab::prepare(ctx, "numa2", Profile::Base, accel, Driver::Loaded)?;
+    if matches!(args.what, What::Tiers) {
+        // The driver cuts a BAR in halves and quarters: each tier has room for the largest size.
+        for bar in &mut lab.topology.guests[0].bars {
+            bar.size_mib = TIERS_BAR_MIB;
+        }
+    }
     let guest = lab.topology.guests[0].name.clone();
     let what = match args.what {
         What::Rings => "rings",
