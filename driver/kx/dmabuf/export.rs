@@ -3,8 +3,8 @@
 //! Memory that other drivers reach through a dma-buf.
 //!
 //! A device's memory is taken away when the device goes, whoever has it: only importers that let go when they are told get
-//! its addresses, and nobody gets a kernel mapping, which the framework gives to anybody. The driver's own importer asks
-//! for the memory itself.
+//! its addresses, and nobody gets a kernel mapping, which the framework gives to anybody. The driver's own importer needs
+//! none of either memory: see `view.rs`.
 
 use super::{
     callbacks::Operations,
@@ -160,10 +160,11 @@ impl<E: Exported> Export<E> {
         // SAFETY: By the type invariant the head comes first, and the caller keeps the export.
         let export = unsafe { head.cast::<Self>().as_ref() };
         let (shown, first, count) = export.what.shown();
-        let Shown::Device(io, pages) = shown else {
-            return Ok(None);
+        let (io, pages) = match shown {
+            Shown::Host(_) if !export.writable => return Ok(None),
+            Shown::Host(pages) => (None, Some(pages)),
+            Shown::Device(io, pages) => (Some(io.part(first, count).ok_or(EINVAL)?), pages),
         };
-        let io = io.part(first, count).ok_or(EINVAL)?;
         let pages = pages.and_then(|pages| pages.as_slice().get(first..first + count));
         let row = pages.map(|pages| {
             let mut row = KVVec::with_capacity(count, GFP_KERNEL_ACCOUNT)?;

@@ -5,13 +5,13 @@
 //! The attachment is pinned, so that the exporter does not move the memory, and revocable: an invalidation is the end. It is
 //! in the name of a device of the driver's own, which never does DMA: what reaches the memory are processors, and the
 //! RDMA devices that map its pages. Those are found through the kernel mapping that the exporter gives, never through its
-//! scatter list, whose pages are the exporter's own business; the exporter keeps them in place as long as the mapping. A
-//! device's memory that the driver itself exports has no kernel mapping for everybody: it is asked for.
+//! scatter list, whose pages are the exporter's own business; the exporter keeps them in place as long as the mapping.
+//! What the driver itself exports is asked for instead (`view.rs`).
 
 use super::{
     device::Importing,
     raw,
-    view::{device_memory, View},
+    view::{is_own, own_memory, View},
     DmaBuf, Reserved,
 };
 use crate::kx::{
@@ -140,6 +140,9 @@ impl<I: Importer> Import<I> {
         // SAFETY: The attachment is alive and dynamic, and the lock is held.
         to_result(unsafe { raw::dma_buf_pin(attachment.as_ptr()) })?;
         self.holding.pinned.set(true);
+        if is_own(&self.dmabuf) {
+            return Ok(());
+        }
         let mut mapping = bindings::iosys_map::default();
         // SAFETY: The dma-buf is alive, pinned, and its lock held. Without the callback there is no mapping.
         let mapped = unsafe { raw::dma_buf_vmap(self.dmabuf.0.as_ptr(), &mut mapping) };
@@ -203,13 +206,12 @@ impl<I: Importer> Import<I> {
         unsafe { (*(*self.dmabuf.0.as_ptr()).ops).mmap.is_some() }
     }
 
-    /// The device's memory, if it is one of the driver's own exports. Whoever uses it is ended by
-    /// [`Importer::invalidated`].
+    /// The memory, if it is one of the driver's own exports. Whoever uses it is ended by [`Importer::invalidated`].
     fn view(&self) -> Result<Option<View>> {
         let _reserved = self.dmabuf.reserve();
         // What is pinned is not invalidated yet.
         match self.holding.pinned.get() {
-            true => device_memory(&self.dmabuf),
+            true => own_memory(&self.dmabuf),
             false => Ok(None),
         }
     }
@@ -339,7 +341,7 @@ impl<I: Importer> Owned<I> {
         let (io, row, lack) = match self.0.view()? {
             Some(View { io, row }) => {
                 let lack = row.is_none().then_some(Lack::Pages);
-                (Some(io), row.unwrap_or(KVVec::new()), lack)
+                (io, row.unwrap_or(KVVec::new()), lack)
             }
             None => match self.0.row() {
                 Ok(row) => (None, row, None),
@@ -348,8 +350,8 @@ impl<I: Importer> Owned<I> {
             },
         };
         let owner: KBox<dyn PageOwner> = KBox::new(self, GFP_KERNEL)?;
-        // SAFETY: The kernel maps each of them, as the exporter's mapping shows, and they stay until the attachment is given
-        // up or invalidated, by which everybody who uses them is ended first.
+        // SAFETY: The kernel maps each of them, as the exporter's mapping shows, or they are memory of the driver's own; and
+        // they stay until the attachment is given up or invalidated, by which everybody who uses them is ended first.
         let pages = unsafe { Pages::foreign(row, owner) };
         Ok(Lent { pages, io, lack })
     }

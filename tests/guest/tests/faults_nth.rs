@@ -3,6 +3,7 @@
 //! Every fallible step of every call fails once: allocations, pages, copies from and to user space, and the driver's own
 //! points. Nothing leaks, the errors are documented, and the next ordinary transfer works.
 
+use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -130,23 +131,25 @@ fn nth_pool() {
     });
 }
 
-/// Without an import: the framework itself warns when an exporter has no memory for the mapping that an import asks for.
 #[test]
 fn nth_dmabuf() {
     test(|guest| {
         faults::require()?;
         faults::quiet()?;
-        let done = swept(guest, "dma-buf: export, destroy", |nth| {
+        let done = swept(guest, "dma-buf: export, import, destroy", |nth| {
             let context = Context::open()?;
             let buffer = Buffer::create(&context, 16 << 10, Placement::Any)?;
             let exported = nth.step(|| buffer.export())?;
-            let failed = as_documented(&exported, EXPORTING)?;
+            let mut failed = as_documented(&exported, EXPORTING)?;
             if let Ok(dmabuf) = exported {
+                let imported = nth.step(|| Buffer::import(&context, dmabuf.as_fd()))?;
+                failed |= as_documented(&imported, &[])?;
+                nth.step(|| drop(imported))?;
                 nth.step(|| drop(dmabuf))?;
             }
             Ok(failed)
         })?;
-        swept_well(guest, done, 5)
+        swept_well(guest, done, 10)
     });
 }
 
