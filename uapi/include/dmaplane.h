@@ -601,7 +601,8 @@
  * Operation: consumes the peer's next WRITE_IMM or SEND and completes with its immediate and length. Uses
  * `endpoint` and, where SENDs are to be taken, `buffer`, `offset` and `length`: a SEND without room for it gives
  * `EMSGSIZE`, and is lost. Each one that waits is a credit of the peer's. One that is canceled or runs out of time
- * leaves its credit behind, which the next one takes over, and with it what came meanwhile.
+ * leaves its credit behind, which the next one takes over, and with it what came meanwhile. Otherwise they end in the
+ * order in which they were posted: behind one that ends with its endpoint nothing is delivered any more.
  */
 #define DMAPLANE_OP_RECV 1
 

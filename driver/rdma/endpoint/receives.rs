@@ -4,8 +4,10 @@
 //!
 //! A receive that is canceled leaves its credit behind, because the peer may be spending it already. The next receive
 //! takes the credit over, and with it what came meanwhile: so nothing that arrives is lost.
+//!
+//! Receives end in order, unless they are canceled: one that says that the peer is dead is the last that can say anything.
 
-use super::{ending::earlier, operations::DONE, Endpoint, Phase, Shared, State};
+use super::{ending::earlier, operations::DONE, Endpoint, Shared, State};
 use crate::{
     channel::Ticket,
     faults::FAULTS,
@@ -175,7 +177,8 @@ impl Endpoint {
         let (posting, held_back) = {
             let mut state = self.shared.state.lock();
             let state = &mut *state;
-            let posting = if !state.receiving || matches!(state.phase, Phase::Down(_)) {
+            // Not refused as soon as the endpoint is down: what arrived before may still be delivered to those ahead of it.
+            let posting = if !state.receiving {
                 Posting::Refused(receive, None)
             } else if receive.is_revoked() {
                 Posting::Revoked(receive)

@@ -94,6 +94,52 @@ fn arrivals(done: &[Completion]) -> Vec<u32> {
 }
 
 #[test]
+fn window_receives_after_the_end_come_last() {
+    const COUNT: u32 = 32;
+    const LATE: u32 = 4;
+    test(|guest| {
+        forced(guest, &["arrived", "told"], guest.pick(20, 3), |_| {
+            let Local {
+                near,
+                far,
+                near_context,
+                far_context,
+            } = Local::new(guest)?;
+            let mine = Buffer::create(&near_context, 4096, Placement::Any)?;
+            let mut here = Channel::builder().entries(64).build(&near_context)?;
+            let mut there = Channel::builder().entries(64).build(&far_context)?;
+            for name in 0..COUNT {
+                there.push(Entry::recv(&far).user_data(name.into()))?;
+                here.push(Entry::send(&near, mine.range(0, 0), name))?;
+            }
+            there.submit()?;
+            let limit = guest.limit(10);
+            for done in complete(&mut here, COUNT, limit)? {
+                done.result()?;
+            }
+            // All of it is there, though the far kernel may not have looked yet, and may hear of the end first.
+            drop(near);
+            let down = poll::until(limit, || {
+                let up = far.query()?.state == EndpointState::Up;
+                Ok((!up).then_some(()))
+            })?;
+            ensure!(down.is_some(), "the far side never heard of the end");
+            for name in COUNT..COUNT + LATE {
+                there.push(Entry::recv(&far).user_data(name.into()))?;
+            }
+            let done = complete(&mut there, COUNT + LATE, limit)?;
+            let order: Vec<_> = done
+                .iter()
+                .map(|done| (done.user_data(), done.is_ok()))
+                .collect();
+            let right = (0..COUNT + LATE).map(|name| (u64::from(name), name < COUNT));
+            ensure!(order == right.collect::<Vec<_>>(), "{order:?}");
+            Ok(())
+        })
+    });
+}
+
+#[test]
 fn window_destroy_against_submission() {
     test(|guest| {
         let windows = ["accepted", "landed", "down"];
