@@ -51,6 +51,7 @@ pub mod peer;
 pub mod poll;
 pub mod rdma;
 pub mod run;
+pub mod spare;
 pub mod sys;
 pub mod transfer;
 pub mod window;

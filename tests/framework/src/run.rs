@@ -44,7 +44,7 @@ pub fn test(body: impl FnOnce(&Guest) -> Result<()>) {
     let word = if outcome.is_ok() { "ok" } else { "failed" };
     mark(&format!("end {name} {word}"));
     if let Err(error) = outcome {
-        panic!("{name}: {error:?}");
+        panic!("{name}: {error:#}");
     }
 }
 
@@ -74,7 +74,7 @@ pub fn test_without_gauges(body: impl FnOnce(&Guest) -> Result<()>) {
     let word = if outcome.is_ok() { "ok" } else { "failed" };
     mark(&format!("end {name} {word}"));
     if let Err(error) = outcome {
-        panic!("{name}: {error:?}");
+        panic!("{name}: {error:#}");
     }
 }
 

@@ -12,8 +12,8 @@ use dmaplane::{
     Buffer, Channel, ConnectOptions, Context, Endpoint, EndpointState, Entry, Errno, GrantTerms,
     Listener, Placement, Polling, State,
 };
-use dmaplane_guest_tests::{Local, complete, refusal, under_way};
-use dmaplane_testkit::rdma::{Foundations, Spare, Strike};
+use dmaplane_guest_tests::{Connection, Local, complete, refusal, under_way};
+use dmaplane_testkit::spare::{Foundations, Spare, Strike};
 use dmaplane_testkit::window::Window;
 use dmaplane_testkit::{
     ErrorContext as _, Guest, Profile, Result, Skip, anyhow, ensure, poll, test,
@@ -154,10 +154,28 @@ fn strike(guest: &Guest, spare: &Spare, strike: Strike, polled: bool) -> Result<
 #[test]
 fn death_of_the_own_interface() {
     test(|guest| {
-        let spare = Spare::new()?;
-        for round in 0..guest.pick(6, 2) {
-            strike_and_recover(guest, &spare, Strike::DeleteInterface, round % 2 == 1)?;
-        }
+        Spare::with(|spare| {
+            for round in 0..guest.pick(6, 2) {
+                strike_and_recover(guest, spare, Strike::DeleteInterface, round % 2 == 1)?;
+            }
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn death_of_the_own_interface_takes_long() {
+    test(|guest| {
+        // Longer than the kernel waits before it announces the removal again, to which rxe listens.
+        let length = Duration::from_secs(1);
+        Spare::with(|spare| {
+            let _removing = Window::open("removing", length)?;
+            let _down = Window::open("down", length * 7 / 10)?;
+            strike_and_recover(guest, spare, Strike::DeleteInterface, false)
+        })?;
+        // Nobody else notices.
+        drop(Connection::to_peer(guest)?);
+        drop(Connection::from_peer(guest)?);
         Ok(())
     });
 }
@@ -170,102 +188,105 @@ fn death_of_the_provider() {
             return Err(Skip::new(why).into());
         }
         let foundations = Foundations::note(guest)?;
-        let spare = Spare::new()?;
-        for round in 0..4 {
-            let polled = round % 2 == 1;
-            strike(guest, &spare, Strike::UnloadProvider, polled)?;
-            foundations.restore()?;
-            spare.restore()?;
-            drop(connect(guest, &spare)?);
-        }
-        Ok(())
+        Spare::with(|spare| {
+            for round in 0..4 {
+                let polled = round % 2 == 1;
+                strike(guest, spare, Strike::UnloadProvider, polled)?;
+                foundations.restore()?;
+                spare.restore()?;
+                drop(connect(guest, spare)?);
+            }
+            Ok(())
+        })
     });
 }
 
 #[test]
 fn death_of_the_own_link_in_every_window() {
     test(|guest| {
-        let spare = Spare::new()?;
-        let length = Duration::from_millis(guest.pick(20, 60));
-        let windows = ["removing", "told", "down", "landed", "accepted", "arrived"];
-        for name in [None].into_iter().chain(windows.into_iter().map(Some)) {
-            for strike in [Strike::DeleteLink, Strike::DeleteInterface] {
-                let local = connect(guest, &spare)?;
-                let open = name.map(|name| Window::open(name, length)).transpose()?;
-                let progress = AtomicU64::new(0);
-                let over = AtomicBool::new(false);
-                let result = thread::scope(|scope| -> Result<()> {
-                    let working = scope.spawn(|| work(&local, guest, false, &progress));
-                    // Whatever comes up during the removal.
-                    let coming = scope.spawn(|| -> Result<()> {
-                        let context = Context::open()?;
-                        let address = SocketAddr::new(spare.address, 0);
-                        while !over.load(Ordering::Relaxed) {
-                            let listener = Listener::bind(&context, address, 1);
-                            if listener.is_err() {
-                                thread::yield_now();
+        Spare::with(|spare| {
+            let length = Duration::from_millis(guest.pick(20, 60));
+            let windows = ["removing", "told", "down", "landed", "accepted", "arrived"];
+            for name in [None].into_iter().chain(windows.into_iter().map(Some)) {
+                for strike in [Strike::DeleteLink, Strike::DeleteInterface] {
+                    let local = connect(guest, spare)?;
+                    let open = name.map(|name| Window::open(name, length)).transpose()?;
+                    let progress = AtomicU64::new(0);
+                    let over = AtomicBool::new(false);
+                    let result = thread::scope(|scope| -> Result<()> {
+                        let working = scope.spawn(|| work(&local, guest, false, &progress));
+                        // Whatever comes up during the removal.
+                        let coming = scope.spawn(|| -> Result<()> {
+                            let context = Context::open()?;
+                            let address = SocketAddr::new(spare.address, 0);
+                            while !over.load(Ordering::Relaxed) {
+                                let listener = Listener::bind(&context, address, 1);
+                                if listener.is_err() {
+                                    thread::yield_now();
+                                }
                             }
-                        }
+                            Ok(())
+                        });
+                        let started = under_way(&progress, DEPTH, guest.limit(20));
+                        let struck = spare.strike(strike, guest.limit(10));
+                        let ends = working.join();
+                        over.store(true, Ordering::Relaxed);
+                        let came = coming.join();
+                        started?;
+                        struck?;
+                        came.map_err(|_| anyhow!("the listener panicked"))??;
+                        let ends = ends.map_err(|_| anyhow!("the worker panicked"))??;
+                        ensure!(ends.iter().all(|state| is_an_end(*state)), "{ends:?}");
                         Ok(())
                     });
-                    let started = under_way(&progress, DEPTH, guest.limit(20));
-                    let struck = spare.strike(strike, guest.limit(10));
-                    let ends = working.join();
-                    over.store(true, Ordering::Relaxed);
-                    let came = coming.join();
-                    started?;
-                    struck?;
-                    came.map_err(|_| anyhow!("the listener panicked"))??;
-                    let ends = ends.map_err(|_| anyhow!("the worker panicked"))??;
-                    ensure!(ends.iter().all(|state| is_an_end(*state)), "{ends:?}");
-                    Ok(())
-                });
-                drop(open);
-                result.with_context(|| format!("window {name:?}, {strike:?}"))?;
-                went_with_the_device(&local.near)?;
-                went_with_the_device(&local.far)?;
-                drop(local);
-                spare.restore()?;
+                    drop(open);
+                    result.with_context(|| format!("window {name:?}, {strike:?}"))?;
+                    went_with_the_device(&local.near)?;
+                    went_with_the_device(&local.far)?;
+                    drop(local);
+                    spare.restore()?;
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     });
 }
 
 #[test]
 fn death_of_the_own_address() {
     test(|guest| {
-        let spare = Spare::new()?;
-        for strike in [Strike::SetDown, Strike::RemoveAddress] {
-            let local = connect(guest, &spare)?;
-            let progress = AtomicU64::new(0);
-            let over = AtomicBool::new(false);
-            // Whether the device still carries what is its own is rxe's affair: all ends well or not, but it ends.
-            thread::scope(|scope| -> Result<()> {
-                let working = scope.spawn(|| until_over(&local, guest, &progress, &over));
-                let started = under_way(&progress, 2 * DEPTH, guest.limit(20));
-                let struck = spare.strike(strike, guest.limit(10));
-                let seen = progress.load(Ordering::Relaxed);
-                let more = poll::until(guest.limit(SOON), || {
-                    let more = progress.load(Ordering::Relaxed) > seen + DEPTH;
-                    Ok((more || working.is_finished()).then_some(more))
-                });
-                over.store(true, Ordering::Relaxed);
-                let ends = working
-                    .join()
-                    .map_err(|_| anyhow!("the worker panicked"))??;
-                started?;
-                struck?;
-                println!("{strike:?}: {ends:?}, carried on: {:?}", more?);
-                Ok(())
-            })?;
-            drop(local);
-            // rxe sends no connection manager's messages any more after its interface was down: it is made anew.
-            spare.strike(Strike::DeleteLink, guest.limit(10))?;
-            spare.restore()?;
-            drop(connect(guest, &spare)?);
-        }
-        Ok(())
+        Spare::with(|spare| {
+            for strike in [Strike::SetDown, Strike::RemoveAddress] {
+                let local = connect(guest, spare)?;
+                let progress = AtomicU64::new(0);
+                let over = AtomicBool::new(false);
+                // Whether the device still carries what is its own is rxe's affair: all ends well or not, but it ends.
+                thread::scope(|scope| -> Result<()> {
+                    let working = scope.spawn(|| until_over(&local, guest, &progress, &over));
+                    let started = under_way(&progress, 2 * DEPTH, guest.limit(20));
+                    let struck = spare.strike(strike, guest.limit(10));
+                    let seen = progress.load(Ordering::Relaxed);
+                    let more = poll::until(guest.limit(SOON), || {
+                        let more = progress.load(Ordering::Relaxed) > seen + DEPTH;
+                        Ok((more || working.is_finished()).then_some(more))
+                    });
+                    over.store(true, Ordering::Relaxed);
+                    let ends = working
+                        .join()
+                        .map_err(|_| anyhow!("the worker panicked"))??;
+                    started?;
+                    struck?;
+                    println!("{strike:?}: {ends:?}, carried on: {:?}", more?);
+                    Ok(())
+                })?;
+                drop(local);
+                // rxe sends no connection manager's messages any more after its interface was down: it is made anew.
+                spare.strike(Strike::DeleteLink, guest.limit(10))?;
+                spare.restore()?;
+                drop(connect(guest, spare)?);
+            }
+            Ok(())
+        })
     });
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use dmaplane::{Buffer, Channel, Context, Entry, Errno, Placement, State};
 use dmaplane_guest_tests::{Connection, complete, refusal};
 use dmaplane_testkit::guest::Topology;
+use dmaplane_testkit::netem::Netem;
 use dmaplane_testkit::peer::client::unexpected;
 use dmaplane_testkit::peer::protocol::{Reply, Request};
 use dmaplane_testkit::rdma::Link;
@@ -108,7 +109,7 @@ fn module_heartbeat_finds_a_silent_peer() {
             channel.push(Entry::watch(&connection.endpoint, 0, 0, 1))?;
             channel.submit()?;
             let endpoint = connection.remote;
-            let muted = Link::only()?.mute()?;
+            let muted = Netem::on(&Link::only()?, "loss 100%")?;
             let found = poll::until(guest.limit(20), || {
                 match connection.peer.ask(Request::Query { endpoint })? {
                     Reply::Endpoint { up: true, .. } => Ok(None),

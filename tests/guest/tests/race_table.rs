@@ -3,6 +3,7 @@
 //! The table of races: each event that ends something, against work that is under way, at random moments and with the
 //! driver's windows forced open. Whoever wins, every operation ends once, nothing is left, and the next transfer works.
 
+use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -14,11 +15,11 @@ use dmaplane_guest_tests::swept::ordinary;
 use dmaplane_guest_tests::{Connection, Local};
 use dmaplane_testkit::faults::{self, record};
 use dmaplane_testkit::guest::Topology;
-use dmaplane_testkit::netem::Dummy;
 use dmaplane_testkit::pattern::Numbers;
 use dmaplane_testkit::peer::protocol::Request;
 use dmaplane_testkit::rdma::Link;
 use dmaplane_testkit::run::test_without_gauges;
+use dmaplane_testkit::spare::{Spare, Strike};
 use dmaplane_testkit::window::Window;
 use dmaplane_testkit::{
     ErrorContext as _, Gauges, Guest, Result, anyhow, ensure, gauges, module, seed, sys, test,
@@ -362,19 +363,15 @@ fn race_netdev_removal() {
             "netdev removal",
             &["down", "landed", "accepted"],
             |numbers| {
-                let address = "10.99.0.1";
-                let dummy = Dummy::new("dmp9", address)?;
-                let mut there = guest.clone();
-                there.local = address.parse()?;
-                let field = Local::new(&there).and_then(|local| Field::of(guest, local));
-                let mut field = match field {
-                    Ok(field) => field,
-                    Err(error) => return Err(error.context("on the dummy")),
-                };
-                field.work.submit(&field.local.near)?;
-                moment(numbers, 3000);
-                dummy.remove()?;
-                field.work.finish(guest, CUT)
+                Spare::with(|spare| {
+                    let address = SocketAddr::new(spare.address, 0);
+                    let local = Local::at(guest, address, (0, 0));
+                    let mut field = Field::of(guest, local.context("on the spare")?)?;
+                    field.work.submit(&field.local.near)?;
+                    moment(numbers, 3000);
+                    spare.strike(Strike::DeleteInterface, guest.limit(10))?;
+                    field.work.finish(guest, CUT)
+                })
             },
         )
     });

@@ -14,6 +14,8 @@ use crate::plan::Network;
 /// Builds what the plan asks for.
 pub(crate) fn build(network: &Network) -> Result<()> {
     ip("link set lo up")?;
+    // Where tests have a network of their own: see `dmaplane_testkit::spare`.
+    ip("netns add dpspare")?;
     match network {
         Network::None => Ok(()),
         Network::Veth { mtu, local, peer } => {
