@@ -5,7 +5,7 @@
 
 use dmaplane_logic::ring::{place, queued, Slots};
 use loom::{
-    cell::UnsafeCell,
+    cell::Cell,
     model::Builder,
     sync::{
         atomic::{AtomicU32, Ordering},
@@ -27,8 +27,8 @@ enum Publish {
 
 struct Rings {
     entries: u32,
-    sq: Vec<UnsafeCell<u32>>,
-    cq: Vec<UnsafeCell<u32>>,
+    sq: Vec<Cell<u32>>,
+    cq: Vec<Cell<u32>>,
     sq_head: AtomicU32,
     sq_tail: AtomicU32,
     cq_head: AtomicU32,
@@ -37,7 +37,7 @@ struct Rings {
 
 impl Rings {
     fn new(entries: u32) -> Self {
-        let places = || (0..entries).map(|_| UnsafeCell::new(0)).collect();
+        let places = || (0..entries).map(|_| Cell::new(0)).collect();
         Self {
             entries,
             sq: places(),
@@ -62,14 +62,14 @@ impl Rings {
                 queued(taken, tail, self.entries).expect("the kernel is honest") < self.entries;
             let pushed = room && tail < count;
             if pushed {
-                // SAFETY: The kernel has given this place back; loom checks it.
-                self.sq[self.at(tail)].with_mut(|entry| unsafe { *entry = tail + 100 });
+                // The kernel has given this place back; loom checks it.
+                self.sq[self.at(tail)].set(tail + 100);
                 tail += 1;
                 self.sq_tail.store(tail, Ordering::Release);
             }
             if self.cq_tail.load(Ordering::Acquire) != head {
-                // SAFETY: The kernel has published this place; loom checks it.
-                got.push(self.cq[self.at(head)].with(|entry| unsafe { *entry }));
+                // The kernel has published this place; loom checks it.
+                got.push(self.cq[self.at(head)].get());
                 head += 1;
                 self.cq_head.store(head, Ordering::Release);
             } else if !pushed {
@@ -90,8 +90,8 @@ impl Rings {
                 thread::yield_now();
                 continue;
             }
-            // SAFETY: The user has published this place; loom checks it.
-            let entry = self.sq[self.at(head)].with(|entry| unsafe { *entry });
+            // The user has published this place; loom checks it.
+            let entry = self.sq[self.at(head)].get();
             head += 1;
             self.sq_head.store(head, Ordering::Release);
             let index = slots.post();
@@ -102,8 +102,8 @@ impl Rings {
             if publish == Publish::Before {
                 self.cq_tail.store(slots.tail(), order);
             }
-            // SAFETY: The slot was reserved, so that the user is done with it; loom checks it.
-            self.cq[self.at(index)].with_mut(|slot| unsafe { *slot = entry + 100 });
+            // The slot was reserved, so that the user is done with it; loom checks it.
+            self.cq[self.at(index)].set(entry + 100);
             if publish != Publish::Before {
                 self.cq_tail.store(slots.tail(), order);
             }
