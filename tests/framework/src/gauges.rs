@@ -77,6 +77,11 @@ impl Gauges {
         self.0[name]
     }
 
+    /// All of them, by name.
+    pub fn all(&self) -> &BTreeMap<String, u64> {
+        &self.0
+    }
+
     /// What differs from `before`, as `name before -> now`; empty when nothing does.
     pub fn differences(&self, before: &Self) -> Vec<String> {
         let mut found = Vec::new();

@@ -27,6 +27,13 @@ pub enum Topology {
     Pair,
 }
 
+impl Topology {
+    /// Whether the peer is in another guest, with a kernel of its own.
+    pub fn is_pair(self) -> bool {
+        self == Self::Pair
+    }
+}
+
 /// What the kernel was configured for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Profile {

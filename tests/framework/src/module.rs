@@ -64,7 +64,10 @@ pub fn load_other(path: &Path, parameters: &CStr) -> Result<()> {
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     match rustix::system::finit_module(&file, parameters, 0) {
         Ok(()) | Err(Errno::EXIST) => Ok(()),
-        Err(errno) => bail!("the kernel refused {}: {errno}", path.display()),
+        Err(errno) => bail!(
+            "the kernel refused {}: {errno}; its console says why (was it built for this kernel?)",
+            path.display()
+        ),
     }
 }
 
@@ -111,8 +114,11 @@ pub fn unload_other(name: &CStr, limit: Duration) -> Result<()> {
     let gone = poll::until(limit, || {
         match rustix::system::delete_module(name, nonblocking()) {
             Ok(()) => Ok(Some(())),
-            Err(Errno::AGAIN) => Ok(None),
-            Err(errno) => bail!("delete_module: {errno}"),
+            Err(Errno::AGAIN | Errno::BUSY) => Ok(None),
+            Err(errno) => {
+                let name = name.to_string_lossy();
+                bail!("{name} cannot be unloaded: {errno}")
+            }
         }
     })?;
     gone.with_context(|| {

@@ -80,9 +80,22 @@ impl Local {
         guest: &Guest,
         terms: &GrantTerms,
     ) -> Result<(Buffer, LocalGrant, RemoteGrant)> {
-        let buffer = Buffer::create(&self.far_context, 4096, Placement::Any)?;
+        self.granted_bytes(guest, 4096, terms)
+    }
+
+    /// As [`Local::granted`], with a buffer of so many bytes.
+    ///
+    /// # Errors
+    /// When it cannot be made or granted.
+    pub fn granted_bytes(
+        &self,
+        guest: &Guest,
+        bytes: u64,
+        terms: &GrantTerms,
+    ) -> Result<(Buffer, LocalGrant, RemoteGrant)> {
+        let buffer = Buffer::create(&self.far_context, bytes, Placement::Any)?;
         let limit = guest.limit(10);
-        let own = self.far.grant_on(&buffer, 0..4096, terms, limit)?;
+        let own = self.far.grant_on(&buffer, 0..bytes, terms, limit)?;
         let given = self.near.wait_grant(limit)?;
         Ok((buffer, own, given))
     }

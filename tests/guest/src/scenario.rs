@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use dmaplane::{
-    Buffer, Channel, Completion, ConnectOptions, Context, Endpoint, Entry, Errno, GrantTerms,
-    Listener, LocalGrant, Placement, RemoteGrant, Rights, State,
+    Buffer, Channel, Completion, ConnectOptions, Context, Endpoint, EndpointState, Entry, Errno,
+    GrantTerms, Listener, LocalGrant, Placement, RemoteGrant, Rights, State,
 };
-use dmaplane_testkit::faults::Nth;
-use dmaplane_testkit::{Guest, Result, anyhow, ensure, poll};
+use dmaplane_testkit::faults::{self, Nth};
+use dmaplane_testkit::{ErrorContext as _, Guest, Result, anyhow, ensure, poll};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::swept::{CONNECTING, GRANTING, as_documented};
@@ -32,17 +32,31 @@ const BYTE: u8 = 0xc5;
 pub struct Plan {
     /// Bytes of the WRITE_IMM.
     pub bytes: u64,
-    /// How long to stay connected without doing anything.
-    pub idle: Duration,
+    /// To stay connected without doing anything until this fault point of the driver's was passed a few times.
+    pub until: Option<&'static str>,
 }
 
 impl Default for Plan {
     fn default() -> Self {
         Self {
             bytes: PAGE,
-            idle: Duration::ZERO,
+            until: None,
         }
     }
+}
+
+/// Waits until a fault point was passed by both sides twice, or there is no connection any more that would pass it.
+fn passed(guest: &Guest, point: &str, near: &Endpoint) -> Result<()> {
+    let count = || -> Result<u64> {
+        let counts = faults::counts()?;
+        Ok(counts.get(point).map_or(0, |counts| counts.passed))
+    };
+    let before = count()?;
+    let done = poll::until(guest.limit(10), || {
+        let ended = near.query()?.state != EndpointState::Up;
+        Ok((ended || count()? >= before + 4).then_some(()))
+    })?;
+    done.with_context(|| format!("{point} is not passed"))
 }
 
 /// The calls of a scenario, in some of which a fault may be injected.
@@ -306,7 +320,9 @@ pub fn scenario(guest: &Guest, steps: &mut Steps<'_>, plan: &Plan) -> Result<()>
     if let Some(stage) = stage {
         let books = (&mut here, &mut there);
         transfer(guest, steps, plan, &stage, (&near, &far), books)?;
-        std::thread::sleep(plan.idle);
+        if let Some(point) = plan.until {
+            passed(guest, point, &near)?;
+        }
         here.push("cancel", Entry::cancel_all().queued_only())?;
         there.push("cancel", Entry::cancel_all().queued_only())?;
         steps.call(|| here.channel.submit())?;

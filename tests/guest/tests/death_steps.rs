@@ -15,8 +15,7 @@ use dmaplane_testkit::pattern::Numbers;
 use dmaplane_testkit::peer::client::unexpected;
 use dmaplane_testkit::peer::protocol::{Id, Reply, Request};
 use dmaplane_testkit::{
-    ErrorContext as _, Gauges, Guest, Peer, Result, Topology, bail, ensure, gauges, poll, seed,
-    test,
+    ErrorContext as _, Gauges, Guest, Peer, Result, bail, ensure, gauges, poll, seed, test,
 };
 use dmaplane_uapi as abi;
 
@@ -203,16 +202,12 @@ impl Survivor {
 
 /// The gauges of the peer's machine.
 fn there(guest: &Guest, observer: &mut Peer) -> Result<Gauges> {
-    match guest.topology {
-        Topology::Numa2
-        | Topology::Numa4
-        | Topology::Iommu
-        | Topology::Swiotlb
-        | Topology::Unplug => Gauges::read(),
-        Topology::Pair => match observer.ask(Request::Gauges)? {
-            Reply::Gauges(gauges) => Ok(gauges),
-            other => Err(unexpected(&other)),
-        },
+    if !guest.topology.is_pair() {
+        return Gauges::read();
+    }
+    match observer.ask(Request::Gauges)? {
+        Reply::Gauges(gauges) => Ok(gauges),
+        other => Err(unexpected(&other)),
     }
 }
 
@@ -283,7 +278,7 @@ fn kill_at(
         state => bail!("the survivor's endpoint: {state:?}, {}", info.peer_end),
     };
     // On one machine this side's context is counted too.
-    let own = u64::from(guest.topology != Topology::Pair);
+    let own = u64::from(!guest.topology.is_pair());
     let gone = poll::until(guest.limit(5), || {
         let contexts = there(guest, observer)?.get("contexts");
         Ok((contexts == there_before + own).then(|| struck.elapsed()))

@@ -4,9 +4,7 @@
 
 use std::time::Instant;
 
-use dmaplane::{
-    Buffer, Channel, EndpointState, Entry, GrantTerms, Placement, RemoteGrant, Rights, State,
-};
+use dmaplane::{Buffer, Channel, EndpointState, Entry, GrantTerms, Placement, State};
 use dmaplane_guest_tests::scenario::BIG;
 use dmaplane_guest_tests::swept::ordinary;
 use dmaplane_guest_tests::{Local, complete};
@@ -73,14 +71,8 @@ fn found_refused_split_does_not_lend_its_length() {
         faults::quiet()?;
         let local = Local::new(guest)?;
         let mine = Buffer::create(&local.near_context, BIG, Placement::Any)?;
-        let theirs = Buffer::create(&local.far_context, BIG, Placement::Any)?;
+        let (_theirs, _own, given) = local.granted_bytes(guest, BIG, &GrantTerms::default())?;
         let limit = guest.limit(10);
-        let terms = GrantTerms {
-            rights: Rights::WRITE,
-            ..Default::default()
-        };
-        let _own = local.far.grant_on(&theirs, 0..BIG, &terms, limit)?;
-        let given: RemoteGrant = local.near.wait_grant(limit)?;
         let mut here = Channel::builder().entries(4).build(&local.near_context)?;
         let mut there = Channel::builder().entries(4).build(&local.far_context)?;
         for _ in 0..2 {
@@ -123,11 +115,8 @@ fn found_operation_taken_in_part_ends_by_itself() {
         faults::quiet()?;
         let local = Local::new(guest)?;
         let mine = Buffer::create(&local.near_context, BIG, Placement::Any)?;
-        let theirs = Buffer::create(&local.far_context, BIG, Placement::Any)?;
+        let (_theirs, _own, given) = local.granted_bytes(guest, BIG, &GrantTerms::default())?;
         let limit = guest.limit(10);
-        let terms = GrantTerms::default();
-        let _own = local.far.grant_on(&theirs, 0..BIG, &terms, limit)?;
-        let given = local.near.wait_grant(limit)?;
         let mut here = Channel::builder().entries(4).build(&local.near_context)?;
         // Its registration comes first, which is no operation.
         here.push(Entry::write(mine.range(0, 8), given.at(0)))?;

@@ -2,8 +2,6 @@
 
 //! Each of the driver's fault points: alone, in the scenario that passes it, and several at once by seed.
 
-use std::time::Duration;
-
 use dmaplane_guest_tests::scenario::{BIG, Plan, Steps, scenario};
 use dmaplane_guest_tests::swept::ordinary;
 use dmaplane_testkit::faults::{self, Point, counts, names, record};
@@ -18,8 +16,8 @@ enum Needs {
     Nothing,
     /// An operation of more than one work request.
     Big,
-    /// To stay connected until hearts beat.
-    Beats,
+    /// To stay connected until hearts beat, by which this point is passed.
+    Beats(&'static str),
     /// That the RDMA device goes and comes.
     Device,
 }
@@ -27,7 +25,8 @@ enum Needs {
 fn needs(point: &str) -> Needs {
     match point {
         "post_part" => Needs::Big,
-        "beat_lost" | "clock_late" => Needs::Beats,
+        "beat_lost" => Needs::Beats("beat_lost"),
+        "clock_late" => Needs::Beats("clock_late"),
         "alloc_device" | "remove_slow" => Needs::Device,
         _ => Needs::Nothing,
     }
@@ -37,8 +36,10 @@ fn needs(point: &str) -> Needs {
 fn go(guest: &Guest, needs: Needs) -> Result<bool> {
     let plan = Plan {
         bytes: if needs == Needs::Big { BIG } else { 4096 },
-        // Two beats.
-        idle: Duration::from_millis(if needs == Needs::Beats { 2500 } else { 0 }),
+        until: match needs {
+            Needs::Beats(point) => Some(point),
+            _ => None,
+        },
     };
     let link = Link::only()?;
     if needs == Needs::Device {

@@ -11,7 +11,7 @@ use dmaplane_guest_tests::complete;
 use dmaplane_testkit::peer::client::unexpected;
 use dmaplane_testkit::peer::protocol::{Id, Reply, Request};
 use dmaplane_testkit::{
-    ErrorContext as _, Gauges, Guest, Peer, Result, Topology, anyhow, ensure, gauges, poll, test,
+    ErrorContext as _, Gauges, Guest, Peer, Result, anyhow, ensure, gauges, poll, test,
 };
 
 /// Connects once more to a listener of the peer's.
@@ -68,7 +68,7 @@ fn many_objects_of_one_context_end_at_once() {
         let connecting = started.elapsed();
         peer.ask(Request::CreateMany { buffers, channels })?;
         // On one machine both sides are counted.
-        let own = u64::from(guest.topology != Topology::Pair);
+        let own = u64::from(!guest.topology.is_pair());
         let lives = there(&mut observer)?;
         let sides = 1 + own;
         ensure!(

@@ -2,16 +2,14 @@
 
 //! Bad networks: what was said to have been written is there and right, and what was not ends in a documented state.
 
-use std::time::Duration;
-
-use dmaplane::{Buffer, Channel, Entry, Placement, RemoteGrant, State};
+use dmaplane::observe::state::State;
+use dmaplane::{Buffer, Channel, Entry, Placement, RemoteGrant, State as End};
 use dmaplane_guest_tests::Connection;
-use dmaplane_testkit::guest::Topology;
 use dmaplane_testkit::netem::{Netem, ip};
 use dmaplane_testkit::peer::protocol::{Id, Reply, Request};
 use dmaplane_testkit::rdma::Link;
 use dmaplane_testkit::{
-    ErrorContext as _, Guest, Result, anyhow, bail, ensure, netns, pattern, test,
+    ErrorContext as _, Guest, Result, anyhow, bail, ensure, netns, pattern, poll, test,
 };
 
 /// Bytes of an operation.
@@ -56,7 +54,7 @@ impl Way {
         guest: &Guest,
         begin: impl FnOnce() -> Result<T>,
         finish: impl FnOnce(T) -> Result<()>,
-    ) -> Result<Vec<State>> {
+    ) -> Result<Vec<End>> {
         let mut channel = Channel::builder()
             .entries(DEPTH)
             .build(&self.connection.context)?;
@@ -101,11 +99,11 @@ impl Way {
     }
 
     /// Fails unless each chunk whose write ended well is there.
-    fn verify(&mut self, states: &[State]) -> Result<()> {
+    fn verify(&mut self, states: &[End]) -> Result<()> {
         for (chunk, state) in (0..).zip(states) {
             match state {
-                State::Ok => {}
-                State::PeerDead | State::Error | State::Canceled => continue,
+                End::Ok => {}
+                End::PeerDead | End::Error | End::Canceled => continue,
                 other => bail!("chunk {chunk} ended in {other:?}"),
             }
             let offset = u64::from(chunk) * u64::from(CHUNK);
@@ -128,8 +126,8 @@ fn seed_of(chunk: u32) -> u64 {
 }
 
 /// Whether all ended well, else fails unless there is a break after which nothing did.
-fn all_ok(states: &[State]) -> bool {
-    states.iter().all(|state| *state == State::Ok)
+fn all_ok(states: &[End]) -> bool {
+    states.iter().all(|state| *state == End::Ok)
 }
 
 fn works_again(guest: &Guest) -> Result<()> {
@@ -139,10 +137,22 @@ fn works_again(guest: &Guest) -> Result<()> {
     way.verify(&states)
 }
 
+/// Whether an endpoint of this machine has not heard from its peer for a heartbeat.
+fn is_silent(state: &State) -> bool {
+    let mut endpoints = state.endpoints.iter();
+    endpoints.any(|line| line.number("silent_beats") > 0)
+}
+
+/// Waits until what the driver shows is so.
+fn seen(guest: &Guest, what: &str, is_so: impl Fn(&State) -> bool) -> Result<()> {
+    let seen = poll::until(guest.limit(10), || Ok(is_so(&State::read()?).then_some(())))?;
+    seen.with_context(|| format!("never seen: {what}"))
+}
+
 /// Lets the peer's interface do the same, where this process can reach it.
 fn both_ways(guest: &Guest, words: &str) -> Result<Vec<Netem>> {
     let mut ways = vec![Netem::on(&Link::only()?, words)?];
-    if guest.topology != Topology::Pair {
+    if !guest.topology.is_pair() {
         ways.push(netns::inside("dp1", || Netem::on(&Link::only()?, words))??);
     }
     Ok(ways)
@@ -173,7 +183,7 @@ fn network_netem_loses_reorders_duplicates_and_corrupts() {
             let states = way.write(guest, || Ok(()), Ok).context(words);
             end(bad)?;
             let states = states?;
-            let ok = states.iter().filter(|state| **state == State::Ok).count();
+            let ok = states.iter().filter(|state| **state == End::Ok).count();
             println!("{words}: {ok} of {} ended well", states.len());
             way.verify(&states).context(words)?;
         }
@@ -187,8 +197,8 @@ fn network_partition_that_heals_in_time() {
         let mut way = Way::new(guest)?;
         let begin = || both_ways(guest, "loss 100%");
         let states = way.write(guest, begin, |bad| {
-            // As long as the partition lasts: well below the seconds after which a peer counts as dead.
-            std::thread::sleep(Duration::from_millis(1200));
+            // It is felt when a heartbeat is missing; ten of them would be an end.
+            seen(guest, "a heartbeat that is missing", is_silent)?;
             end(bad)
         })?;
         ensure!(all_ok(&states), "{states:?}");
@@ -209,7 +219,7 @@ fn network_partition_that_lasts() {
         end(bad)?;
         let states = states?;
         let last = states.last().copied();
-        ensure!(last == Some(State::PeerDead), "{states:?}");
+        ensure!(last == Some(End::PeerDead), "{states:?}");
         // The peer's memory holds what was written before, also when the peer has to be asked by another way.
         way.verify(&states)?;
         drop(way);
@@ -227,7 +237,14 @@ fn network_mtu_shrinks_and_grows() {
             guest,
             || mtu(1400),
             |()| {
-                std::thread::sleep(Duration::from_millis(500));
+                // Packets meet it: what is under way goes through in smaller ones, or nothing is heard any more.
+                let through = |state: &State| {
+                    let mut operations = state.operations.iter();
+                    !operations.any(|line| line.text("op") == "write")
+                };
+                seen(guest, "what is under way, through or lost", |state| {
+                    through(state) || is_silent(state)
+                })?;
                 mtu(4200)
             },
         );

@@ -2,9 +2,7 @@
 
 //! Pools: carving and giving back, where parts are, whose data they show, their registration, and how long they live.
 
-use dmaplane::{
-    Buffer, Channel, Context, Entry, Errno, GrantTerms, Placement, Pool, Rights, State,
-};
+use dmaplane::{Buffer, Channel, Context, Entry, Errno, GrantTerms, Placement, Pool, State};
 use dmaplane_guest_tests::numa::{self, MIB, PAGE, carved, nodes_with_memory};
 use dmaplane_guest_tests::{Local, complete, refusal};
 use dmaplane_testkit::cgroup::MemoryCgroup;
@@ -267,9 +265,7 @@ fn numa_pool_is_registered_once_for_all() {
     test(|guest| {
         let local = Local::new(guest)?;
         let limit = guest.limit(10);
-        let target = Buffer::create(&local.far_context, MIB, Placement::Any)?;
-        let _own = local.far.grant(&target, 0..MIB, Rights::WRITE, 0, limit)?;
-        let grant = local.near.wait_grant(limit)?;
+        let (target, _own, grant) = local.granted_bytes(guest, MIB, &GrantTerms::default())?;
         let pool = Pool::builder(4 * MIB).create(&local.near_context)?;
         let mut channel = Channel::builder().entries(8).build(&local.near_context)?;
         ensure!(

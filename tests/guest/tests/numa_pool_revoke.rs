@@ -5,7 +5,9 @@
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
-use dmaplane::{Buffer, Channel, Context, Entry, Errno, Placement, Pool, Rights, Standing, State};
+use dmaplane::{
+    Buffer, Channel, Context, Entry, Errno, GrantTerms, Placement, Pool, Standing, State,
+};
 use dmaplane_guest_tests::numa::{self, MIB, PAGE, carved};
 use dmaplane_guest_tests::race::{against, forced, once_each};
 use dmaplane_guest_tests::{Local, complete, holds, one, refusal};
@@ -63,9 +65,7 @@ fn numa_pool_part_is_revoked_under_transfer() {
     test(|guest| {
         let local = Local::new(guest)?;
         let limit = guest.limit(10);
-        let target = Buffer::create(&local.far_context, MIB, Placement::Any)?;
-        let _own = local.far.grant(&target, 0..MIB, Rights::WRITE, 0, limit)?;
-        let grant = local.near.wait_grant(limit)?;
+        let (target, _own, grant) = local.granted_bytes(guest, MIB, &GrantTerms::default())?;
         let pool = Pool::builder(2 * MIB).create(&local.near_context)?;
         let neighbour = pool.carve(MIB)?;
         let windows = ["entered", "revoking", "quiet"];

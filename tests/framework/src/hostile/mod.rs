@@ -7,6 +7,7 @@
 //! does not, so a replay takes the same way but not the same steps.
 
 mod arguments;
+mod calls;
 mod entries;
 mod guided;
 mod tables;

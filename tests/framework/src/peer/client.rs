@@ -18,7 +18,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::protocol::{Answer, Call, Failure, Id, Reply, Request};
-use crate::guest::{Guest, Topology};
+use crate::guest::Guest;
 use crate::netns;
 use crate::transfer::{Received, Tally};
 
@@ -51,22 +51,15 @@ impl Peer {
     /// # Errors
     /// When it cannot be started or reached, or has no driver.
     pub fn start(guest: &Guest) -> Result<Self> {
-        let (socket, child) = match guest.topology {
-            Topology::Numa2
-            | Topology::Numa4
-            | Topology::Iommu
-            | Topology::Swiotlb
-            | Topology::Unplug => {
-                let (child, socket) = netns::inside("dp1", spawn)??;
-                (OwnedFd::from(socket), Some(child))
-            }
-            Topology::Pair => {
-                let address = SocketAddr::new(guest.peer, PAIR_PORT);
-                let socket = TcpStream::connect_timeout(&address, guest.limit(10))
-                    .with_context(|| format!("no peer agent at {address}"))?;
-                socket.set_nodelay(true)?;
-                (OwnedFd::from(socket), None)
-            }
+        let (socket, child) = if guest.topology.is_pair() {
+            let address = SocketAddr::new(guest.peer, PAIR_PORT);
+            let socket = TcpStream::connect_timeout(&address, guest.limit(10))
+                .with_context(|| format!("no peer agent at {address}"))?;
+            socket.set_nodelay(true)?;
+            (OwnedFd::from(socket), None)
+        } else {
+            let (child, socket) = netns::inside("dp1", spawn)??;
+            (OwnedFd::from(socket), Some(child))
         };
         let mut peer = Self {
             socket: File::from(socket),

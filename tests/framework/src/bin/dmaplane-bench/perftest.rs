@@ -4,12 +4,11 @@
 
 use std::net::IpAddr;
 use std::process::{Child, Command, Output, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use dmaplane_testkit::Guest;
 use dmaplane_testkit::rdma::Link;
+use dmaplane_testkit::{Guest, poll};
 
 /// Longest that a program may take.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -71,18 +70,15 @@ impl Perftest {
                 .spawn()
                 .with_context(|| format!("cannot run {program} (package perftest)"))?,
         );
-        let start = Instant::now();
-        let output = loop {
+        let output = poll::until(LIMIT, || {
             let output = command().arg(self.address.to_string()).output()?;
-            if output.status.success() {
-                break output;
-            }
             // Refused until the server listens.
-            if server.0.try_wait()?.is_some() || start.elapsed() > LIMIT {
+            if !output.status.success() && server.0.try_wait()?.is_some() {
                 bail!("{program}: {}", said(&output));
             }
-            thread::sleep(Duration::from_millis(50));
-        };
+            Ok(output.status.success().then_some(output))
+        })?;
+        let output = output.with_context(|| format!("{program}: the server never listens"))?;
         let row = parse(&String::from_utf8_lossy(&output.stdout), size);
         row.with_context(|| format!("{program}: {}", said(&output)))
     }

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What must be true once all jobs are over: gauges at zero, the driver unloads, no memory lost.
 
-use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use dmaplane_testkit::{Gauges, module, poll};
 
+use crate::kmsg;
 use crate::plan::Report;
 use crate::symbols::Symbols;
-use crate::{kmsg, modules};
 
-const GAUGES: &str = "/sys/kernel/debug/dmaplane/gauges";
 const KMEMLEAK: &str = "/sys/kernel/debug/kmemleak";
 const DEVICE: &str = "/dev/dmaplane";
 
@@ -33,12 +33,12 @@ pub(crate) fn after_jobs(report: &mut Report, driver: &str, time_scale: u32) {
     let limit = TEARDOWN * time_scale;
     match settled_gauges(limit) {
         Ok(gauges) => {
-            for (name, value) in gauges.iter().filter(|(_, value)| **value != 0) {
+            for (name, value) in gauges.all().iter().filter(|(_, value)| **value != 0) {
                 report
                     .leaks
                     .push(format!("gauge {name} is {value} instead of 0"));
             }
-            report.gauges = gauges;
+            report.gauges = gauges.all().clone();
         }
         Err(err) => report.leaks.push(format!("{err:#}")),
     }
@@ -46,7 +46,8 @@ pub(crate) fn after_jobs(report: &mut Report, driver: &str, time_scale: u32) {
         report.leaks.extend(holders());
     }
     let symbols = Symbols::of(driver);
-    if let Err(err) = modules::unload(driver, limit) {
+    let unloaded = CString::new(driver).map_err(Into::into);
+    if let Err(err) = unloaded.and_then(|name| module::unload_other(&name, limit)) {
         report.leaks.push(format!("{err:#}"));
     }
     if Path::new(KMEMLEAK).exists() {
@@ -63,33 +64,16 @@ pub(crate) fn after_jobs(report: &mut Report, driver: &str, time_scale: u32) {
 }
 
 /// The gauges once they are all zero, or as they are when `limit` is over.
-fn settled_gauges(limit: Duration) -> Result<BTreeMap<String, u64>> {
-    let start = Instant::now();
-    loop {
-        let gauges = gauges()?;
-        if gauges.values().all(|value| *value == 0) || start.elapsed() > limit {
-            return Ok(gauges);
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn gauges() -> Result<BTreeMap<String, u64>> {
-    let entries = fs::read_dir(GAUGES).with_context(|| format!("no gauges in {GAUGES}"))?;
-    let mut gauges = BTreeMap::new();
-    for entry in entries {
-        let entry = entry?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let text = fs::read_to_string(entry.path())
-            .with_context(|| format!("cannot read the gauge {name}"))?;
-        let value = text
-            .trim()
-            .parse()
-            .with_context(|| format!("the gauge {name} holds {text:?} instead of a number"))?;
-        gauges.insert(name, value);
-    }
-    anyhow::ensure!(!gauges.is_empty(), "{GAUGES} is empty");
-    Ok(gauges)
+fn settled_gauges(limit: Duration) -> Result<Gauges> {
+    let zero = || -> Result<Option<Gauges>> {
+        let gauges = Gauges::read()?;
+        Ok(gauges
+            .all()
+            .values()
+            .all(|value| *value == 0)
+            .then_some(gauges))
+    };
+    poll::until(limit, zero)?.map_or_else(Gauges::read, Ok)
 }
 
 /// The processes that still have the device open.

@@ -13,7 +13,6 @@ mod init;
 mod jobs;
 mod kmsg;
 mod meeting;
-mod modules;
 mod network;
 mod plan;
 mod stacks;

@@ -10,6 +10,7 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use dmaplane_testkit::poll;
 
 /// The connection to the other guest.
 pub(crate) struct Peer {
@@ -36,17 +37,16 @@ pub(crate) fn visit(address: &str, deadline: Instant) -> Result<Peer> {
     let socket: SocketAddr = address
         .parse()
         .with_context(|| format!("{address} is no address"))?;
-    let stream = loop {
-        // The other guest may still be booting: refused and unreachable both mean "not yet".
-        match TcpStream::connect_timeout(&socket, Duration::from_secs(1)) {
-            Ok(stream) => break stream,
-            Err(err) if Instant::now() >= deadline => {
-                return Err(err)
-                    .with_context(|| format!("the other guest never answered on {address}"));
-            }
-            Err(_) => std::thread::sleep(Duration::from_millis(50)),
-        }
-    };
+    // The other guest may still be booting: refused and unreachable both mean "not yet".
+    let mut last = None;
+    let stream = poll::until(deadline.saturating_duration_since(Instant::now()), || {
+        let connected = TcpStream::connect_timeout(&socket, Duration::from_secs(1));
+        Ok(connected.map_err(|error| last = Some(error)).ok())
+    })?;
+    let stream = stream.with_context(|| {
+        let why = last.map_or_else(String::new, |error| format!(": {error}"));
+        format!("the other guest never answered on {address}{why}")
+    })?;
     let mut peer = Peer { stream };
     match peer.hear(deadline)?.as_str() {
         "ready" => Ok(peer),

@@ -7,10 +7,12 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use dmaplane_testkit::module;
+use rustix::fs::Mode;
 
 use crate::jobs::{self, Running, Waited};
 use crate::plan::{Cause, Failure, JobEnd, PLAN_FILE, Plan, REPORT_FILE, Report, SHARE, STARTED};
-use crate::{checks, kmsg, meeting, modules, network, stacks};
+use crate::{checks, kmsg, meeting, network, stacks};
 
 /// Kernel stacks of everything that lived when a time limit ran out, in the shared folder.
 const HANG_FILE: &str = "hang.txt";
@@ -56,14 +58,14 @@ fn carry_out(plan: &Plan, report: &mut Report) -> Result<(), Failure> {
     let setup = |err| failure(Cause::Setup, &err);
     checks::quiet_kmemleak();
     rustix::system::sethostname(plan.guest.as_bytes()).map_err(|err| setup(err.into()))?;
-    for module in &plan.modules {
-        modules::load(module).map_err(setup)?;
+    for ko in &plan.modules {
+        module::load_other(ko, c"").map_err(setup)?;
     }
     network::build(&plan.network).map_err(setup)?;
     if let Some(ko) = &plan.driver {
         let broken = |err| failure(Cause::Driver, &err);
-        modules::load(ko).map_err(broken)?;
-        modules::open_to_all("/dev/dmaplane").map_err(broken)?;
+        module::load_other(ko, c"").map_err(broken)?;
+        open_to_all(dmaplane::DEVICE_PATH).map_err(broken)?;
     }
     report.taint_before = checks::taint();
     report.ready_ms = uptime_ms();
@@ -170,4 +172,10 @@ fn uptime_ms() -> u64 {
             )
         })
         .unwrap_or_default()
+}
+
+/// Makes a device node usable by unprivileged test processes.
+fn open_to_all(node: &str) -> Result<()> {
+    rustix::fs::chmod(node, Mode::from_raw_mode(0o666))
+        .with_context(|| format!("the driver is loaded, but there is no {node}"))
 }

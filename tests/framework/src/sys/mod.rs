@@ -2,18 +2,19 @@
 
 //! System calls that the library rightly does not offer, and, but for [`kcov`](crate::kcov), the kit's only unsafe code.
 
+mod words;
+
+pub use words::Words;
+
 use std::ffi::c_void;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
-use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use dmaplane_uapi as abi;
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
-
-use crate::pattern;
 
 /// Room behind an argument, so that a wrong size member stays within it.
 const ROOM: usize = 64 << 10;
@@ -195,89 +196,6 @@ pub fn close_behind(fd: BorrowedFd<'_>) -> Result<()> {
     let done = unsafe { libc::dup2(null.as_raw_fd(), fd.as_raw_fd()) };
     ensure!(done >= 0, "dup2: {}", io::Error::last_os_error());
     Ok(())
-}
-
-/// A mapping, in words that the kernel and others may change at any time.
-#[derive(Debug)]
-pub struct Words {
-    start: NonNull<c_void>,
-    count: usize,
-}
-
-// SAFETY: The mapping belongs to the process, and every access is atomic.
-unsafe impl Send for Words {}
-// SAFETY: As above.
-unsafe impl Sync for Words {}
-
-impl Words {
-    /// Maps `bytes` of a descriptor, shared, readable and writable.
-    ///
-    /// # Errors
-    /// What mmap(2) says.
-    pub fn map(fd: BorrowedFd<'_>, offset: u64, bytes: usize) -> Result<Self, Errno> {
-        Self::map_as(MapFlags::SHARED, fd, offset, bytes)
-    }
-
-    /// The same, but what is written is this process's alone.
-    ///
-    /// # Errors
-    /// What mmap(2) says.
-    pub fn map_private(fd: BorrowedFd<'_>, bytes: usize) -> Result<Self, Errno> {
-        Self::map_as(MapFlags::PRIVATE, fd, 0, bytes)
-    }
-
-    fn map_as(
-        flags: MapFlags,
-        fd: BorrowedFd<'_>,
-        offset: u64,
-        bytes: usize,
-    ) -> Result<Self, Errno> {
-        let prot = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: A new mapping at an address of the kernel's choice touches no existing memory.
-        let start =
-            unsafe { rustix::mm::mmap(std::ptr::null_mut(), bytes, prot, flags, fd, offset) }?;
-        let start = NonNull::new(start).ok_or(Errno::FAULT)?;
-        let count = bytes / 4;
-        Ok(Self { start, count })
-    }
-
-    /// Words of the mapping.
-    pub fn count(&self) -> usize {
-        self.count
-    }
-
-    /// The word at a byte offset, taken modulo the mapping's size.
-    pub fn at(&self, offset: usize) -> &AtomicU32 {
-        let index = offset / 4 % self.count;
-        // SAFETY: Inside the mapping, aligned because it starts on a page, and mapped as long as `self` lives.
-        unsafe { AtomicU32::from_ptr(self.start.cast::<u32>().add(index).as_ptr()) }
-    }
-}
-
-impl pattern::Memory for Words {
-    fn put(&self, offset: u64, data: &[u8]) {
-        let at = usize::try_from(offset).unwrap_or(usize::MAX);
-        for (index, word) in data.chunks_exact(4).enumerate() {
-            let word = word.try_into().map_or(0, u32::from_ne_bytes);
-            self.at(at + 4 * index).store(word, Ordering::Relaxed);
-        }
-    }
-
-    fn get(&self, offset: u64, to: &mut [u8]) {
-        let at = usize::try_from(offset).unwrap_or(usize::MAX);
-        for (index, word) in to.chunks_exact_mut(4).enumerate() {
-            let seen = self.at(at + 4 * index).load(Ordering::Relaxed);
-            word.copy_from_slice(&seen.to_ne_bytes());
-        }
-    }
-}
-
-impl Drop for Words {
-    fn drop(&mut self) {
-        // SAFETY: `self` owns the mapping, and borrows of it have ended. The kernel unmaps whole pages.
-        let unmapped = unsafe { rustix::mm::munmap(self.start.as_ptr(), self.count * 4) };
-        debug_assert!(unmapped.is_ok(), "munmap: {unmapped:?}");
-    }
 }
 
 /// The NUMA node of each of `count` pages from `start` on, as get_mempolicy(2) sees this process.
