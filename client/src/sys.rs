@@ -237,6 +237,7 @@ impl SharedMemory {
     }
 
     /// Panics unless `len` bytes at `offset` are inside and `offset` is aligned.
+    #[inline]
     fn at(&self, offset: usize, len: usize, align: usize) -> NonNull<u8> {
         let end = offset.checked_add(len);
         assert!(
@@ -249,6 +250,7 @@ impl SharedMemory {
     }
 
     /// The 32-bit atomic at `offset`. Panics outside of the mapping.
+    #[inline]
     pub(crate) fn atomic_u32(&self, offset: usize) -> &AtomicU32 {
         let place = self.at(offset, 4, 4);
         // SAFETY: Inside the mapping, aligned because the mapping starts on a page, and mapped as
@@ -257,6 +259,7 @@ impl SharedMemory {
     }
 
     /// Volatile read of a plain value. Panics outside of the mapping.
+    #[inline]
     pub(crate) fn read<T: Plain>(&self, offset: usize) -> T {
         let place = self.at(offset, size_of::<T>(), align_of::<T>());
         // SAFETY: Inside the mapping and aligned; `Plain` has no invalid patterns.
@@ -264,6 +267,7 @@ impl SharedMemory {
     }
 
     /// Volatile write of a plain value. Panics outside of the mapping.
+    #[inline]
     pub(crate) fn write<T: Plain>(&self, offset: usize, value: T) {
         let place = self.at(offset, size_of::<T>(), align_of::<T>());
         // SAFETY: Inside the mapping and aligned.

@@ -40,6 +40,8 @@ struct Completions {
     broken: bool,
     /// Threads that wait.
     waiters: u32,
+    /// Fewest completions that wakes one of them, or fewer.
+    least: u32,
 }
 
 /// A channel. Locks: `head` (mutex) while entries are taken, inside it objects' own locks; `completions` (spinlock)
@@ -138,9 +140,17 @@ impl Channel {
             // Both offsets lie inside the memory, by construction.
             let _ = self.memory.write(offset, completion);
             let _ = self.memory.store_release(CQ_TAIL, slots.tail());
-            completions.waiters > 0
+            self.is_waited_for(&completions)
         };
         self.tell(waited_for, 1);
+    }
+
+    /// Whether a thread waits that the completions in the ring are enough for. Those who wait for many are not woken for each.
+    fn is_waited_for(&self, completions: &Completions) -> bool {
+        completions.waiters > 0
+            && self
+                .waiting(completions)
+                .map_or(true, |count| count >= completions.least)
     }
 
     /// Tells whoever waits of so many new completions. `waited_for` was read under the lock under which they were posted.
@@ -189,6 +199,10 @@ impl Channel {
         if let Some(result) = enough(&completions) {
             return result;
         }
+        completions.least = match completions.waiters {
+            0 => wanted,
+            _ => wanted.min(completions.least),
+        };
         completions.waiters += 1;
         let waited = deadline.wait(&mut completions, &self.posted, |completions| {
             enough(completions)

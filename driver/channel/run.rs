@@ -67,7 +67,7 @@ impl Channel {
                     .store_release(SQ_HEAD, head.wrapping_add(run.count));
                 let _ = self.memory.store_release(CQ_TAIL, completions.slots.tail());
             }
-            completions.waiters > 0
+            self.is_waited_for(&completions)
         };
         if run.count > 0 {
             self.tell(waited_for, run.count);

@@ -102,6 +102,7 @@ pub struct Completion(abi::Cqe);
 
 impl Completion {
     /// A completion as the interface has it.
+    #[inline]
     pub fn from_raw(cqe: abi::Cqe) -> Self {
         Self(cqe)
     }
@@ -127,11 +128,13 @@ impl Completion {
     }
 
     /// How it ended.
+    #[inline]
     pub fn state(&self) -> State {
         self.0.state.into()
     }
 
     /// Whether it ended well.
+    #[inline]
     pub fn is_ok(&self) -> bool {
         self.state() == State::Ok
     }

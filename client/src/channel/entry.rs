@@ -21,6 +21,7 @@ pub struct Entry(abi::Sqe);
 
 impl Entry {
     /// Does nothing and completes.
+    #[inline]
     pub fn nop() -> Self {
         Self(abi::Sqe {
             op: abi::OP_NOP,
@@ -193,11 +194,13 @@ impl Entry {
     }
 
     /// The entry as the interface has it.
+    #[inline]
     pub fn raw(&self) -> &abi::Sqe {
         &self.0
     }
 
     /// A number that the completion returns.
+    #[inline]
     pub fn user_data(mut self, user_data: u64) -> Self {
         self.0.user_data = user_data;
         self

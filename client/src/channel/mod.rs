@@ -230,8 +230,9 @@ impl Channel {
     ///
     /// # Errors
     /// [`QueueFull`] when the ring has no free place.
+    #[inline]
     pub fn push(&mut self, entry: Entry) -> Result<(), QueueFull> {
-        if self.rings.push(*entry.raw()) {
+        if self.rings.push(entry.raw()) {
             Ok(())
         } else {
             Err(QueueFull)
@@ -269,7 +270,7 @@ impl Channel {
 
     /// Takes the next completion, without a system call.
     pub fn next_completion(&mut self) -> Option<Completion> {
-        self.rings.pop().map(Completion::from_raw)
+        self.completions().next()
     }
 
     /// Takes the completions that wait, without a system call. What it does not yield stays.
@@ -322,6 +323,7 @@ impl Channel {
     /// When the offset is not that of a 32-bit word in the mapping.
     #[doc(hidden)]
     pub fn corrupt_header(&mut self, offset: usize, value: u32) {
+        self.rings.publish();
         self.rings
             .memory()
             .atomic_u32(offset)
@@ -338,6 +340,7 @@ impl Channel {
     }
 
     fn enter(&mut self, to_submit: u32, min_complete: u32, timeout: Duration) -> Result<Submitted> {
+        self.rings.publish();
         let mut taken = 0;
         if !self.spin.is_zero() && min_complete > 0 {
             taken = self.enter_once(to_submit, 0, Duration::ZERO)?.entries;
@@ -406,9 +409,16 @@ pub struct Completions<'a> {
     rings: &'a mut Rings,
 }
 
+impl Drop for Completions<'_> {
+    fn drop(&mut self) {
+        self.rings.give_back();
+    }
+}
+
 impl Iterator for Completions<'_> {
     type Item = Completion;
 
+    #[inline]
     fn next(&mut self) -> Option<Completion> {
         self.rings.pop().map(Completion::from_raw)
     }
