@@ -81,16 +81,18 @@ fn ping_pong(build: Build, rounds: u64) -> Result<f64> {
     }
     let took = std::thread::scope(|scope| -> Result<Duration> {
         let echo = scope.spawn(|| {
-            for _ in 0..rounds {
-                arrival(&mut there)?;
+            wait_for(&mut there, 0, 1)?;
+            for _ in 1..rounds {
                 send(&far, &mut there)?;
+                wait_for(&mut there, 1, 1)?;
             }
-            Ok::<_, anyhow::Error>(())
+            send(&far, &mut there)?;
+            wait_for(&mut there, 1, 0)
         });
         let start = Instant::now();
         for _ in 0..rounds {
             send(&near, &mut here)?;
-            arrival(&mut here)?;
+            wait_for(&mut here, 1, 1)?;
         }
         let took = start.elapsed();
         echo.join()
@@ -100,25 +102,29 @@ fn ping_pong(build: Build, rounds: u64) -> Result<f64> {
     Ok(took.as_secs_f64() * 1e6 / (2.0 * rounds as f64))
 }
 
-/// Sends, and posts the receive that the last arrival has used up.
+/// Sends, and posts the receive that the last arrival has used up. Both go with the wait that follows, in one call.
 fn send(side: &Side, channel: &mut Channel) -> Result<()> {
     let source = side.buffer.range(0, BYTES);
     channel.push(Entry::write_imm(source, side.taken.at(0), 1))?;
     channel.push(Entry::recv(&side.endpoint))?;
-    channel.submit()?;
     Ok(())
 }
 
-/// Waits for the other side's message. Completions of this side's own are taken as they come.
-fn arrival(channel: &mut Channel) -> Result<()> {
-    loop {
-        while let Some(done) = channel.next_completion() {
-            done.result()?;
-            if done.op() == dmaplane_uapi::OP_RECV {
-                return Ok(());
-            }
-        }
-        let done = channel.wait(1, LIMIT)?;
+/// Waits until so many own messages are sent and so many of the other side's have come.
+fn wait_for(channel: &mut Channel, sent: u32, came: u32) -> Result<()> {
+    let (mut to_send, mut to_come) = (sent, came);
+    while to_send + to_come > 0 {
+        let done = channel.submit_and_wait(to_send + to_come, LIMIT)?;
         ensure!(done.available > 0, "nothing for {LIMIT:?}");
+        for done in channel.completions() {
+            done.result()?;
+            let left = if done.op() == dmaplane_uapi::OP_RECV {
+                &mut to_come
+            } else {
+                &mut to_send
+            };
+            *left = left.checked_sub(1).context("more than was sent")?;
+        }
     }
+    Ok(())
 }
