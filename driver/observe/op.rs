@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     kx::trace,
-    logic::outcome::{Outcome, State},
+    logic::outcome::Outcome,
     uapi::{Cqe, Sqe},
 };
 use kernel::{
@@ -134,24 +134,4 @@ fn submitted(entry: &Sqe) {
 #[inline(always)]
 pub(crate) fn tells_of_entries() -> bool {
     trace::op_submit_is_on() || trace::op_complete_is_on()
-}
-
-/// An entry that ended at its acceptance. Out of the way of those of whom nobody wants to hear.
-#[cold]
-#[inline(never)]
-pub(crate) fn nop(entry: &Sqe) {
-    submitted(entry);
-    trace::op_complete(|| trace::OpComplete {
-        trace_id: entry.trace_id,
-        endpoint: 0,
-        link: 0,
-        op: entry.op.into(),
-        state: State::Ok as u32,
-        error: 0,
-        provider_status: 0,
-        bytes: 0,
-        queued_ns: 0,
-        provider_ns: 0,
-        total_ns: 0,
-    });
 }

@@ -85,7 +85,7 @@ pub(crate) fn measure(accel: &str, quick: bool) -> Result<Vec<Row>> {
     let (turns, nops, writes) = if quick {
         (3, 16_000, 320)
     } else {
-        (9, 160_000, 3200)
+        (15, 800_000, 6400)
     };
     let mut rates: [Vec<Turn>; 2] = Default::default();
     // The first turn warms up.
