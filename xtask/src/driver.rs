@@ -166,6 +166,8 @@ fn make(ctx: &Ctx, kernel: &Kernel, profile: Profile, task: Task) -> Result<Path
     let jobs = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     let mut command: Command = build::plain_make(&tools);
     command
+        // What cargo says of this program is not true of the driver: clippy takes the kernel's version of Rust.
+        .env_remove("CARGO_PKG_RUST_VERSION")
         .arg("-C")
         .arg(&kernel.build_dir)
         .arg(format!("M={}", driver.display()))

@@ -232,11 +232,14 @@ impl Channel {
     /// [`QueueFull`] when the ring has no free place.
     #[inline]
     pub fn push(&mut self, entry: Entry) -> Result<(), QueueFull> {
-        if self.rings.push(entry.raw()) {
-            Ok(())
-        } else {
-            Err(QueueFull)
+        if !self.rings.push(entry.raw()) {
+            return Err(QueueFull);
         }
+        if self.polled {
+            // The polling thread takes it without a call.
+            self.rings.publish();
+        }
+        Ok(())
     }
 
     /// Submits what was pushed and does not wait.
@@ -341,6 +344,8 @@ impl Channel {
 
     fn enter(&mut self, to_submit: u32, min_complete: u32, timeout: Duration) -> Result<Submitted> {
         self.rings.publish();
+        // Those of an iterator that was forgotten.
+        self.rings.give_back();
         let mut taken = 0;
         if !self.spin.is_zero() && min_complete > 0 {
             taken = self.enter_once(to_submit, 0, Duration::ZERO)?.entries;

@@ -166,8 +166,7 @@ impl State {
         self.pending.for_each(|transfer| {
             look(transfer.body().and_then(|posted| posted.ticket.deadline()));
         });
-        let waiting = &mut self.receives.waiting;
-        waiting.for_each(|receive| look(receive.ticket.deadline()));
+        look(self.receives.next_deadline());
         self.watches.for_each(|watch| look(watch.ticket.deadline()));
         self.flying.for_each(|flying| match flying {
             Flying::Provider(named) => look(named.deadline),
@@ -283,12 +282,20 @@ impl Ticked for Clockwork {
         if shared.is_down() {
             if shared.state.lock().broken {
                 // Whoever found it out could not wait for this: the peer is told, what is under way is flushed, and what
-                // the provider took in part, of which it gives nothing back, ends with the drain.
+                // the provider took in part, of which it gives nothing back, ends with the drain. A drain that finds no
+                // receive posted flushes none.
                 self.connection.shutdown();
                 shared.end_flying();
+                shared.end_receives();
             }
             // The peer's access ends here, also when its owner leaves the endpoint as it is.
             shared.fence_grants(&self.connection, uapi::GRANT_END_ENDPOINT, |_| true);
+            // Receives may wait for what arrived before.
+            let mut state = shared.state.lock();
+            state.next_tick = state.receives.next_deadline();
+            if let Some(next) = state.next_tick {
+                clock.run_within(ahead_ms(next));
+            }
             return;
         }
         shared.fence_grants(&self.connection, uapi::GRANT_END_EXPIRED, |given| {

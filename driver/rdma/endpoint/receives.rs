@@ -22,7 +22,7 @@ use crate::{
 };
 use kernel::{
     prelude::*,
-    time::{Delta, Instant},
+    time::{Delta, Instant, Monotonic},
 };
 
 /// Longest time for which the peer is not told of a receive, in milliseconds.
@@ -121,6 +121,14 @@ impl Receives {
         Ok(None)
     }
 
+    /// The earliest time limit of those that wait.
+    pub(super) fn next_deadline(&mut self) -> Option<Instant<Monotonic>> {
+        let mut next = None;
+        self.waiting
+            .for_each(|receive| next = earlier(next, receive.ticket.deadline()));
+        next
+    }
+
     /// Takes a receive that is to end before its time.
     pub(super) fn take(&mut self, wanted: impl Fn(&Receive) -> bool) -> Option<Receive> {
         let receive = self.waiting.remove_first(wanted)?;
@@ -177,8 +185,9 @@ impl Endpoint {
         let (posting, held_back) = {
             let mut state = self.shared.state.lock();
             let state = &mut *state;
-            // Not refused as soon as the endpoint is down: what arrived before may still be delivered to those ahead of it.
-            let posting = if !state.receiving {
+            // Not refused as soon as the endpoint is down: what arrived before may still be delivered, to those ahead of it
+            // or, where they were canceled, to this one.
+            let posting = if !state.receiving && state.receives.arrived.len() == 0 {
                 Posting::Refused(receive, None)
             } else if receive.is_revoked() {
                 Posting::Revoked(receive)

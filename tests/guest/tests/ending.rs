@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use dmaplane::{Buffer, Channel, EndpointState, Entry, Errno, GrantTerms, Placement, State};
 use dmaplane_guest_tests::{Local, complete};
-use dmaplane_testkit::{Result, ensure, test};
+use dmaplane_testkit::{Result, ensure, poll, test};
 use dmaplane_uapi as abi;
 
 fn channel(context: &dmaplane::Context) -> Result<Channel> {
@@ -148,6 +148,45 @@ fn canceled_receive_leaves_its_credit_and_loses_nothing() {
         complete(&mut here, 1, guest.limit(10))?[0].result()?;
         let done = complete(&mut there, 1, guest.limit(10))?[0];
         ensure!((done.user_data(), done.imm()) == (4, 78), "{done:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn canceled_receive_keeps_what_came_beyond_the_end() {
+    test(|guest| {
+        let Local {
+            near,
+            far,
+            near_context,
+            far_context,
+        } = Local::new(guest)?;
+        let mine = Buffer::create(&near_context, 4096, Placement::Any)?;
+        let theirs = Buffer::create(&far_context, 4096, Placement::Any)?;
+        mine.write_at(0, b"kept");
+        let (mut here, mut there) = (channel(&near_context)?, channel(&far_context)?);
+        there.push(Entry::recv(&far))?;
+        there.submit()?;
+        let credited = poll::until(guest.limit(10), || {
+            Ok((near.query()?.send_credits == 1).then_some(()))
+        })?;
+        ensure!(credited.is_some(), "the credit never comes");
+        there.push(Entry::cancel_endpoint(&far))?;
+        complete(&mut there, 2, guest.limit(10))?;
+        here.push(Entry::send(&near, mine.range(0, 4), 77))?;
+        complete(&mut here, 1, guest.limit(10))?[0].result()?;
+        drop(near);
+        let down = poll::until(guest.limit(10), || {
+            Ok((far.query()?.state != EndpointState::Up).then_some(()))
+        })?;
+        ensure!(down.is_some(), "the far side never heard of the end");
+        there.push(Entry::recv_into(&far, theirs.range(0, 4)).user_data(1))?;
+        let done = complete(&mut there, 1, guest.limit(10))?[0];
+        ensure!((done.is_ok(), done.imm()) == (true, 77), "{done:?}");
+        ensure!(theirs.to_vec(0..4) == b"kept");
+        there.push(Entry::recv(&far).user_data(2))?;
+        let done = complete(&mut there, 1, guest.limit(10))?[0];
+        ensure!(!done.is_ok(), "{done:?}");
         Ok(())
     });
 }
