@@ -40,8 +40,8 @@ const GUESTS_LONG: &[(&str, &str, Option<&str>)] = &[
 /// What looks at nodes and their distances.
 const NODES: &str = "binary(/^(numa|buffer|transfer|revoke_memory|smoke)/)";
 /// What crosses from one kernel to the other.
-const ACROSS: &str = "binary(/^(death|endpoint|ending|hostile|kv|late_write|many|module|network|observe|operations|race|\
-    revoke|smoke|storm|trace|transfer|windows)/) - binary(revoke_device)";
+const ACROSS: &str = "binary(/^(death|endpoint|ending|kv|late_write|many|module|network|observe|operations|race|\
+    revoke|smoke|storm|trace|transfer|windows)/) - binary(revoke_device) - test(observe_scripts)";
 /// What matters on a machine on which DMA is not what it usually is.
 const DMA: &str =
     "binary(transfer) or binary(copy) or binary(dmabuf) or test(/^bar_(tiers|rdma|export)/)";
