@@ -31,8 +31,7 @@ fn connect(guest: &Guest, spare: &Spare) -> Result<Local> {
     let mut last = None;
     let refused = poll::until(guest.limit(30), || {
         let options = ConnectOptions {
-            // What is lost at first is soon asked again.
-            timeout: guest.limit(1),
+            timeout: guest.limit(5),
             ..Default::default()
         };
         last = Some(refusal(Endpoint::connect(&context, nobody, &options))?);

@@ -16,7 +16,6 @@ pub(crate) fn build(network: &Network) -> Result<()> {
     ip("link set lo up")?;
     // Where tests have a network of their own: see `dmaplane_testkit::spare`.
     ip("netns add dpspare")?;
-    ip("-netns dpspare link set lo up")?;
     match network {
         Network::None => Ok(()),
         Network::Veth { mtu, local, peer } => {
