@@ -40,7 +40,7 @@ struct Completions {
     broken: bool,
     /// Threads that wait.
     waiters: u32,
-    /// Fewest completions that wakes one of them, or fewer.
+    /// No thread waits for fewer completions than this. Only means something while one waits; too few wakes for nothing.
     least: u32,
 }
 
