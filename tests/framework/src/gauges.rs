@@ -111,9 +111,21 @@ impl fmt::Display for Gauges {
 /// # Errors
 /// When they are not after `limit`; names each that differs.
 pub fn settle(before: &Gauges, limit: Duration) -> Result<()> {
+    settle_as(before, limit, Gauges::read)
+}
+
+/// As [`settle`], for the gauges that `read` gives.
+///
+/// # Errors
+/// As [`settle`], and those of `read`.
+pub fn settle_as(
+    before: &Gauges,
+    limit: Duration,
+    mut read: impl FnMut() -> Result<Gauges>,
+) -> Result<()> {
     let mut last = Vec::new();
     let settled = poll::until(limit, || {
-        last = Gauges::read()?.differences(before);
+        last = read()?.differences(before);
         Ok(last.is_empty().then_some(()))
     })?;
     ensure!(

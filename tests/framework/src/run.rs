@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result};
 
 use crate::gauges::{self, Gauges};
 use crate::guest::Guest;
+use crate::peer;
 
 /// Seconds until everything that a test made must be gone, before scaling.
 const SETTLE_SECONDS: u64 = 5;
@@ -32,7 +33,8 @@ impl Skip {
 /// Runs the body of a test.
 ///
 /// Tests of one guest share a driver, so only one runs at a time. The kernel's log gets a line
-/// before and after it. When the body has ended, the gauges must return to where they were.
+/// before and after it. When the body has ended, the gauges must return to where they were, and those of a
+/// second guest to 0.
 ///
 /// # Panics
 /// When the body fails or panics, or when the gauges do not return.
@@ -83,11 +85,12 @@ fn run(body: impl FnOnce(&Guest) -> Result<()>) -> Result<()> {
     let before = Gauges::read()?;
     let result = caught(|| body(&guest));
     // After a failure too: a leak beside it is worth knowing.
-    let settled = gauges::settle(&before, guest.limit(SETTLE_SECONDS));
+    let limit = guest.limit(SETTLE_SECONDS);
+    let settled = gauges::settle(&before, limit).and_then(|()| peer::client::settle(&guest, limit));
     match (result, settled) {
         (Ok(()), settled) => settled,
         (Err(error), Ok(())) => Err(error),
-        (Err(error), Err(leak)) => Err(error.context(format!("and afterwards: {leak}"))),
+        (Err(error), Err(leak)) => Err(error.context(format!("and afterwards: {leak:#}"))),
     }
 }
 

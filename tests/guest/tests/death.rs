@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
 //! Death in mid-transfer: of the peer, of a device, and a module that is in use. The frame of each
-//! test proves that the gauges return to where they were.
+//! test proves that the gauges return to where they were, those of the peer's machine too.
 
 use std::sync::atomic::AtomicU64;
 use std::thread;
@@ -15,9 +15,7 @@ use dmaplane_guest_tests::{Connection, complete, ended_by_death, under_way};
 use dmaplane_testkit::peer::protocol::{Reply, Request};
 use dmaplane_testkit::rdma::Link;
 use dmaplane_testkit::transfer::{Receive, Send, Tally};
-use dmaplane_testkit::{
-    Error, Gauges, Guest, Peer, Result, anyhow, bail, ensure, module, poll, test,
-};
+use dmaplane_testkit::{Error, Guest, Peer, Result, anyhow, bail, ensure, module, poll, test};
 
 /// Bytes that a stream goes over again and again.
 const BYTES: u64 = 1 << 20;
@@ -81,33 +79,6 @@ fn stream_and<T>(
     })
 }
 
-/// Waits until the machine of a fresh peer has nothing but that peer.
-fn other_machine_is_clean(guest: &Guest) -> Result<()> {
-    let mut peer = Peer::start(guest)?;
-    let mut last = Gauges::default();
-    let clean = poll::until(guest.limit(10), || {
-        let Reply::Gauges(gauges) = peer.ask(Request::Gauges)? else {
-            bail!("no gauges")
-        };
-        let others = [
-            "buffers",
-            "bytes",
-            "grants",
-            "channels",
-            "endpoints",
-            "operations",
-        ];
-        let left = others.iter().map(|name| gauges.get(name)).sum::<u64>();
-        last = gauges;
-        Ok((left == 0).then_some(()))
-    })?;
-    ensure!(
-        clean.is_some(),
-        "on the machine of the peer that died: {last}"
-    );
-    Ok(())
-}
-
 /// A connection that works after all that.
 fn works_again(guest: &Guest) -> Result<()> {
     let mut connection = Connection::to_peer(guest)?;
@@ -147,7 +118,7 @@ fn death_of_the_receiver() {
             let (tally, ()) = stream_and(guest, &mut connection, false, strike)?;
             ended_by_death(&tally)?;
         }
-        other_machine_is_clean(guest)
+        Ok(())
     });
 }
 
@@ -160,7 +131,7 @@ fn death_of_the_receiver_of_immediates() {
             let (tally, ()) = stream_and(guest, &mut connection, true, strike)?;
             ended_by_death(&tally)?;
         }
-        other_machine_is_clean(guest)
+        Ok(())
     });
 }
 
@@ -215,7 +186,7 @@ fn death_of_the_sender() {
             })?;
             ended_by_death(&received.tally)?;
         }
-        other_machine_is_clean(guest)
+        Ok(())
     });
 }
 

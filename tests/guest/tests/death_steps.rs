@@ -12,8 +12,7 @@ use dmaplane::{
 };
 use dmaplane_guest_tests::Connection;
 use dmaplane_testkit::pattern::Numbers;
-use dmaplane_testkit::peer::client::unexpected;
-use dmaplane_testkit::peer::protocol::{Id, Reply, Request};
+use dmaplane_testkit::peer::protocol::{Id, Request};
 use dmaplane_testkit::{
     ErrorContext as _, Gauges, Guest, Peer, Result, bail, ensure, gauges, poll, seed, test,
 };
@@ -200,17 +199,6 @@ impl Survivor {
     }
 }
 
-/// The gauges of the peer's machine.
-fn there(guest: &Guest, observer: &mut Peer) -> Result<Gauges> {
-    if !guest.topology.is_pair() {
-        return Gauges::read();
-    }
-    match observer.ask(Request::Gauges)? {
-        Reply::Gauges(gauges) => Ok(gauges),
-        other => Err(unexpected(&other)),
-    }
-}
-
 /// One connection, one kill.
 fn kill_at(
     guest: &Guest,
@@ -220,7 +208,7 @@ fn kill_at(
     numbers: &mut Numbers,
 ) -> Result<Figures> {
     let here_before = Gauges::read()?;
-    let there_before = there(guest, observer)?.get("contexts");
+    let there_before = observer.gauges()?.get("contexts");
     let mut connection = Connection::to_peer(guest)?;
     let mut builder = Channel::builder().entries(32);
     if polled {
@@ -280,7 +268,7 @@ fn kill_at(
     // On one machine this side's context is counted too.
     let own = u64::from(!guest.topology.is_pair());
     let gone = poll::until(guest.limit(5), || {
-        let contexts = there(guest, observer)?.get("contexts");
+        let contexts = observer.gauges()?.get("contexts");
         Ok((contexts == there_before + own).then(|| struck.elapsed()))
     })?;
     let gone = gone.context("the peer's context is not gone")?;

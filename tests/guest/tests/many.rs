@@ -8,8 +8,8 @@ use dmaplane::{
     Buffer, Channel, ConnectOptions, Context, DEFAULT_RECV_DEPTH, Endpoint, Entry, Placement, State,
 };
 use dmaplane_guest_tests::complete;
-use dmaplane_testkit::peer::client::unexpected;
-use dmaplane_testkit::peer::protocol::{Id, Reply, Request};
+use dmaplane_testkit::peer::client::settle;
+use dmaplane_testkit::peer::protocol::{Id, Request};
 use dmaplane_testkit::{
     ErrorContext as _, Gauges, Guest, Peer, Result, anyhow, ensure, gauges, poll, test,
 };
@@ -36,17 +36,27 @@ fn connect(
     Ok(endpoint)
 }
 
-/// The gauges of the peer's machine.
-fn there(observer: &mut Peer) -> Result<Gauges> {
-    match observer.ask(Request::Gauges)? {
-        Reply::Gauges(gauges) => Ok(gauges),
-        other => Err(unexpected(&other)),
-    }
-}
-
 /// How long closing many objects at once may take. It is said for hardware.
 fn at_once(guest: &Guest) -> Duration {
     guest.limit(1)
+}
+
+/// What a test without a second guest's gauges would see of the test before it.
+#[test]
+fn many_objects_of_a_peer_are_gone_before_the_next_test() {
+    test(|guest| {
+        let (buffers, channels) = guest.pick((4000, 200), (200, 30));
+        for round in 0..5 {
+            let mut peer = Peer::start(guest)?;
+            peer.ask(Request::CreateMany { buffers, channels })?;
+            drop(peer);
+            settle(guest, guest.limit(5))?;
+            let left = Peer::observer(guest)?.gauges()?;
+            let left = left.differences(&Gauges::default());
+            ensure!(left.is_empty(), "round {round}: {}", left.join(", "));
+        }
+        Ok(())
+    });
 }
 
 #[test]
@@ -54,7 +64,7 @@ fn many_objects_of_one_context_end_at_once() {
     test(|guest| {
         let (endpoints, channels, buffers) = guest.pick((400_u32, 400, 8000), (20, 30, 200));
         let mut observer = Peer::start(guest)?;
-        let before = there(&mut observer)?;
+        let before = observer.gauges()?;
         let context = Context::open()?;
         let mut peer = Peer::start(guest)?;
         let listener = peer.listen(guest.peer_any_port(), 8)?;
@@ -69,7 +79,7 @@ fn many_objects_of_one_context_end_at_once() {
         peer.ask(Request::CreateMany { buffers, channels })?;
         // On one machine both sides are counted.
         let own = u64::from(!guest.topology.is_pair());
-        let lives = there(&mut observer)?;
+        let lives = observer.gauges()?;
         let sides = 1 + own;
         ensure!(
             lives.get("endpoints") == sides * u64::from(endpoints)
@@ -92,7 +102,7 @@ fn many_objects_of_one_context_end_at_once() {
         }
         let told = struck.elapsed();
         let gone = poll::until(guest.limit(20), || {
-            let now = there(&mut observer)?;
+            let now = observer.gauges()?;
             let left = now.get("contexts") - before.get("contexts") - own;
             let names = ["buffers", "endpoints"];
             let others = names.map(|name| now.get(name) - before.get(name));

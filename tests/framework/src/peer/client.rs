@@ -18,6 +18,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::protocol::{Answer, Call, Failure, Id, Reply, Request};
+use crate::gauges::{self, Gauges};
 use crate::guest::Guest;
 use crate::netns;
 use crate::transfer::{Received, Tally};
@@ -51,6 +52,16 @@ impl Peer {
     /// # Errors
     /// When it cannot be started or reached, or has no driver.
     pub fn start(guest: &Guest) -> Result<Self> {
+        let mut peer = Self::observer(guest)?;
+        peer.ask(Request::Open)?;
+        Ok(peer)
+    }
+
+    /// Starts a peer that has not opened the driver, so that no gauge counts it.
+    ///
+    /// # Errors
+    /// When it cannot be started or reached.
+    pub fn observer(guest: &Guest) -> Result<Self> {
         let (socket, child) = if guest.topology.is_pair() {
             let address = SocketAddr::new(guest.peer, PAIR_PORT);
             let socket = TcpStream::connect_timeout(&address, guest.limit(10))
@@ -61,16 +72,14 @@ impl Peer {
             let (child, socket) = netns::inside("dp1", spawn)??;
             (OwnedFd::from(socket), Some(child))
         };
-        let mut peer = Self {
+        Ok(Self {
             socket: File::from(socket),
             input: Vec::new(),
             early: BTreeMap::new(),
             last: 0,
             limit: guest.limit(120),
             child,
-        };
-        peer.ask(Request::Open)?;
-        Ok(peer)
+        })
     }
 
     /// Sends a request without waiting for its answer.
@@ -186,6 +195,17 @@ impl Peer {
         }
     }
 
+    /// The gauges of the peer's machine.
+    ///
+    /// # Errors
+    /// As [`Peer::finish`].
+    pub fn gauges(&mut self) -> Result<Gauges> {
+        match self.ask(Request::Gauges)? {
+            Reply::Gauges(gauges) => Ok(gauges),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// Completions that the peer's running stream has seen.
     ///
     /// # Errors
@@ -270,6 +290,20 @@ impl Drop for Peer {
             let _ = child.wait();
         }
     }
+}
+
+/// Waits until the second guest of a pair has no object of the driver's. A peer there may live on
+/// after its connection to the test has ended, and the kernel may still be closing what it had.
+///
+/// # Errors
+/// When it is not rid of them after `limit`; names each kind that is left.
+pub fn settle(guest: &Guest, limit: Duration) -> Result<()> {
+    if !guest.topology.is_pair() {
+        return Ok(());
+    }
+    let mut observer = Peer::observer(guest)?;
+    gauges::settle_as(&Gauges::default(), limit, || observer.gauges())
+        .context("on the second guest")
 }
 
 /// An answer of another kind than was asked for.
