@@ -42,6 +42,7 @@ pub mod frames;
 pub mod gauges;
 pub mod guest;
 pub mod hostile;
+pub mod iproute2;
 pub mod kcov;
 pub mod module;
 pub mod netem;

@@ -5,7 +5,7 @@
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::netem::run;
+use crate::iproute2::rdma;
 
 /// An rxe device and the interface below it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,7 +35,7 @@ impl Link {
     /// # Errors
     /// What rdma(8) says.
     pub fn all() -> Result<Vec<Self>> {
-        parse(&run("rdma", "-j link show")?)
+        parse(&rdma("-j link show")?)
     }
 
     /// Deletes the device under whatever uses it.
@@ -43,7 +43,7 @@ impl Link {
     /// # Errors
     /// What rdma(8) says.
     pub fn delete(&self) -> Result<()> {
-        run("rdma", &format!("link del {}", self.name)).map(drop)
+        rdma(&format!("link del {}", self.name)).map(drop)
     }
 
     /// Makes the device again.
@@ -52,7 +52,7 @@ impl Link {
     /// What rdma(8) says.
     pub fn add(&self) -> Result<()> {
         let Self { name, netdev } = self;
-        run("rdma", &format!("link add {name} type rxe netdev {netdev}")).map(drop)
+        rdma(&format!("link add {name} type rxe netdev {netdev}")).map(drop)
     }
 }
 

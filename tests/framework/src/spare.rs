@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use crate::netem::ip;
+use crate::iproute2::ip;
 use crate::rdma::Link;
 use crate::{Guest, module, netns, poll};
 

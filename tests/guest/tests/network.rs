@@ -5,7 +5,8 @@
 use dmaplane::observe::state::State;
 use dmaplane::{Buffer, Channel, Entry, Placement, RemoteGrant, State as End};
 use dmaplane_guest_tests::Connection;
-use dmaplane_testkit::netem::{Netem, ip};
+use dmaplane_testkit::iproute2::ip;
+use dmaplane_testkit::netem::Netem;
 use dmaplane_testkit::peer::protocol::{Id, Reply, Request};
 use dmaplane_testkit::rdma::Link;
 use dmaplane_testkit::{

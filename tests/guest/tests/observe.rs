@@ -9,6 +9,7 @@ use std::process::Command;
 use dmaplane::observe::state::{self, Line, State};
 use dmaplane::{Buffer, Channel, Context, Entry, GrantTerms, Placement, Rights};
 use dmaplane_guest_tests::{Local, complete, guest_program};
+use dmaplane_testkit::iproute2::rdma;
 use dmaplane_testkit::{Gauges, Result, Topology, ensure, gauges, poll, test};
 
 /// The one line that has this member.
@@ -225,11 +226,7 @@ fn observe_rdma_resource_names_the_driver() {
     test(|guest| {
         let _local = Local::new(guest)?;
         for object in ["cq", "pd", "cm_id"] {
-            let output = Command::new("rdma")
-                .args(["resource", "show", object])
-                .output()?;
-            let text = String::from_utf8_lossy(&output.stdout);
-            ensure!(output.status.success(), "{output:?}");
+            let text = rdma(&format!("resource show {object}"))?;
             ensure!(text.contains("dmaplane"), "{object}: {text}");
         }
         Ok(())

@@ -10,10 +10,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use dmaplane_testkit::netns;
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::kmsg;
-use crate::network::in_netns;
 use crate::plan::{Job, JobEnd, Plan, SHARE};
 
 /// The paravirtual console that an interactive shell sits on.
@@ -58,8 +58,11 @@ pub(crate) fn start(plan: &Plan, job: &Job) -> Result<Running> {
     let pump = attach(job, &mut command)?;
     kmsg::say(&format!("job {} starts", job.name));
     let program = job.argv.first().cloned().unwrap_or_default();
-    let child = in_netns(job.netns.as_deref(), move || command.spawn())?
-        .with_context(|| format!("job {}: cannot run {program}", job.name))?;
+    let child = match &job.netns {
+        Some(name) => netns::inside(name, || command.spawn())?,
+        None => command.spawn(),
+    }
+    .with_context(|| format!("job {}: cannot run {program}", job.name))?;
     let group = Pid::from_child(&child);
     if let (Some(text), Some((output, log))) = (job.ready_when.clone(), pump) {
         let ready = events_in.clone();
