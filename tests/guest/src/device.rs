@@ -100,6 +100,36 @@ impl Bound {
     }
 }
 
+/// The hot-plug slot that a device is in.
+#[derive(Debug)]
+pub struct Slot(PathBuf);
+
+impl Slot {
+    /// Finds it.
+    ///
+    /// # Errors
+    /// When the device is in none.
+    pub fn of(device: &DeviceInfo) -> Result<Self> {
+        // The slot's address is the device's without the function.
+        let (address, _) = device.address.rsplit_once('.').context("no function")?;
+        for entry in fs::read_dir("/sys/bus/pci/slots")? {
+            let path = entry?.path();
+            if fs::read_to_string(path.join("address"))?.trim() == address {
+                return Ok(Self(path));
+            }
+        }
+        bail!("{address} is in no slot")
+    }
+
+    /// Switches its power off, which takes the device from its driver first.
+    ///
+    /// # Errors
+    /// When that is refused.
+    fn switch_off(&self) -> Result<()> {
+        tell(&self.0.join("power"), "0")
+    }
+}
+
 /// The guest's way to QEMU's monitor, by which it unplugs its own device and plugs it again.
 #[derive(Debug)]
 pub struct Monitor {
@@ -165,15 +195,20 @@ impl Monitor {
         bail!("the monitor never says {what}")
     }
 
-    /// Unplugs the guest's device, as by pressing its button; returns when it is gone.
+    /// Unplugs the guest's device, as by pressing its button; returns when it is gone. The button leaves 5 s to think
+    /// better of it; `slot` is told not to wait for their end.
     ///
     /// # Errors
     /// When it does not go in time.
-    pub fn unplug(&mut self, guest: &Guest) -> Result<()> {
+    pub fn unplug(&mut self, guest: &Guest, slot: Option<&Slot>) -> Result<()> {
         let id = "\"id\":\"unplug\"";
         self.tell(&format!(
             "{{\"execute\":\"device_del\",\"arguments\":{{\"id\":\"bar0\"}},{id}}}"
         ))?;
+        if let Some(slot) = slot {
+            self.wait("\"unplug\"", "\"unplug\"", guest.limit(30))?;
+            slot.switch_off()?;
+        }
         self.wait("DEVICE_DELETED", "\"unplug\"", guest.limit(30))
     }
 

@@ -9,8 +9,9 @@ use dmaplane::{
     Buffer, Channel, DeviceInfo, EndpointState, Entry, GrantTerms, Placement, RevokeCause,
     Standing, State, Tier,
 };
-use dmaplane_guest_tests::device::{Bound, Monitor, device, rebound};
+use dmaplane_guest_tests::device::{Bound, Monitor, Slot, device, rebound};
 use dmaplane_guest_tests::{Local, complete};
+use dmaplane_testkit::faults::{self, record};
 use dmaplane_testkit::{
     ErrorContext as _, Guest, Profile, Result, Skip, Topology, ensure, sys, test,
 };
@@ -148,62 +149,87 @@ fn bar_windows_of_the_removal() {
     });
 }
 
+/// Unplugs the device through QEMU's monitor while RDMA, COPY and the processor use it, and plugs another. The slot's
+/// lamp blinks for 5 s first, as the standard has it, unless that is cut short. Gives the operations that ended well.
+fn unplug_in_mid_transfer(guest: &Guest, rounds: u64, cut_short: bool) -> Result<u64> {
+    guest.require(&[Topology::Unplug], "needs QEMU's monitor")?;
+    if guest.profile == Profile::Debug {
+        let why = "lockdep finds an order of locks in pciehp itself, see ARCHITECTURE.md";
+        return Err(Skip::new(why).into());
+    }
+    sys::replace_taken_pages()?;
+    let local = Local::new(guest)?;
+    let found = device(guest, &local.near_context)?;
+    let slot = cut_short.then(|| Slot::of(&found)).transpose()?;
+    let mut monitor = Monitor::open()?;
+    let (_theirs, _grant, given) = local.granted(guest, &GrantTerms::default())?;
+    let near = &local.near_context;
+    let host = Buffer::create(near, PAGE, Placement::Any)?;
+    let mut number = found.number;
+    let mut well = 0;
+    for round in 0..rounds {
+        let mine = Buffer::on_device(near, number, Tier::Uncached, PAGE, None)?;
+        let mut channel = Channel::builder().entries(16).build(near)?;
+        let mut touched = 0;
+        // RDMA, COPY and the processor; gives the operations that ended well.
+        let mut work = || -> Result<u64> {
+            channel.push(Entry::write(mine.range(0, 4096), given.at(0)))?;
+            channel.push(Entry::copy(host.range(0, 4096), &mine, 0))?;
+            channel.push(Entry::copy(mine.range(0, 4096), &host, 0))?;
+            mine.write_at(touched % PAGE / 8 * 8, &[1; 8]);
+            touched += 8;
+            let mut moved = 0;
+            for done in complete(&mut channel, 3, guest.limit(20))? {
+                let state = done.state();
+                ensure!(matches!(state, State::Ok | State::Revoked), "{done:?}");
+                moved += u64::from(state == State::Ok);
+            }
+            Ok(moved)
+        };
+        let moved = std::thread::scope(|scope| -> Result<u64> {
+            let mut moved = work()?;
+            ensure!(moved == 3, "{moved} of 3 before it is unplugged");
+            let unplugging = scope.spawn(|| monitor.unplug(guest, slot.as_ref()));
+            while !unplugging.is_finished() || mine.memory()?.standing == Standing::Live {
+                moved += work()?;
+            }
+            let unplugged = unplugging.join();
+            unplugged.map_err(|_| dmaplane_testkit::anyhow!("a thread panicked"))??;
+            Ok(moved)
+        })
+        .with_context(|| format!("round {round}"))?;
+        well += moved;
+        let info = mine.memory()?;
+        ensure!(info.cause == Some(RevokeCause::Device), "{info:?}");
+        ensure!(local.near.query()?.state == EndpointState::Up, "down");
+        monitor.plug(guest)?;
+        number = rebound(guest, near, number)
+            .with_context(|| format!("round {round}"))?
+            .number;
+    }
+    let fresh = Buffer::on_device(near, number, Tier::Uncached, PAGE, None)?;
+    fresh.write_at(0, &[5; 8]);
+    ensure!(fresh.to_vec(0..8) == [5; 8], "another byte");
+    Ok(well)
+}
+
 #[test]
 fn revoke_by_unplugging_in_mid_transfer() {
     test(|guest| {
-        guest.require(&[Topology::Unplug], "needs QEMU's monitor")?;
-        if guest.profile == Profile::Debug {
-            let why = "lockdep finds an order of locks in pciehp itself, see ARCHITECTURE.md";
-            return Err(Skip::new(why).into());
-        }
-        sys::replace_taken_pages()?;
-        let local = Local::new(guest)?;
-        let found = device(guest, &local.near_context)?;
-        let mut monitor = Monitor::open()?;
-        let (_theirs, _grant, given) = local.granted(guest, &GrantTerms::default())?;
-        let near = &local.near_context;
-        let host = Buffer::create(near, PAGE, Placement::Any)?;
-        let mut number = found.number;
-        // Each takes 5 s, during which the slot's lamp blinks, as the standard has it.
-        for round in 0..3 {
-            let mine = Buffer::on_device(near, number, Tier::Uncached, PAGE, None)?;
-            let started = Instant::now();
-            let (moved, touched) = std::thread::scope(|scope| -> Result<(u64, u64)> {
-                let unplugging = scope.spawn(|| monitor.unplug(guest));
-                let mut channel = Channel::builder().entries(16).build(near)?;
-                let (mut moved, mut touched) = (0, 0);
-                // RDMA, COPY and the processor go on until the memory is taken away.
-                while !unplugging.is_finished() || mine.memory()?.standing == Standing::Live {
-                    channel.push(Entry::write(mine.range(0, 4096), given.at(0)))?;
-                    channel.push(Entry::copy(host.range(0, 4096), &mine, 0))?;
-                    channel.push(Entry::copy(mine.range(0, 4096), &host, 0))?;
-                    mine.write_at(touched % PAGE / 8 * 8, &[1; 8]);
-                    touched += 8;
-                    for done in complete(&mut channel, 3, guest.limit(20))? {
-                        let state = done.state();
-                        ensure!(matches!(state, State::Ok | State::Revoked), "{done:?}");
-                        moved += u64::from(state == State::Ok);
-                    }
-                }
-                let unplugged = unplugging.join();
-                unplugged.map_err(|_| dmaplane_testkit::anyhow!("a thread panicked"))??;
-                Ok((moved, touched / 8))
-            })
-            .with_context(|| format!("round {round}"))?;
-            let took = started.elapsed();
-            println!(
-                "round {round}: {took:?}, {moved} operations and {touched} touches before the end"
-            );
-            ensure!(moved > 0, "nothing was under way");
-            let info = mine.memory()?;
-            ensure!(info.cause == Some(RevokeCause::Device), "{info:?}");
-            ensure!(local.near.query()?.state == EndpointState::Up, "down");
-            monitor.plug(guest)?;
-            number = rebound(guest, near, number)?.number;
-        }
-        let fresh = Buffer::on_device(near, number, Tier::Uncached, PAGE, None)?;
-        fresh.write_at(0, &[5; 8]);
-        ensure!(fresh.to_vec(0..8) == [5; 8], "another byte");
+        let well = unplug_in_mid_transfer(guest, 2, false)?;
+        println!("{well} operations before the ends");
         Ok(())
+    });
+}
+
+#[test]
+fn revoke_by_unplugging_again_and_again() {
+    test(|guest| {
+        let rounds = if faults::full() { 1000 } else { 10 };
+        let started = Instant::now();
+        let well = unplug_in_mid_transfer(guest, rounds, true)?;
+        let milliseconds = u64::try_from(started.elapsed().as_millis())?;
+        println!("{rounds} times in {milliseconds} ms, {well} operations before the ends");
+        record(|record| record.race("unplugging against transfers", rounds, milliseconds))
     });
 }

@@ -61,7 +61,7 @@ impl Purpose {
     fn filter(self) -> &'static str {
         match self {
             Self::Faults => "binary(/^faults_/)",
-            Self::Races => "binary(race_table)",
+            Self::Races => "binary(race_table) | test(=revoke_by_unplugging_again_and_again)",
         }
     }
 
@@ -83,7 +83,7 @@ impl Purpose {
     fn apply(self, options: &mut Options) {
         let own = self.filter();
         let filter = match options.selection.filter.take() {
-            Some(filter) => format!("{own} & ({filter})"),
+            Some(filter) => format!("({own}) & ({filter})"),
             None => own.to_owned(),
         };
         options.selection.filter = Some(filter);
@@ -148,13 +148,13 @@ mod tests {
         Purpose::Races.apply(&mut options);
         assert_eq!(
             options.selection.filter.as_deref(),
-            Some("binary(race_table)")
+            Some(Purpose::Races.filter())
         );
         options.selection.filter = Some("test(close)".to_owned());
         Purpose::Faults.apply(&mut options);
         assert_eq!(
             options.selection.filter.as_deref(),
-            Some("binary(/^faults_/) & (test(close))")
+            Some("(binary(/^faults_/)) & (test(close))")
         );
         assert_eq!(options.selection.env["DMAPLANE_FAULTS"], "full");
     }
