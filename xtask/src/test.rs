@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -104,6 +104,8 @@ pub(crate) fn run(ctx: &Ctx, args: TestArgs) -> Result<ExitCode> {
         "kernel base",
         xtask(ctx).args(["kernel", "--profile", "base"]),
     )?;
+    // A guest leaves a processor idle most of the time, and a debug kernel takes a quarter of an hour.
+    let _ahead = (!args.host_only).then(|| Ahead::start(ctx)).transpose()?;
     step("lint", xtask(ctx).arg("lint"))?;
     let mut host = Command::new(nextest);
     host.args([
@@ -158,6 +160,32 @@ pub(crate) fn run(ctx: &Ctx, args: TestArgs) -> Result<ExitCode> {
     }
     print!("{}", table(&steps, started.elapsed()));
     Ok(ExitCode::from(verdict(&steps)))
+}
+
+/// Builds the debug kernel while other steps run, with whatever they leave of the processors. The step
+/// that needs it waits for the lock of this build, and says what went wrong with it.
+struct Ahead(Child);
+
+impl Ahead {
+    fn start(ctx: &Ctx) -> Result<Self> {
+        let child = xtask(ctx)
+            .args(["kernel", "--profile", "debug", "--nice"])
+            .current_dir(&ctx.root)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        child.map(Self).context("cannot build a kernel beside")
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        // Ctrl-C ends it too, as it is of this process group; killed alone it would leave its make behind.
+        if let Err(error) = self.0.wait() {
+            eprintln!("cannot wait for the debug kernel: {error}");
+        }
+    }
 }
 
 /// This very program, even when cargo has replaced its file since.

@@ -9,7 +9,7 @@ mod source;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
@@ -72,6 +72,9 @@ pub(crate) struct KernelArgs {
     /// The source tarball, or the package that holds it, instead of a download.
     #[arg(long, value_name = "FILE")]
     tarball: Option<PathBuf>,
+    /// Leaves the processors to whoever else wants them: the lowest priority there is.
+    #[arg(long)]
+    nice: bool,
     /// Prints the name of the build in the cache and builds nothing.
     #[arg(long)]
     print_key: bool,
@@ -85,6 +88,9 @@ pub(crate) struct KernelArgs {
     reason = "all commands have one signature"
 )]
 pub(crate) fn run(ctx: &Ctx, args: KernelArgs) -> Result<ExitCode> {
+    if args.nice {
+        rustix::process::nice(19).context("cannot lower the priority")?;
+    }
     if args.print_key {
         let tools = setup::ensure(ctx, Need::Kernel)?;
         let pin = Pin::load(ctx)?;
