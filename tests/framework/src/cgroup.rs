@@ -2,7 +2,8 @@
 
 //! A memory cgroup of the test's own.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -15,6 +16,8 @@ use crate::run::Skip;
 pub struct MemoryCgroup {
     root: PathBuf,
     folder: PathBuf,
+    /// Open from the beginning: at the limit, opening a file may be what the kernel kills this process for.
+    max: File,
 }
 
 impl MemoryCgroup {
@@ -37,18 +40,13 @@ impl MemoryCgroup {
             return Err(Skip::new(format!("cgroup version 2 cannot be mounted: {errno}")).into());
         }
         let folder = root.join(name);
-        let group = Self { root, folder };
-        let controllers = fs::read_to_string(group.root.join("cgroup.controllers"))?;
-        if !controllers
-            .split_whitespace()
-            .any(|controller| controller == "memory")
-        {
-            return Err(Skip::new("this kernel's cgroups have no memory controller").into());
+        match make(&root, &folder) {
+            Ok(max) => Ok(Self { root, folder, max }),
+            Err(error) => {
+                leave(&root, &folder);
+                Err(error)
+            }
         }
-        write(&group.root.join("cgroup.subtree_control"), "+memory")?;
-        fs::create_dir(&group.folder).context("cannot create a cgroup")?;
-        write(&group.folder.join("cgroup.procs"), "0")?;
-        Ok(group)
     }
 
     /// Bytes that are charged now.
@@ -66,7 +64,8 @@ impl MemoryCgroup {
     /// When the file cannot be written.
     pub fn set_max(&self, bytes: Option<u64>) -> Result<()> {
         let text = bytes.map_or("max".to_owned(), |bytes| bytes.to_string());
-        write(&self.folder.join("memory.max"), &text)
+        let written = self.max.write_all_at(text.as_bytes(), 0);
+        written.with_context(|| format!("cannot write {text:?} to memory.max"))
     }
 
     /// Processes of the cgroup that the kernel killed for want of memory.
@@ -84,12 +83,33 @@ impl MemoryCgroup {
 
 impl Drop for MemoryCgroup {
     fn drop(&mut self) {
-        // Best effort: a test that fails may leave it, and the guest ends soon after.
-        let _ = write(&self.root.join("cgroup.procs"), "0");
-        let _ = fs::remove_dir(&self.folder);
-        let _ = unmount(&self.root, UnmountFlags::DETACH);
-        let _ = fs::remove_dir(&self.root);
+        leave(&self.root, &self.folder);
     }
+}
+
+/// Makes a cgroup in a mounted hierarchy and moves this process into it; gives the file of its hard limit.
+fn make(root: &Path, folder: &Path) -> Result<File> {
+    let controllers = fs::read_to_string(root.join("cgroup.controllers"))?;
+    if !controllers
+        .split_whitespace()
+        .any(|controller| controller == "memory")
+    {
+        return Err(Skip::new("this kernel's cgroups have no memory controller").into());
+    }
+    write(&root.join("cgroup.subtree_control"), "+memory")?;
+    fs::create_dir(folder).context("cannot create a cgroup")?;
+    let max = File::options().write(true).open(folder.join("memory.max"));
+    let max = max.context("cannot open memory.max")?;
+    write(&folder.join("cgroup.procs"), "0")?;
+    Ok(max)
+}
+
+/// Best effort: a test that fails may leave it, and the guest ends soon after.
+fn leave(root: &Path, folder: &Path) {
+    let _ = write(&root.join("cgroup.procs"), "0");
+    let _ = fs::remove_dir(folder);
+    let _ = unmount(root, UnmountFlags::DETACH);
+    let _ = fs::remove_dir(root);
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
