@@ -16,6 +16,8 @@ pub(crate) struct Limits {
     pub(crate) rcu_stall_s: u32,
     /// The kernel reports a soft lockup after twice this many seconds; 60 is its maximum.
     pub(crate) watchdog_thresh_s: u32,
+    /// Seconds after which the kernel reports a network interface that goes and that somebody still holds.
+    pub(crate) netdev_s: u32,
     /// Seconds after which the kernel reports a blocked task.
     pub(crate) hung_task_s: u32,
     /// Seconds after which a test is ended by force.
@@ -42,6 +44,8 @@ impl Limits {
             scale,
             rcu_stall_s: (20 * scale).min(100),
             watchdog_thresh_s: (15 * scale).min(60),
+            // rxe holds one until its device is gone, which takes a debug kernel 5 s on a good day.
+            netdev_s: (10 * scale).min(60),
             hung_task_s,
             // The kernel looks for blocked tasks once in each period, so it may take two to see one.
             test_s: 2 * hung_task_s + 30,
@@ -65,6 +69,7 @@ mod tests {
                 let soft_lockup = 2 * limits.watchdog_thresh_s;
                 assert!(limits.rcu_stall_s < soft_lockup, "{limits:?}");
                 assert!(soft_lockup < limits.hung_task_s, "{limits:?}");
+                assert!(limits.netdev_s < limits.hung_task_s, "{limits:?}");
                 assert!(limits.hung_task_s < limits.test_s, "{limits:?}");
                 assert!(
                     u64::from(limits.test_s) < limits.jobs.as_secs(),

@@ -267,6 +267,7 @@ impl Machine<'_> {
         let Limits {
             rcu_stall_s,
             watchdog_thresh_s,
+            netdev_s,
             hung_task_s,
             ..
         } = self.limits;
@@ -281,6 +282,7 @@ impl Machine<'_> {
             "panic=-1 kasan_multi_shot softlockup_all_cpu_backtrace=1".to_owned(),
             format!("rcupdate.rcu_cpu_stall_timeout={rcu_stall_s}"),
             format!("sysctl.kernel.watchdog_thresh={watchdog_thresh_s}"),
+            format!("sysctl.net.core.netdev_unregister_timeout_secs={netdev_s}"),
             format!("sysctl.kernel.hung_task_timeout_secs={hung_task_s}"),
             // These guests run our own code only.
             "mitigations=off random.trust_cpu=on".to_owned(),
