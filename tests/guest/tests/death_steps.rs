@@ -325,8 +325,9 @@ fn death_at_every_step() {
             "the survivor was told after {told:?}; the peer's context was gone after {gone:?}"
         );
         let untold = all_causes.get(UNTOLD).copied().unwrap_or(0);
+        // The dying side waits 40 ms for the peer to take its last will, which a checking kernel under emulation exceeds.
         ensure!(
-            untold * 20 <= kills,
+            untold * guest.pick(20, 2) <= kills,
             "{untold} of {kills} survivors were not told why"
         );
         if guest.pick(true, false) {
