@@ -2,16 +2,19 @@
 
 //! Several threads that wait on one channel, each for a count of its own.
 
+use std::fs;
 use std::mem::offset_of;
 use std::os::fd::AsFd as _;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use dmaplane::{Channel, Context, Entry};
 use dmaplane_testkit::pattern::Numbers;
-use dmaplane_testkit::{ErrorContext as _, Result, anyhow, ensure, seed, sys, test};
+use dmaplane_testkit::{ErrorContext as _, Result, anyhow, ensure, poll, seed, sys, test};
 use dmaplane_uapi as abi;
+use rustix::process::Pid;
+use rustix::thread::gettid;
 
 /// Completions that the last of them waits for.
 const ALL: u32 = 16;
@@ -32,13 +35,29 @@ fn wait(context: &Context, channel: u32, wanted: u32, limit: Duration) -> Result
     Ok(u32::from_ne_bytes(available))
 }
 
+/// Whether a thread of this process sleeps (proc_pid_stat(5)).
+fn sleeps(thread: Pid) -> Result<bool> {
+    let stat = format!("/proc/self/task/{}/stat", thread.as_raw_nonzero());
+    let stat = fs::read_to_string(stat)?;
+    let (_, fields) = stat.rsplit_once(')').context("no name of a command")?;
+    Ok(fields.trim_start().starts_with('S'))
+}
+
+fn nops(channel: &mut Channel, count: u32) -> Result<()> {
+    for _ in 0..count {
+        channel.push(Entry::nop())?;
+    }
+    channel.submit()?;
+    Ok(())
+}
+
 #[test]
 fn channel_waiters_each_leave_with_their_count() {
     test(|guest| {
         let context = Context::open()?;
         let mut numbers = Numbers::new(seed()?);
         let limit = guest.limit(20);
-        for round in 0..guest.pick(300, 30) {
+        for round in 0..guest.pick(100, 10) {
             let mut channel = Channel::builder().entries(ALL).build(&context)?;
             let name = channel.raw_handle();
             // In any order: the first one may be the most patient.
@@ -47,29 +66,40 @@ fn channel_waiters_each_leave_with_their_count() {
                 let other = numbers.below(last as u64 + 1);
                 counts.swap(last, usize::try_from(other)?);
             }
-            let posted = AtomicU32::new(0);
             thread::scope(|scope| -> Result<()> {
+                let (told, names) = mpsc::channel();
                 let mut waiters = Vec::new();
                 for wanted in counts {
-                    let (context, posted) = (&context, &posted);
-                    waiters.push(scope.spawn(move || -> Result<()> {
-                        let available = wait(context, name, wanted, limit)?;
-                        ensure!(available >= wanted, "{available} of {wanted} in time");
-                        let posted = posted.load(Ordering::SeqCst);
-                        ensure!(posted >= wanted, "woken for {wanted} after {posted}");
-                        Ok(())
-                    }));
+                    let (context, told) = (&context, told.clone());
+                    let work = move || {
+                        let _ = told.send(gettid());
+                        wait(context, name, wanted, limit)
+                    };
+                    waiters.push((wanted, scope.spawn(work)));
+                    // One after the other, so that the order is the one that was drawn.
+                    let thread = names.recv_timeout(limit)?;
+                    let asleep = poll::until(limit, || sleeps(thread).map(|is| is.then_some(())))?;
+                    asleep.with_context(|| format!("who waits for {wanted} does not sleep"))?;
                 }
-                for _ in 0..ALL {
-                    if numbers.below(2) == 0 {
-                        thread::yield_now();
+                for posted in 1..=ALL {
+                    nops(&mut channel, 1)?;
+                    // Whoever has enough leaves before there is more, and nobody else does.
+                    let left = poll::until(guest.limit(5), || {
+                        let mut having = waiters.iter().filter(|(wanted, _)| *wanted <= posted);
+                        Ok(having.all(|(_, waiter)| waiter.is_finished()).then_some(()))
+                    })?;
+                    let early = waiters.iter().filter(|(wanted, _)| *wanted > posted);
+                    let early = early.filter(|(_, waiter)| waiter.is_finished()).count();
+                    if left.is_none() || early > 0 {
+                        // Or the others would be waited for.
+                        nops(&mut channel, ALL - posted)?;
                     }
-                    posted.fetch_add(1, Ordering::SeqCst);
-                    channel.push(Entry::nop())?;
-                    channel.submit()?;
+                    left.with_context(|| format!("somebody still waits after {posted}"))?;
+                    ensure!(early == 0, "{early} left early, after {posted}");
                 }
-                for waiter in waiters {
-                    waiter.join().map_err(|_| anyhow!("a waiter panicked"))??;
+                for (wanted, waiter) in waiters {
+                    let available = waiter.join().map_err(|_| anyhow!("a waiter panicked"))??;
+                    ensure!(available >= wanted, "{available} of {wanted}");
                 }
                 Ok(())
             })
