@@ -7,6 +7,7 @@ use std::env;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::panic::{self, AssertUnwindSafe};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
@@ -39,15 +40,12 @@ impl Skip {
 /// # Panics
 /// When the body fails or panics, or when the gauges do not return.
 pub fn test(body: impl FnOnce(&Guest) -> Result<()>) {
-    let name = test_name(type_name_of_val(&body)).to_owned();
-    let _alone = alone().expect("the lock of the tests");
-    mark(&format!("begin {name}"));
-    let outcome = run(body);
-    let word = if outcome.is_ok() { "ok" } else { "failed" };
-    mark(&format!("end {name} {word}"));
-    if let Err(error) = outcome {
-        panic!("{name}: {error:#}");
-    }
+    frame(type_name_of_val(&body), |guest| {
+        let before = Gauges::read()?;
+        let result = caught(|| body(guest));
+        // After a failure too: a leak beside it is worth knowing.
+        with_leak(result, gauges::settle(&before, settling(guest)))
+    });
 }
 
 /// Where a test's random choices start: `DMAPLANE_SEED`, which `cargo xtask vm-test --seed` sets and which is
@@ -64,15 +62,22 @@ pub fn seed() -> Result<u64> {
     Ok(seed)
 }
 
-/// Runs the body of a test that loads and unloads the driver itself, so without gauges.
+/// Runs the body of a test that loads and unloads the driver itself, so without this guest's gauges.
 ///
 /// # Panics
-/// When the body fails or panics.
+/// When the body fails or panics, or when a second guest's gauges do not return to 0.
 pub fn test_without_gauges(body: impl FnOnce(&Guest) -> Result<()>) {
-    let name = test_name(type_name_of_val(&body)).to_owned();
+    frame(type_name_of_val(&body), |guest| caught(|| body(guest)));
+}
+
+fn frame(closure: &str, body: impl FnOnce(&Guest) -> Result<()>) {
+    let name = test_name(closure);
     let _alone = alone().expect("the lock of the tests");
     mark(&format!("begin {name}"));
-    let outcome = Guest::from_env().and_then(|guest| caught(|| body(&guest)));
+    let outcome = Guest::from_env().and_then(|guest| {
+        let result = body(&guest);
+        with_leak(result, peer::client::settle(&guest, settling(&guest)))
+    });
     let word = if outcome.is_ok() { "ok" } else { "failed" };
     mark(&format!("end {name} {word}"));
     if let Err(error) = outcome {
@@ -80,13 +85,11 @@ pub fn test_without_gauges(body: impl FnOnce(&Guest) -> Result<()>) {
     }
 }
 
-fn run(body: impl FnOnce(&Guest) -> Result<()>) -> Result<()> {
-    let guest = Guest::from_env()?;
-    let before = Gauges::read()?;
-    let result = caught(|| body(&guest));
-    // After a failure too: a leak beside it is worth knowing.
-    let limit = guest.limit(SETTLE_SECONDS);
-    let settled = gauges::settle(&before, limit).and_then(|()| peer::client::settle(&guest, limit));
+fn settling(guest: &Guest) -> Duration {
+    guest.limit(SETTLE_SECONDS)
+}
+
+fn with_leak(result: Result<()>, settled: Result<()>) -> Result<()> {
     match (result, settled) {
         (Ok(()), settled) => settled,
         (Err(error), Ok(())) => Err(error),

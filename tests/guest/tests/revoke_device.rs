@@ -216,7 +216,7 @@ fn unplug_in_mid_transfer(guest: &Guest, rounds: u64, cut_short: bool) -> Result
 #[test]
 fn revoke_by_unplugging_in_mid_transfer() {
     test(|guest| {
-        let well = unplug_in_mid_transfer(guest, 2, false)?;
+        let well = unplug_in_mid_transfer(guest, 3, false)?;
         println!("{well} operations before the ends");
         Ok(())
     });
