@@ -2,6 +2,7 @@
 
 //! What the suites of placement share.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use dmaplane::topology::{NumaNode, numa_nodes};
@@ -138,6 +139,35 @@ pub fn fill(context: &Context, node: u32, piece: u64, buffers: &mut Vec<Buffer>)
             Ok(buffer) => buffers.push(buffer),
             Err(error) if error.errno() == Some(Errno::NOMEM) => return Ok(()),
             Err(error) => bail!("instead of ENOMEM: {error}"),
+        }
+    }
+}
+
+/// Tries until something breaks off: what a node that was filled up still had room for is kept, in `filled`, and tried again.
+/// A node that gives no more may give more a little later: the kernel keeps up to an eighth of it as free pages on lists of
+/// each processor, which neither it nor [`fill_up`] sees before another processor's are drained.
+///
+/// # Errors
+/// What an attempt fails with, and when the node gave more than it has.
+pub fn until_full<T>(
+    node: &NumaNode,
+    filled: &mut Vec<Buffer>,
+    mut attempt: impl FnMut() -> Result<ControlFlow<T, Buffer>>,
+) -> Result<T> {
+    let mut more = 0;
+    loop {
+        match attempt()? {
+            ControlFlow::Break(done) => return Ok(done),
+            ControlFlow::Continue(buffer) => {
+                let pages = buffer.residency()?.pages_by_node[node.id as usize];
+                ensure!(pages > 0, "nothing of it is on node {}", node.id);
+                more += pages * PAGE;
+                ensure!(
+                    more < node.total_bytes,
+                    "a full node took {more} bytes more: {node:?}"
+                );
+                filled.push(buffer);
+            }
         }
     }
 }

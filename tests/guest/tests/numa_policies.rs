@@ -3,6 +3,7 @@
 //! Placement policies page by page, on empty and on full nodes, and what is told of misses.
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use dmaplane::{Buffer, BufferBuilder, Context, DeviceName, Errno, Placement};
@@ -321,10 +322,13 @@ fn numa_full_node_is_told_by_every_policy() {
     test(|guest| {
         needs_nodes(guest)?;
         let context = Context::open()?;
-        let nodes: Vec<u32> = nodes_with_memory()?.iter().map(|node| node.id).collect();
+        let nodes = nodes_with_memory()?;
+        let ids: Vec<u32> = nodes.iter().map(|node| node.id).collect();
         let (device, full, _) = adapter()?;
         let full = u32::try_from(full)?;
-        let filled = fill_up(&context, full)?;
+        let node = nodes.iter().find(|node| node.id == full);
+        let node = node.context("the adapter's node has no memory")?;
+        let mut filled = fill_up(&context, full)?;
         let near = Placement::NearPci(device);
         let bytes = guest.pick(64, 24) * MIB;
 
@@ -334,39 +338,46 @@ fn numa_full_node_is_told_by_every_policy() {
             (near, Box::new(|_, _| full)),
             (
                 Placement::Interleave,
-                Box::new(|pages, page| turn(&nodes, pages, page)),
+                Box::new(|pages, page| turn(&ids, pages, page)),
             ),
         ];
         for (placement, wanted) in &spilling {
-            let before = Misses::read()?;
-            let buffer = Buffer::create(&context, bytes, *placement)?;
-            let counted = Misses::read()?.since(before);
-            let pages = numa::pages(&buffer);
-            let misses = numa::misses(&buffer, |page| Some(wanted(pages, page)))
-                .with_context(|| format!("{placement:?}"))?;
-            ensure!(
-                misses > 0,
-                "{placement:?}: a full node took {bytes} bytes more"
-            );
-            ensure!(
-                counted.misplaced_pages == misses,
-                "{placement:?}: {misses} misses, {counted:?}"
-            );
-            ensure!(counted.refusals == 0, "{placement:?}: {counted:?}");
+            numa::until_full(node, &mut filled, || {
+                let before = Misses::read()?;
+                let buffer = Buffer::create(&context, bytes, *placement)?;
+                let counted = Misses::read()?.since(before);
+                let pages = numa::pages(&buffer);
+                let misses = numa::misses(&buffer, |page| Some(wanted(pages, page)))
+                    .with_context(|| format!("{placement:?}"))?;
+                ensure!(
+                    counted.misplaced_pages == misses,
+                    "{placement:?}: {misses} misses, {counted:?}"
+                );
+                ensure!(counted.refusals == 0, "{placement:?}: {counted:?}");
+                Ok(match misses {
+                    0 => ControlFlow::Continue(buffer),
+                    _ => ControlFlow::Break(()),
+                })
+            })?;
         }
 
         let strict: [BufferBuilder; 3] = [
             Buffer::builder(bytes).placement(Placement::Strict(full)),
             Buffer::builder(bytes).placement(near).strict(),
-            Buffer::builder(nodes.len() as u64 * bytes)
+            Buffer::builder(ids.len() as u64 * bytes)
                 .placement(Placement::Interleave)
                 .strict(),
         ];
         for builder in strict {
-            let before = Misses::read()?;
-            let errno = refusal(builder.create(&context))?;
+            let (errno, counted) = numa::until_full(node, &mut filled, || {
+                let before = Misses::read()?;
+                let made = match builder.create(&context) {
+                    Ok(buffer) => return Ok(ControlFlow::Continue(buffer)),
+                    refused => refusal(refused)?,
+                };
+                Ok(ControlFlow::Break((made, Misses::read()?.since(before))))
+            })?;
             ensure!(errno == Errno::NOMEM, "{builder:?}: {errno}");
-            let counted = Misses::read()?.since(before);
             ensure!(
                 counted.refusals == 1 && counted.misplaced_pages == 0,
                 "{builder:?}: {counted:?}"
