@@ -50,7 +50,6 @@ const COME_BACK_MS: u32 = 1000;
 /// Why memory is taken away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-#[allow(dead_code)] // Reason: importers are a module of their own.
 pub(crate) enum Cause {
     /// Its owner asked for it.
     Owner = uapi::REVOKE_OWNER,

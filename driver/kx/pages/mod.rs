@@ -71,7 +71,6 @@ impl Pages {
     /// # Safety
     ///
     /// Each page of the row has a kernel mapping and stays alive as long as `owner`.
-    #[allow(dead_code)] // Reason: its users are on their way.
     pub(super) unsafe fn foreign(
         row: KVVec<NonNull<bindings::page>>,
         owner: KBox<dyn PageOwner>,

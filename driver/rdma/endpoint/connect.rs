@@ -182,8 +182,8 @@ fn up_or_down(endpoint: Arc<Endpoint>, result: Result) -> Result<Arc<Endpoint>> 
     match result {
         Ok(()) => {
             // What came while it was being connected may have to be answered.
+            endpoint.start_clock();
             endpoint.shared.pump(&endpoint.connection);
-            endpoint.arm(Some(endpoint.shared.first_tick()));
             endpoint.record().up(&endpoint.local, &endpoint.peer);
             Ok(endpoint)
         }

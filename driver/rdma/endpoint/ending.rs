@@ -243,6 +243,28 @@ impl Endpoint {
         self.shared.end_early(connection, selector, end, spare)
     }
 
+    /// Starts the clock of a connection that came up, with the first beat.
+    pub(super) fn start_clock(&self) {
+        let broken = {
+            let mut state = self.shared.state.lock();
+            state.clock = Some(self.clock.clone());
+            state.broken
+        };
+        let first = Instant::now() + Delta::from_millis(super::alive::interval_ms().into());
+        self.arm(Some(first));
+        if broken {
+            self.shared.hurry();
+        }
+    }
+
+    /// Ends the clock: it does not run when this returns. Not under a lock, and not by the clock itself.
+    pub(super) fn stop_clock(&self) {
+        let shown = self.shared.state.lock().clock.take();
+        self.clock.stop();
+        // Outside the lock, although it is not the last reference: that is the endpoint's own.
+        drop(shown);
+    }
+
     /// Has the clock look at a time limit when it passes.
     pub(super) fn arm(&self, deadline: Option<Instant<Monotonic>>) {
         let Some(deadline) = deadline else { return };
@@ -304,19 +326,27 @@ impl Ticked for Clockwork {
         shared.tell_held_back(&self.connection);
         let beat = shared.beat(&self.connection, now);
         let mut state = shared.state.lock();
+        if let Phase::Down(_) = state.phase {
+            // It ended meanwhile: a later moment must not win over that.
+            state.next_tick = Some(now);
+            return clock.run_within(0);
+        }
         let next = earlier(state.next_deadline(), state.grants.next_expiry());
         state.next_tick = earlier(next, beat);
         if let Some(next) = state.next_tick {
             clock.run_within(ahead_ms(next));
-        } else if let Phase::Down(_) = state.phase {
-            clock.run_within(1);
         }
     }
 }
 
 impl Shared {
-    /// The first beat of a connection that came up.
-    pub(super) fn first_tick(&self) -> Instant<Monotonic> {
-        Instant::now() + Delta::from_millis(super::alive::interval_ms().into())
+    /// Has the clock run at once. From anywhere: whoever finds an endpoint broken may be in a callback that its teardown
+    /// waits for. Before the clock is started this does nothing, and starting it makes up for that.
+    pub(super) fn hurry(&self) {
+        let mut state = self.state.lock();
+        if let Some(clock) = &state.clock {
+            clock.run_within(0);
+            state.next_tick = Some(Instant::now());
+        }
     }
 }

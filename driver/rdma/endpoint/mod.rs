@@ -131,6 +131,9 @@ struct State {
     watch_count: u32,
     /// When the clock runs next.
     next_tick: Option<Instant<Monotonic>>,
+    /// The clock, for those that have no endpoint: from the moment that the endpoint is up until its teardown, which undoes
+    /// the circle.
+    clock: Option<Arc<Tick<Clockwork>>>,
     pulse: Pulse,
     /// One of `PEER_END_*`.
     peer_end: u32,
@@ -200,6 +203,7 @@ impl Shared {
             watches: watches::none(),
             watch_count: 0,
             next_tick: None,
+            clock: None,
             pulse: Pulse::default(),
             peer_end: uapi::PEER_END_NONE,
             will: None,
@@ -293,8 +297,7 @@ pub(crate) struct Endpoint {
     ending: Mutex<()>,
     shared: Arc<Shared>,
     /// Time limits, heartbeats, ends of grants.
-    #[pin]
-    clock: Tick<Clockwork>,
+    clock: Arc<Tick<Clockwork>>,
     connection: Arc<Connection<Shared>>,
     domain: Arc<Domain>,
     /// Its place in the domain's list; 0 before it has one.
@@ -316,11 +319,15 @@ impl Endpoint {
     ) -> Result<Arc<Self>> {
         let connection = Connection::new(shared.clone())?;
         shared.record.between(&local, &peer);
+        let clock = Arc::pin_init(
+            Tick::new(Clockwork::new(shared.clone(), connection.clone())),
+            GFP_KERNEL,
+        )?;
         Arc::pin_init(
             pin_init!(Self {
                 ending <- new_mutex!((), "Endpoint::ending"),
-                clock <- Tick::new(Clockwork::new(shared.clone(), connection.clone())),
                 shared,
+                clock,
                 connection,
                 domain,
                 place: Atomic::new(0),
@@ -363,7 +370,7 @@ impl Endpoint {
         let _teardown = first.then(|| Teardown::of_endpoint(self.shared.serial));
         self.bequeath_for(cause);
         self.shared.go_down(cause);
-        self.clock.stop();
+        self.stop_clock();
         self.await_will();
         WINDOWS.down.pass();
         FAULTS.teardown_slow.stall(SLOW_MS);

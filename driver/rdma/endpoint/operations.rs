@@ -181,6 +181,7 @@ impl Shared {
             };
             if broken {
                 self.go_down(Down::Transfer);
+                self.hurry();
             }
             // Completed outside the lock: dropping memory may sleep.
             let Some((transfer, why)) = unposted else {

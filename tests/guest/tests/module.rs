@@ -3,10 +3,11 @@
 //! The module comes and goes. Needs the driver for itself.
 
 use std::ffi::CStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use dmaplane::{Buffer, Channel, Context, Entry, Errno, Placement, State};
-use dmaplane_guest_tests::{Connection, complete, refusal};
+use dmaplane::{Buffer, Channel, Context, Entry, Errno, GrantTerms, Placement, State};
+use dmaplane_guest_tests::{Connection, Local, complete, refusal};
+use dmaplane_testkit::faults::{self, Point};
 use dmaplane_testkit::guest::Topology;
 use dmaplane_testkit::netem::Netem;
 use dmaplane_testkit::peer::client::unexpected;
@@ -86,6 +87,41 @@ fn module_quotas_hold_for_each_context() {
             let channel = || Channel::builder().entries(1).build(&context);
             let _channels = (channel()?, channel()?);
             ensure!(refusal(channel())? == Errno::DQUOT);
+            Ok(())
+        })
+    });
+}
+
+/// Used to wait for the next heartbeat.
+#[test]
+fn module_broken_endpoint_ends_at_once() {
+    test_without_gauges(|guest| {
+        faults::require()?;
+        faults::quiet()?;
+        with_parameters(guest, c"heartbeat_ms=60000", || {
+            let heartbeat = Instant::now() + Duration::from_secs(60);
+            let local = Local::new(guest)?;
+            let theirs = Buffer::create(&local.far_context, 4096, Placement::Any)?;
+            let mut here = Channel::builder().entries(4).build(&local.near_context)?;
+            let mut there = Channel::builder().entries(4).build(&local.far_context)?;
+            for (channel, endpoint) in [(&mut here, &local.near), (&mut there, &local.far)] {
+                channel.push(Entry::recv(endpoint))?;
+                channel.submit()?;
+            }
+            // The credits have gone by: the next message is the grant.
+            local.credited(guest, 1)?;
+            let lost = Point::always("post_message")?;
+            let granted =
+                local
+                    .far
+                    .grant_on(&theirs, 0..4096, &GrantTerms::default(), guest.limit(2));
+            ensure!(lost.fired()? > 0, "no message was lost");
+            for channel in [&mut here, &mut there] {
+                let done = complete(channel, 1, guest.limit(5))?;
+                ensure!(done[0].state() != State::Ok, "{done:?}");
+            }
+            ensure!(Instant::now() < heartbeat, "the heartbeat ended it");
+            drop(granted);
             Ok(())
         })
     });
