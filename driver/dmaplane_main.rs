@@ -26,7 +26,7 @@ mod observe;
 mod rdma;
 mod tuning;
 #[allow(dead_code, unreachable_pub)] // Reason: as above; user space has the other part.
-#[path = "../uapi/src/abi.rs"]
+#[path = "../uapi/src/abi/mod.rs"]
 mod uapi;
 mod wait;
 mod windows;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: (GPL-2.0-only WITH Linux-syscall-note) OR MIT */
-/* Generated from uapi/src/abi.rs; do not edit. */
+/* Generated from uapi/src/abi; do not edit. */
 
 #ifndef _UAPI_DMAPLANE_H
 #define _UAPI_DMAPLANE_H
@@ -7,13 +7,14 @@
 #include <linux/types.h>
 
 /**
- * Version of this interface, as [`Query::abi_version`] reports it. Version 1 is frozen: everything in this file
+ * Version of this interface, as [`Query::abi_version`] reports it. Version 1 is frozen: everything in this module
  * is there since version 1, keeps its number, offset and meaning, and structures only grow at their end.
  */
 #define DMAPLANE_ABI_VERSION 1
 
 /**
- * The ioctl type byte. Numbers are `_IO(IOC_TYPE, nr)`: the size travels in the structure.
+ * The ioctl type byte. Numbers are `_IO(IOC_TYPE, nr)`: the size travels in the structure. Their first digit is the kind of
+ * object: 0 any, 1 buffers, pools and dma-bufs, 2 channels, 3 connections, 4 grants, 5 memory and devices, 6 figures.
  */
 #define DMAPLANE_IOC_TYPE 218
 
@@ -27,157 +28,6 @@
  * memory when its last mapping, registration and operation is gone. Errors: `ENOENT`.
  */
 #define DMAPLANE_IOC_DESTROY ((DMAPLANE_IOC_TYPE << 8) | 1)
-
-/**
- * Creates a buffer ([`BufferCreate`]). Errors: `EINVAL` (size 0, unknown policy, a node that does
- * not exist or has no memory, a device where the policy has none), `E2BIG` (beyond [`Query::max_buffer_bytes`], or
- * beyond 2 MiB with [`BUFFER_COHERENT`]), `ENOMEM` (no memory
- * where the policy allows it, or the memory cgroup's limit), `EDQUOT` (beyond [`Query::max_context_bytes`]),
- * `EINTR` (a signal came while memory was being allocated), `EMFILE` (too many handles), `ENODEV` (no device of the
- * name that the policy is given), `ENXIO` (nobody knows which node that device is on, and there are several).
- */
-#define DMAPLANE_IOC_BUFFER_CREATE ((DMAPLANE_IOC_TYPE << 8) | 16)
-
-/**
- * Reports where a buffer's pages are ([`BufferQuery`]). Errors: `ENOENT`, `EFAULT`.
- */
-#define DMAPLANE_IOC_BUFFER_QUERY ((DMAPLANE_IOC_TYPE << 8) | 17)
-
-/**
- * Reports how the pages of a buffer on one node were allocated ([`BufferFolios`]). Errors: `ENOENT`, `EINVAL` (a node
- * beyond [`Query::node_ids`]). Since [`CAP_PLACEMENT`].
- */
-#define DMAPLANE_IOC_BUFFER_FOLIOS ((DMAPLANE_IOC_TYPE << 8) | 18)
-
-/**
- * Takes the memory of a buffer away from everybody ([`BufferRevoke`]), as the owner of a device's memory does before it
- * reuses the range. When the call returns: operations on it have ended, in `STATE_REVOKED` unless they were faster;
- * grants over it have ended with [`GRANT_END_MEMORY`]; no device reaches it; a touch of a mapping gives SIGBUS, but for
- * those of an import, which are its exporter's and end with the exporter's own revocation; watches of the buffer have
- * completed. Connections live on, but for those whose provider keeps an operation on it longer than
- * a second. The handle stays, and every use of it gives `ESTALE` or `STATE_REVOKED`. Revoking it again does nothing.
- * Bounded by a few seconds, whatever peers do; of a device's memory, by its importers, which are drivers that let go when
- * they are told. Errors: `ENOENT`; `EBUSY` (all of this is done, but after a second an importer of a dma-buf of the memory,
- * which cannot be told to let go, still reaches it; its pages stay as long).
- */
-#define DMAPLANE_IOC_BUFFER_REVOKE ((DMAPLANE_IOC_TYPE << 8) | 80)
-
-/**
- * Reports what a buffer's memory is and whether it was revoked ([`MemoryQuery`]). Errors: `ENOENT`.
- */
-#define DMAPLANE_IOC_MEMORY_QUERY ((DMAPLANE_IOC_TYPE << 8) | 81)
-
-/**
- * Creates a pool ([`PoolCreate`]): memory that is registered once, on first use, and carved into buffers in constant
- * time. Errors: as [`IOC_BUFFER_CREATE`]. Since [`CAP_POOLS`].
- */
-#define DMAPLANE_IOC_POOL_CREATE ((DMAPLANE_IOC_TYPE << 8) | 19)
-
-/**
- * Carves a buffer out of a pool ([`PoolCarve`]). It is a buffer as any other, but for three things: nothing is charged for
- * it; operations that send from it or read into it use the pool's registration; and nobody else can pin pages of its
- * mappings (`EFAULT` of direct I/O, futexes and get_mempolicy(2)), because they will be another buffer's. Its part of the pool is free again
- * when its last name, mapping, dma-buf, grant and operation is gone; taking it away with [`IOC_BUFFER_REVOKE`] concerns no
- * other part. Errors: `EINVAL` (0 bytes), `ENOENT`, `E2BIG` (more than the pool
- * has in a row when all is free), `ENOSPC` (more than it has in a row now), `EMFILE`, `ENOMEM`, `EINTR` (a signal came
- * while the part was being zeroed). Since [`CAP_POOLS`].
- */
-#define DMAPLANE_IOC_POOL_CARVE ((DMAPLANE_IOC_TYPE << 8) | 20)
-
-/**
- * Reports what a pool has ([`PoolQuery`]). Errors: `ENOENT`. Since [`CAP_POOLS`].
- */
-#define DMAPLANE_IOC_POOL_QUERY ((DMAPLANE_IOC_TYPE << 8) | 21)
-
-/**
- * Reports a device whose memory can be buffers' memory ([`DeviceQuery`]): the first one behind a number. Errors:
- * `ENODEV` (there is none).
- */
-#define DMAPLANE_IOC_DEVICE_QUERY ((DMAPLANE_IOC_TYPE << 8) | 82)
-
-/**
- * Makes a buffer of a device's memory ([`DeviceAlloc`]), zeroed and charged to [`Query::max_context_bytes`]. When the
- * device goes, by unbinding, unplugging or unloading, the memory is revoked with [`REVOKE_DEVICE`], as by
- * [`IOC_BUFFER_REVOKE`]. Errors: `ENODEV` (no such device, or it goes), `EINVAL` (no bytes, an unknown tier, an offset
- * that is not whole pages), `EOPNOTSUPP` (the device has no memory of this tier), `ERANGE` (beyond the tier's zone),
- * `EBUSY` (some of the chosen range is taken), `ENOMEM` (no free range of this size), `E2BIG`, `EDQUOT`, `EMFILE`.
- */
-#define DMAPLANE_IOC_DEVICE_ALLOC ((DMAPLANE_IOC_TYPE << 8) | 83)
-
-/**
- * Makes a dma-buf of a buffer's range ([`BufferExport`]). Errors: `EINVAL` (unknown flags, a range that is empty or not
- * whole pages), `ERANGE` (range beyond the buffer), `ESTALE` (the memory was revoked, or is being revoked),
- * `EOPNOTSUPP` (part of an imported buffer, or one for reading only), `ENOMEM`, `EMFILE` (too many file descriptors).
- */
-#define DMAPLANE_IOC_BUFFER_EXPORT ((DMAPLANE_IOC_TYPE << 8) | 24)
-
-/**
- * Makes a buffer of another driver's dma-buf ([`BufferImport`]). Errors: `EBADF` (no such file descriptor), `EINVAL` (it is
- * no dma-buf, or one of less than a page), `E2BIG` (beyond [`Query::max_buffer_bytes`]), `EDQUOT`, `ENODEV` (its exporter
- * takes it back), `ETIMEDOUT` (other devices are at it for more than a second), `EINTR`, `ENOMEM`, `EMFILE`, and what its
- * exporter says.
- */
-#define DMAPLANE_IOC_BUFFER_IMPORT ((DMAPLANE_IOC_TYPE << 8) | 25)
-
-/**
- * Creates a channel ([`ChannelCreate`]). Errors: `EINVAL` (entries not a power of two, or out of
- * range, coalescing without an eventfd, a poll node that does not exist or has no processors), `EBADF` (no eventfd),
- * `ENOMEM`, `EMFILE`, `EDQUOT` (beyond [`Query::max_channels`], or too many polling threads on this machine).
- */
-#define DMAPLANE_IOC_CHANNEL_CREATE ((DMAPLANE_IOC_TYPE << 8) | 32)
-
-/**
- * Submits entries and waits for completions ([`Enter`]). Errors: `EINVAL` (the ring's indices make
- * no sense), `EINTR` (nothing was submitted), `ENOENT` (also when the channel is destroyed during the
- * wait), `EFAULT` (the ring is broken beyond use).
- */
-#define DMAPLANE_IOC_ENTER ((DMAPLANE_IOC_TYPE << 8) | 33)
-
-/**
- * Listens for connections ([`Listen`]). Errors: `EAFNOSUPPORT`, `EADDRINUSE`, `EADDRNOTAVAIL` (no
- * RDMA device has this address), `ENODEV` (no RDMA device at all), `EMFILE`.
- */
-#define DMAPLANE_IOC_LISTEN ((DMAPLANE_IOC_TYPE << 8) | 48)
-
-/**
- * Takes the next connection of a listener ([`Accept`]). Errors: `ETIMEDOUT`, `EINTR`, `ENODEV` (the
- * listener's device went away), `ECONNABORTED` (the peer gave up), `EPROTO` (the peer speaks
- * another version), `EDQUOT` (beyond [`Query::max_endpoints`]), `EINVAL`.
- */
-#define DMAPLANE_IOC_ACCEPT ((DMAPLANE_IOC_TYPE << 8) | 49)
-
-/**
- * Connects to a listener ([`Connect`]). Errors: `EADDRNOTAVAIL` (no RDMA device reaches this
- * address), `EHOSTUNREACH` (the address does not answer), `ECONNREFUSED` (nobody listens there, or
- * its backlog is full), `EPROTO`, `ETIMEDOUT`, `EINTR`, `ENODEV`, `EDQUOT`, `EINVAL`.
- */
-#define DMAPLANE_IOC_CONNECT ((DMAPLANE_IOC_TYPE << 8) | 50)
-
-/**
- * Reports an endpoint's state ([`EndpointQuery`]). Errors: `ENOENT`.
- */
-#define DMAPLANE_IOC_ENDPOINT_QUERY ((DMAPLANE_IOC_TYPE << 8) | 51)
-
-/**
- * Grants the peer access to a range of a buffer ([`GrantCreate`]). Errors: `EINVAL` (empty or
- * overflowing range, no or unknown rights), `ERANGE` (range beyond the buffer), `ENOTCONN`,
- * `ETIMEDOUT`, `EINTR`, `ENOMEM`, `EMFILE`, `EIO` (the device does not take the memory), `ESTALE` (the memory was revoked), for
- * an imported buffer `EOPNOTSUPP` and
- * `EACCES` (see [`BufferImport::access`]).
- */
-#define DMAPLANE_IOC_GRANT_CREATE ((DMAPLANE_IOC_TYPE << 8) | 64)
-
-/**
- * Takes the next grant that the peer gave ([`GrantWait`]). Errors: `ETIMEDOUT`, `EINTR`, `ENOTCONN`
- * (the connection ended), `EMFILE`.
- */
-#define DMAPLANE_IOC_GRANT_WAIT ((DMAPLANE_IOC_TYPE << 8) | 65)
-
-/**
- * Reads the latencies of one kind of operation of an endpoint ([`StatsQuery`]). Errors: `ENOENT`, `EINVAL` (an
- * operation without an endpoint, an unknown stage), `EFAULT`, `ENOMEM`. Since [`CAP_STATS`].
- */
-#define DMAPLANE_IOC_STATS_QUERY ((DMAPLANE_IOC_TYPE << 8) | 96)
 
 /**
  * Capability: buffers of host pages with NUMA placement.
@@ -247,6 +97,32 @@
 #define DMAPLANE_CAP_STATS (1 << 13)
 
 /**
+ * Time limit that never passes.
+ */
+#define DMAPLANE_TIMEOUT_NONE UINT64_MAX
+
+/**
+ * Creates a buffer ([`BufferCreate`]). Errors: `EINVAL` (size 0, unknown policy, a node that does
+ * not exist or has no memory, a device where the policy has none), `E2BIG` (beyond [`Query::max_buffer_bytes`], or
+ * beyond 2 MiB with [`BUFFER_COHERENT`]), `ENOMEM` (no memory
+ * where the policy allows it, or the memory cgroup's limit), `EDQUOT` (beyond [`Query::max_context_bytes`]),
+ * `EINTR` (a signal came while memory was being allocated), `EMFILE` (too many handles), `ENODEV` (no device of the
+ * name that the policy is given), `ENXIO` (nobody knows which node that device is on, and there are several).
+ */
+#define DMAPLANE_IOC_BUFFER_CREATE ((DMAPLANE_IOC_TYPE << 8) | 16)
+
+/**
+ * Reports where a buffer's pages are ([`BufferQuery`]). Errors: `ENOENT`, `EFAULT`.
+ */
+#define DMAPLANE_IOC_BUFFER_QUERY ((DMAPLANE_IOC_TYPE << 8) | 17)
+
+/**
+ * Reports how the pages of a buffer on one node were allocated ([`BufferFolios`]). Errors: `ENOENT`, `EINVAL` (a node
+ * beyond [`Query::node_ids`]). Since [`CAP_PLACEMENT`].
+ */
+#define DMAPLANE_IOC_BUFFER_FOLIOS ((DMAPLANE_IOC_TYPE << 8) | 18)
+
+/**
  * Placement: wherever the kernel finds memory.
  */
 #define DMAPLANE_PLACE_ANY 0
@@ -294,175 +170,18 @@
 #define DMAPLANE_BUFFER_STRICT (1 << 1)
 
 /**
- * Right of a grant: the peer may write.
+ * Creates a channel ([`ChannelCreate`]). Errors: `EINVAL` (entries not a power of two, or out of
+ * range, coalescing without an eventfd, a poll node that does not exist or has no processors), `EBADF` (no eventfd),
+ * `ENOMEM`, `EMFILE`, `EDQUOT` (beyond [`Query::max_channels`], or too many polling threads on this machine).
  */
-#define DMAPLANE_RIGHT_WRITE (1 << 0)
+#define DMAPLANE_IOC_CHANNEL_CREATE ((DMAPLANE_IOC_TYPE << 8) | 32)
 
 /**
- * Right of a grant: the peer may read.
+ * Submits entries and waits for completions ([`Enter`]). Errors: `EINVAL` (the ring's indices make
+ * no sense), `EINTR` (nothing was submitted), `ENOENT` (also when the channel is destroyed during the
+ * wait), `EFAULT` (the ring is broken beyond use).
  */
-#define DMAPLANE_RIGHT_READ (1 << 1)
-
-/**
- * Time limit that never passes.
- */
-#define DMAPLANE_TIMEOUT_NONE UINT64_MAX
-
-/**
- * Kind of memory: pages of the host.
- */
-#define DMAPLANE_MEMORY_KIND_HOST 0
-
-/**
- * Kind of memory: a range of a device's.
- */
-#define DMAPLANE_MEMORY_KIND_DEVICE 1
-
-/**
- * Kind of memory: another driver's, by [`IOC_BUFFER_IMPORT`].
- */
-#define DMAPLANE_MEMORY_KIND_IMPORT 3
-
-/**
- * Mapping tier of a device's memory: each access goes to the device by itself.
- */
-#define DMAPLANE_TIER_UNCACHED 0
-
-/**
- * Mapping tier: writes are gathered on their way to the device, reads are as slow as uncached ones.
- */
-#define DMAPLANE_TIER_WRITE_COMBINED 1
-
-/**
- * Mapping tier: cached as host memory is. For devices whose memory is coherent with the processors' caches only.
- */
-#define DMAPLANE_TIER_CACHED 2
-
-/**
- * Flag of [`DeviceAlloc`]: the range begins at `offset`.
- */
-#define DMAPLANE_DEVICE_ALLOC_AT (1 << 0)
-
-/**
- * How RDMA reaches memory: as it is.
- */
-#define DMAPLANE_RDMA_DIRECT 0
-
-/**
- * How RDMA reaches memory: not at all (`EOPNOTSUPP`); its user copies it to and from host memory by [`OP_COPY`].
- */
-#define DMAPLANE_RDMA_STAGED 1
-
-/**
- * Why RDMA does not reach memory: it does.
- */
-#define DMAPLANE_RDMA_REASON_NONE 0
-
-/**
- * Why RDMA does not reach memory: its tier has no struct pages, because a range has one mapping type at a time and
- * theirs is uncached.
- */
-#define DMAPLANE_RDMA_REASON_TIER 1
-
-/**
- * Why RDMA does not reach memory: the machine could not make struct pages for the device's memory.
- */
-#define DMAPLANE_RDMA_REASON_NO_PAGES 2
-
-/**
- * State of memory: in use.
- */
-#define DMAPLANE_MEMORY_LIVE 0
-
-/**
- * State of memory: it is being revoked.
- */
-#define DMAPLANE_MEMORY_REVOKING 1
-
-/**
- * State of memory: it was revoked.
- */
-#define DMAPLANE_MEMORY_REVOKED 2
-
-/**
- * Why memory was revoked: by [`IOC_BUFFER_REVOKE`].
- */
-#define DMAPLANE_REVOKE_OWNER 1
-
-/**
- * Why memory was revoked: the device that it belongs to went away.
- */
-#define DMAPLANE_REVOKE_DEVICE 2
-
-/**
- * Why memory was revoked: the exporter that it was imported from invalidated it.
- */
-#define DMAPLANE_REVOKE_EXPORTER 3
-
-/**
- * Flag of [`BufferExport`]: the file descriptor is closed by execve(2).
- */
-#define DMAPLANE_EXPORT_CLOEXEC (1 << 0)
-
-/**
- * Flag of [`BufferExport`]: neither user space nor devices write through the dma-buf; it cannot be mapped into the kernel.
- * `EACCES` for whoever tries.
- */
-#define DMAPLANE_EXPORT_READ_ONLY (1 << 1)
-
-/**
- * Bit of [`BufferImport::access`]: the buffer can be mapped. Its exporter does it; mappings are not counted in
- * [`BufferQuery::mappings`], and become the exporter's own when the buffer goes.
- */
-#define DMAPLANE_IMPORT_MAPPABLE (1 << 0)
-
-/**
- * Bit of [`BufferImport::access`]: the kernel has pages of it, so that entries and grants can name it. Otherwise they give
- * `EOPNOTSUPP`, but for COPY and SEND with [`IMPORT_COPY`], and [`BufferImport::lack`] says why.
- */
-#define DMAPLANE_IMPORT_PAGES (1 << 1)
-
-/**
- * Bit of [`BufferImport::access`]: it may be written. Otherwise writing gives `EACCES`.
- */
-#define DMAPLANE_IMPORT_WRITABLE (1 << 2)
-
-/**
- * Bit of [`BufferImport::access`]: the processor reaches it, so that COPY and SEND can name it. Always there with
- * [`IMPORT_PAGES`], and without for a device's memory that has no pages.
- */
-#define DMAPLANE_IMPORT_COPY (1 << 3)
-
-/**
- * What an import lacks to have pages: nothing.
- */
-#define DMAPLANE_IMPORT_LACKS_NOTHING 0
-
-/**
- * What an import lacks to have pages: its exporter gives no kernel mapping.
- */
-#define DMAPLANE_IMPORT_LACKS_MAPPING 1
-
-/**
- * What an import lacks to have pages: it is not memory, but registers of a device.
- */
-#define DMAPLANE_IMPORT_LACKS_MEMORY 2
-
-/**
- * What an import lacks to have pages: the kernel does not manage the memory, as that of a device.
- */
-#define DMAPLANE_IMPORT_LACKS_PAGES 3
-
-/**
- * Flag of a pool: what is carved is zeroed first, which takes time in proportion to its size. Without it, a buffer shows
- * what the one before left in the same part; a pool belongs to one file, so that this is never another user's data.
- */
-#define DMAPLANE_POOL_ZERO (1 << 0)
-
-/**
- * Flag of a pool: as [`BUFFER_STRICT`].
- */
-#define DMAPLANE_POOL_STRICT (1 << 1)
+#define DMAPLANE_IOC_ENTER ((DMAPLANE_IOC_TYPE << 8) | 33)
 
 /**
  * Flag of a channel: a kernel thread takes entries from the submission ring as they come. It runs on the processors of
@@ -479,107 +198,6 @@
 #define DMAPLANE_ENTER_WAKE (1 << 0)
 
 /**
- * Address family of an absent address.
- */
-#define DMAPLANE_FAMILY_NONE 0
-
-/**
- * Address family of IPv4 (`AF_INET`).
- */
-#define DMAPLANE_FAMILY_IPV4 2
-
-/**
- * Address family of IPv6 (`AF_INET6`).
- */
-#define DMAPLANE_FAMILY_IPV6 10
-
-/**
- * Most work requests of one endpoint that are under way.
- */
-#define DMAPLANE_WINDOW_MAX 256
-
-/**
- * State of an endpoint: connected.
- */
-#define DMAPLANE_ENDPOINT_UP 1
-
-/**
- * State of an endpoint: the connection ended; `error` says why. All its operations complete.
- */
-#define DMAPLANE_ENDPOINT_DOWN 2
-
-/**
- * How the peer ended: it has not, or nothing is known.
- */
-#define DMAPLANE_PEER_END_NONE 0
-
-/**
- * How the peer ended: its owner closed the endpoint or the file.
- */
-#define DMAPLANE_PEER_END_CLOSED 1
-
-/**
- * How the peer ended: its process died or left, and its kernel said so.
- */
-#define DMAPLANE_PEER_END_DIED 2
-
-/**
- * How the peer ended: its RDMA device went away.
- */
-#define DMAPLANE_PEER_END_DEVICE 3
-
-/**
- * How the peer ended: it has fallen silent.
- */
-#define DMAPLANE_PEER_END_SILENT 4
-
-/**
- * Why a grant ended, in `imm` of an [`OP_WATCH`]'s completion: destroyed by its owner.
- */
-#define DMAPLANE_GRANT_END_REVOKED 1
-
-/**
- * Why a grant ended: its time to live was over.
- */
-#define DMAPLANE_GRANT_END_EXPIRED 2
-
-/**
- * Why a grant ended: its uses were used up.
- */
-#define DMAPLANE_GRANT_END_USED 3
-
-/**
- * Why a grant ended: its endpoint ended.
- */
-#define DMAPLANE_GRANT_END_ENDPOINT 4
-
-/**
- * Why a grant ended: the memory was revoked.
- */
-#define DMAPLANE_GRANT_END_MEMORY 5
-
-/**
- * Flag of [`StatsQuery`]: empties the histogram while it is read. Each latency is in exactly one of the readings that
- * empty it; an array that cannot be written (`EFAULT`) loses what it should have told.
- */
-#define DMAPLANE_STATS_RESET (1 << 0)
-
-/**
- * Stage of an operation: from acceptance until it is handed to the provider.
- */
-#define DMAPLANE_STAGE_QUEUED 0
-
-/**
- * Stage: in the provider.
- */
-#define DMAPLANE_STAGE_PROVIDER 1
-
-/**
- * Stage: from acceptance to completion. The only stage of receives, fences and watches.
- */
-#define DMAPLANE_STAGE_TOTAL 2
-
-/**
  * Bit of [`RingHeader::sq_flags`]: the polling thread sleeps. After filling entries, user space issues a full memory
  * barrier, looks at this bit, and wakes the thread by [`ENTER_WAKE`] when it is set. So it does after taking
  * completions while entries wait for their slots.
@@ -591,84 +209,6 @@
  * [`ENTER_WAKE`]; until then [`IOC_ENTER`] gives `EINVAL` and poll(2) `POLLERR`.
  */
 #define DMAPLANE_SQ_BROKEN (1 << 1)
-
-/**
- * Operation: does nothing, completes with OK.
- */
-#define DMAPLANE_OP_NOP 0
-
-/**
- * Operation: consumes the peer's next WRITE_IMM or SEND and completes with its immediate and length. Uses
- * `endpoint` and, where SENDs are to be taken, `buffer`, `offset` and `length`: a SEND without room for it gives
- * `EMSGSIZE`, and is lost. Each one that waits is a credit of the peer's. One that is canceled or runs out of time
- * leaves its credit behind, which the next one takes over, and with it what came meanwhile. Otherwise they end in the
- * order in which they were posted: behind one that ends with its endpoint nothing is delivered any more.
- */
-#define DMAPLANE_OP_RECV 1
-
-/**
- * Operation: RDMA WRITE of a buffer's range into a grant's range.
- */
-#define DMAPLANE_OP_WRITE 2
-
-/**
- * Operation: as `OP_WRITE`, then consumes one of the peer's receives with the immediate.
- */
-#define DMAPLANE_OP_WRITE_IMM 3
-
-/**
- * Operation: RDMA READ of a grant's range, which must have `RIGHT_READ`, into a buffer's range.
- */
-#define DMAPLANE_OP_READ 4
-
-/**
- * Operation: sends at most [`Query::max_send_bytes`] of a buffer's range with the immediate, and consumes one of the
- * peer's receives. The bytes are copied when the entry is accepted. Uses no `grant`.
- */
-#define DMAPLANE_OP_SEND 5
-
-/**
- * Operation: copies a buffer's range to the buffer that `grant` names, from `remote_offset` on. The ranges may
- * overlap. Uses no `endpoint`.
- */
-#define DMAPLANE_OP_COPY 6
-
-/**
- * Operation: completes when all operations but receives that `endpoint` accepted before it have completed.
- */
-#define DMAPLANE_OP_FENCE 7
-
-/**
- * Operation: ends operations before their time with `STATE_CANCELED`. Without flags: the first one of the
- * `endpoint` whose `user_data` is `offset` and that came by the same channel. What the provider has already is ended by
- * ending the endpoint, unless [`SQE_CANCEL_QUEUED`] forbids it. Completes with the number of operations that it ended as
- * `length`; `ENOENT` when there was none, `EBUSY` when the provider has it and the flag forbids. With `buffer` instead
- * of `endpoint`: the first watch of the buffer whose `user_data` is `offset`.
- */
-#define DMAPLANE_OP_CANCEL 8
-
-/**
- * Operation: without `grant`, completes when `length` WRITE_IMMs or SENDs have come to `endpoint` whose immediate, masked
- * with the lower half of `offset`, is `imm`; those count that come after the entry was accepted. With `grant`,
- * a handle of an own one, completes when nothing lands in its range any more, with one of `GRANT_END_*` as `imm`.
- * With `buffer` and nothing else, completes when the buffer's memory was revoked, with one of `REVOKE_*` as `imm`.
- */
-#define DMAPLANE_OP_WATCH 9
-
-/**
- * Flag of `OP_CANCEL`: all operations of `endpoint`; `offset` must be 0.
- */
-#define DMAPLANE_SQE_CANCEL_ENDPOINT (1 << 0)
-
-/**
- * Flag of `OP_CANCEL`: all operations of the file; `endpoint` and `offset` must be 0.
- */
-#define DMAPLANE_SQE_CANCEL_ALL (1 << 1)
-
-/**
- * Flag of `OP_CANCEL`: only what the provider does not have yet, so that the endpoint lives on.
- */
-#define DMAPLANE_SQE_CANCEL_QUEUED (1 << 2)
 
 /**
  * Terminal state: done.
@@ -759,6 +299,467 @@
  * Refused member: `timeout_ns`.
  */
 #define DMAPLANE_FIELD_TIMEOUT 11
+
+/**
+ * Listens for connections ([`Listen`]). Errors: `EAFNOSUPPORT`, `EADDRINUSE`, `EADDRNOTAVAIL` (no
+ * RDMA device has this address), `ENODEV` (no RDMA device at all), `EMFILE`.
+ */
+#define DMAPLANE_IOC_LISTEN ((DMAPLANE_IOC_TYPE << 8) | 48)
+
+/**
+ * Takes the next connection of a listener ([`Accept`]). Errors: `ETIMEDOUT`, `EINTR`, `ENODEV` (the
+ * listener's device went away), `ECONNABORTED` (the peer gave up), `EPROTO` (the peer speaks
+ * another version), `EDQUOT` (beyond [`Query::max_endpoints`]), `EINVAL`.
+ */
+#define DMAPLANE_IOC_ACCEPT ((DMAPLANE_IOC_TYPE << 8) | 49)
+
+/**
+ * Connects to a listener ([`Connect`]). Errors: `EADDRNOTAVAIL` (no RDMA device reaches this
+ * address), `EHOSTUNREACH` (the address does not answer), `ECONNREFUSED` (nobody listens there, or
+ * its backlog is full), `EPROTO`, `ETIMEDOUT`, `EINTR`, `ENODEV`, `EDQUOT`, `EINVAL`.
+ */
+#define DMAPLANE_IOC_CONNECT ((DMAPLANE_IOC_TYPE << 8) | 50)
+
+/**
+ * Reports an endpoint's state ([`EndpointQuery`]). Errors: `ENOENT`.
+ */
+#define DMAPLANE_IOC_ENDPOINT_QUERY ((DMAPLANE_IOC_TYPE << 8) | 51)
+
+/**
+ * Address family of an absent address.
+ */
+#define DMAPLANE_FAMILY_NONE 0
+
+/**
+ * Address family of IPv4 (`AF_INET`).
+ */
+#define DMAPLANE_FAMILY_IPV4 2
+
+/**
+ * Address family of IPv6 (`AF_INET6`).
+ */
+#define DMAPLANE_FAMILY_IPV6 10
+
+/**
+ * Most work requests of one endpoint that are under way.
+ */
+#define DMAPLANE_WINDOW_MAX 256
+
+/**
+ * State of an endpoint: connected.
+ */
+#define DMAPLANE_ENDPOINT_UP 1
+
+/**
+ * State of an endpoint: the connection ended; `error` says why. All its operations complete.
+ */
+#define DMAPLANE_ENDPOINT_DOWN 2
+
+/**
+ * How the peer ended: it has not, or nothing is known.
+ */
+#define DMAPLANE_PEER_END_NONE 0
+
+/**
+ * How the peer ended: its owner closed the endpoint or the file.
+ */
+#define DMAPLANE_PEER_END_CLOSED 1
+
+/**
+ * How the peer ended: its process died or left, and its kernel said so.
+ */
+#define DMAPLANE_PEER_END_DIED 2
+
+/**
+ * How the peer ended: its RDMA device went away.
+ */
+#define DMAPLANE_PEER_END_DEVICE 3
+
+/**
+ * How the peer ended: it has fallen silent.
+ */
+#define DMAPLANE_PEER_END_SILENT 4
+
+/**
+ * Reports a device whose memory can be buffers' memory ([`DeviceQuery`]): the first one behind a number. Errors:
+ * `ENODEV` (there is none).
+ */
+#define DMAPLANE_IOC_DEVICE_QUERY ((DMAPLANE_IOC_TYPE << 8) | 82)
+
+/**
+ * Makes a buffer of a device's memory ([`DeviceAlloc`]), zeroed and charged to [`Query::max_context_bytes`]. When the
+ * device goes, by unbinding, unplugging or unloading, the memory is revoked with [`REVOKE_DEVICE`], as by
+ * [`IOC_BUFFER_REVOKE`]. Errors: `ENODEV` (no such device, or it goes), `EINVAL` (no bytes, an unknown tier, an offset
+ * that is not whole pages), `EOPNOTSUPP` (the device has no memory of this tier), `ERANGE` (beyond the tier's zone),
+ * `EBUSY` (some of the chosen range is taken), `ENOMEM` (no free range of this size), `E2BIG`, `EDQUOT`, `EMFILE`.
+ */
+#define DMAPLANE_IOC_DEVICE_ALLOC ((DMAPLANE_IOC_TYPE << 8) | 83)
+
+/**
+ * Mapping tier of a device's memory: each access goes to the device by itself.
+ */
+#define DMAPLANE_TIER_UNCACHED 0
+
+/**
+ * Mapping tier: writes are gathered on their way to the device, reads are as slow as uncached ones.
+ */
+#define DMAPLANE_TIER_WRITE_COMBINED 1
+
+/**
+ * Mapping tier: cached as host memory is. For devices whose memory is coherent with the processors' caches only.
+ */
+#define DMAPLANE_TIER_CACHED 2
+
+/**
+ * Flag of [`DeviceAlloc`]: the range begins at `offset`.
+ */
+#define DMAPLANE_DEVICE_ALLOC_AT (1 << 0)
+
+/**
+ * Makes a dma-buf of a buffer's range ([`BufferExport`]). Errors: `EINVAL` (unknown flags, a range that is empty or not
+ * whole pages), `ERANGE` (range beyond the buffer), `ESTALE` (the memory was revoked, or is being revoked),
+ * `EOPNOTSUPP` (part of an imported buffer, or one for reading only), `ENOMEM`, `EMFILE` (too many file descriptors).
+ */
+#define DMAPLANE_IOC_BUFFER_EXPORT ((DMAPLANE_IOC_TYPE << 8) | 24)
+
+/**
+ * Makes a buffer of another driver's dma-buf ([`BufferImport`]). Errors: `EBADF` (no such file descriptor), `EINVAL` (it is
+ * no dma-buf, or one of less than a page), `E2BIG` (beyond [`Query::max_buffer_bytes`]), `EDQUOT`, `ENODEV` (its exporter
+ * takes it back), `ETIMEDOUT` (other devices are at it for more than a second), `EINTR`, `ENOMEM`, `EMFILE`, and what its
+ * exporter says.
+ */
+#define DMAPLANE_IOC_BUFFER_IMPORT ((DMAPLANE_IOC_TYPE << 8) | 25)
+
+/**
+ * Flag of [`BufferExport`]: the file descriptor is closed by execve(2).
+ */
+#define DMAPLANE_EXPORT_CLOEXEC (1 << 0)
+
+/**
+ * Flag of [`BufferExport`]: neither user space nor devices write through the dma-buf; it cannot be mapped into the kernel.
+ * `EACCES` for whoever tries.
+ */
+#define DMAPLANE_EXPORT_READ_ONLY (1 << 1)
+
+/**
+ * Bit of [`BufferImport::access`]: the buffer can be mapped. Its exporter does it; mappings are not counted in
+ * [`BufferQuery::mappings`], and become the exporter's own when the buffer goes.
+ */
+#define DMAPLANE_IMPORT_MAPPABLE (1 << 0)
+
+/**
+ * Bit of [`BufferImport::access`]: the kernel has pages of it, so that entries and grants can name it. Otherwise they give
+ * `EOPNOTSUPP`, but for COPY and SEND with [`IMPORT_COPY`], and [`BufferImport::lack`] says why.
+ */
+#define DMAPLANE_IMPORT_PAGES (1 << 1)
+
+/**
+ * Bit of [`BufferImport::access`]: it may be written. Otherwise writing gives `EACCES`.
+ */
+#define DMAPLANE_IMPORT_WRITABLE (1 << 2)
+
+/**
+ * Bit of [`BufferImport::access`]: the processor reaches it, so that COPY and SEND can name it. Always there with
+ * [`IMPORT_PAGES`], and without for a device's memory that has no pages.
+ */
+#define DMAPLANE_IMPORT_COPY (1 << 3)
+
+/**
+ * What an import lacks to have pages: nothing.
+ */
+#define DMAPLANE_IMPORT_LACKS_NOTHING 0
+
+/**
+ * What an import lacks to have pages: its exporter gives no kernel mapping.
+ */
+#define DMAPLANE_IMPORT_LACKS_MAPPING 1
+
+/**
+ * What an import lacks to have pages: it is not memory, but registers of a device.
+ */
+#define DMAPLANE_IMPORT_LACKS_MEMORY 2
+
+/**
+ * What an import lacks to have pages: the kernel does not manage the memory, as that of a device.
+ */
+#define DMAPLANE_IMPORT_LACKS_PAGES 3
+
+/**
+ * Operation: does nothing, completes with OK.
+ */
+#define DMAPLANE_OP_NOP 0
+
+/**
+ * Operation: consumes the peer's next WRITE_IMM or SEND and completes with its immediate and length. Uses
+ * `endpoint` and, where SENDs are to be taken, `buffer`, `offset` and `length`: a SEND without room for it gives
+ * `EMSGSIZE`, and is lost. Each one that waits is a credit of the peer's. One that is canceled or runs out of time
+ * leaves its credit behind, which the next one takes over, and with it what came meanwhile. Otherwise they end in the
+ * order in which they were posted: behind one that ends with its endpoint nothing is delivered any more.
+ */
+#define DMAPLANE_OP_RECV 1
+
+/**
+ * Operation: RDMA WRITE of a buffer's range into a grant's range.
+ */
+#define DMAPLANE_OP_WRITE 2
+
+/**
+ * Operation: as `OP_WRITE`, then consumes one of the peer's receives with the immediate.
+ */
+#define DMAPLANE_OP_WRITE_IMM 3
+
+/**
+ * Operation: RDMA READ of a grant's range, which must have `RIGHT_READ`, into a buffer's range.
+ */
+#define DMAPLANE_OP_READ 4
+
+/**
+ * Operation: sends at most `Query::max_send_bytes` of a buffer's range with the immediate, and consumes one of the
+ * peer's receives. The bytes are copied when the entry is accepted. Uses no `grant`.
+ */
+#define DMAPLANE_OP_SEND 5
+
+/**
+ * Operation: copies a buffer's range to the buffer that `grant` names, from `remote_offset` on. The ranges may
+ * overlap. Uses no `endpoint`.
+ */
+#define DMAPLANE_OP_COPY 6
+
+/**
+ * Operation: completes when all operations but receives that `endpoint` accepted before it have completed.
+ */
+#define DMAPLANE_OP_FENCE 7
+
+/**
+ * Operation: ends operations before their time with `STATE_CANCELED`. Without flags: the first one of the
+ * `endpoint` whose `user_data` is `offset` and that came by the same channel. What the provider has already is ended by
+ * ending the endpoint, unless [`SQE_CANCEL_QUEUED`] forbids it. Completes with the number of operations that it ended as
+ * `length`; `ENOENT` when there was none, `EBUSY` when the provider has it and the flag forbids. With `buffer` instead
+ * of `endpoint`: the first watch of the buffer whose `user_data` is `offset`.
+ */
+#define DMAPLANE_OP_CANCEL 8
+
+/**
+ * Operation: without `grant`, completes when `length` WRITE_IMMs or SENDs have come to `endpoint` whose immediate, masked
+ * with the lower half of `offset`, is `imm`; those count that come after the entry was accepted. With `grant`,
+ * a handle of an own one, completes when nothing lands in its range any more, with one of `GRANT_END_*` as `imm`.
+ * With `buffer` and nothing else, completes when the buffer's memory was revoked, with one of `REVOKE_*` as `imm`.
+ */
+#define DMAPLANE_OP_WATCH 9
+
+/**
+ * Flag of `OP_CANCEL`: all operations of `endpoint`; `offset` must be 0.
+ */
+#define DMAPLANE_SQE_CANCEL_ENDPOINT (1 << 0)
+
+/**
+ * Flag of `OP_CANCEL`: all operations of the file; `endpoint` and `offset` must be 0.
+ */
+#define DMAPLANE_SQE_CANCEL_ALL (1 << 1)
+
+/**
+ * Flag of `OP_CANCEL`: only what the provider does not have yet, so that the endpoint lives on.
+ */
+#define DMAPLANE_SQE_CANCEL_QUEUED (1 << 2)
+
+/**
+ * Grants the peer access to a range of a buffer ([`GrantCreate`]). Errors: `EINVAL` (empty or
+ * overflowing range, no or unknown rights), `ERANGE` (range beyond the buffer), `ENOTCONN`,
+ * `ETIMEDOUT`, `EINTR`, `ENOMEM`, `EMFILE`, `EIO` (the device does not take the memory), `ESTALE` (the memory was revoked), for
+ * an imported buffer `EOPNOTSUPP` and
+ * `EACCES` (see [`BufferImport::access`]).
+ */
+#define DMAPLANE_IOC_GRANT_CREATE ((DMAPLANE_IOC_TYPE << 8) | 64)
+
+/**
+ * Takes the next grant that the peer gave ([`GrantWait`]). Errors: `ETIMEDOUT`, `EINTR`, `ENOTCONN`
+ * (the connection ended), `EMFILE`.
+ */
+#define DMAPLANE_IOC_GRANT_WAIT ((DMAPLANE_IOC_TYPE << 8) | 65)
+
+/**
+ * Right of a grant: the peer may write.
+ */
+#define DMAPLANE_RIGHT_WRITE (1 << 0)
+
+/**
+ * Right of a grant: the peer may read.
+ */
+#define DMAPLANE_RIGHT_READ (1 << 1)
+
+/**
+ * Why a grant ended, in `imm` of an [`OP_WATCH`]'s completion: destroyed by its owner.
+ */
+#define DMAPLANE_GRANT_END_REVOKED 1
+
+/**
+ * Why a grant ended: its time to live was over.
+ */
+#define DMAPLANE_GRANT_END_EXPIRED 2
+
+/**
+ * Why a grant ended: its uses were used up.
+ */
+#define DMAPLANE_GRANT_END_USED 3
+
+/**
+ * Why a grant ended: its endpoint ended.
+ */
+#define DMAPLANE_GRANT_END_ENDPOINT 4
+
+/**
+ * Why a grant ended: the memory was revoked.
+ */
+#define DMAPLANE_GRANT_END_MEMORY 5
+
+/**
+ * Takes the memory of a buffer away from everybody ([`BufferRevoke`]), as the owner of a device's memory does before it
+ * reuses the range. When the call returns: operations on it have ended, in `STATE_REVOKED` unless they were faster;
+ * grants over it have ended with [`GRANT_END_MEMORY`]; no device reaches it; a touch of a mapping gives SIGBUS, but for
+ * those of an import, which are its exporter's and end with the exporter's own revocation; watches of the buffer have
+ * completed. Connections live on, but for those whose provider keeps an operation on it longer than
+ * a second. The handle stays, and every use of it gives `ESTALE` or `STATE_REVOKED`. Revoking it again does nothing.
+ * Bounded by a few seconds, whatever peers do; of a device's memory, by its importers, which are drivers that let go when
+ * they are told. Errors: `ENOENT`; `EBUSY` (all of this is done, but after a second an importer of a dma-buf of the memory,
+ * which cannot be told to let go, still reaches it; its pages stay as long).
+ */
+#define DMAPLANE_IOC_BUFFER_REVOKE ((DMAPLANE_IOC_TYPE << 8) | 80)
+
+/**
+ * Reports what a buffer's memory is and whether it was revoked ([`MemoryQuery`]). Errors: `ENOENT`.
+ */
+#define DMAPLANE_IOC_MEMORY_QUERY ((DMAPLANE_IOC_TYPE << 8) | 81)
+
+/**
+ * Kind of memory: pages of the host.
+ */
+#define DMAPLANE_MEMORY_KIND_HOST 0
+
+/**
+ * Kind of memory: a range of a device's.
+ */
+#define DMAPLANE_MEMORY_KIND_DEVICE 1
+
+/**
+ * Kind of memory: another driver's, by [`IOC_BUFFER_IMPORT`].
+ */
+#define DMAPLANE_MEMORY_KIND_IMPORT 3
+
+/**
+ * How RDMA reaches memory: as it is.
+ */
+#define DMAPLANE_RDMA_DIRECT 0
+
+/**
+ * How RDMA reaches memory: not at all (`EOPNOTSUPP`); its user copies it to and from host memory by [`OP_COPY`].
+ */
+#define DMAPLANE_RDMA_STAGED 1
+
+/**
+ * Why RDMA does not reach memory: it does.
+ */
+#define DMAPLANE_RDMA_REASON_NONE 0
+
+/**
+ * Why RDMA does not reach memory: its tier has no struct pages, because a range has one mapping type at a time and
+ * theirs is uncached.
+ */
+#define DMAPLANE_RDMA_REASON_TIER 1
+
+/**
+ * Why RDMA does not reach memory: the machine could not make struct pages for the device's memory.
+ */
+#define DMAPLANE_RDMA_REASON_NO_PAGES 2
+
+/**
+ * State of memory: in use.
+ */
+#define DMAPLANE_MEMORY_LIVE 0
+
+/**
+ * State of memory: it is being revoked.
+ */
+#define DMAPLANE_MEMORY_REVOKING 1
+
+/**
+ * State of memory: it was revoked.
+ */
+#define DMAPLANE_MEMORY_REVOKED 2
+
+/**
+ * Why memory was revoked: by [`IOC_BUFFER_REVOKE`].
+ */
+#define DMAPLANE_REVOKE_OWNER 1
+
+/**
+ * Why memory was revoked: the device that it belongs to went away.
+ */
+#define DMAPLANE_REVOKE_DEVICE 2
+
+/**
+ * Why memory was revoked: the exporter that it was imported from invalidated it.
+ */
+#define DMAPLANE_REVOKE_EXPORTER 3
+
+/**
+ * Creates a pool ([`PoolCreate`]): memory that is registered once, on first use, and carved into buffers in constant
+ * time. Errors: as [`IOC_BUFFER_CREATE`]. Since [`CAP_POOLS`].
+ */
+#define DMAPLANE_IOC_POOL_CREATE ((DMAPLANE_IOC_TYPE << 8) | 19)
+
+/**
+ * Carves a buffer out of a pool ([`PoolCarve`]). It is a buffer as any other, but for three things: nothing is charged for
+ * it; operations that send from it or read into it use the pool's registration; and nobody else can pin pages of its
+ * mappings (`EFAULT` of direct I/O, futexes and get_mempolicy(2)), because they will be another buffer's. Its part of the pool is free again
+ * when its last name, mapping, dma-buf, grant and operation is gone; taking it away with [`IOC_BUFFER_REVOKE`] concerns no
+ * other part. Errors: `EINVAL` (0 bytes), `ENOENT`, `E2BIG` (more than the pool
+ * has in a row when all is free), `ENOSPC` (more than it has in a row now), `EMFILE`, `ENOMEM`, `EINTR` (a signal came
+ * while the part was being zeroed). Since [`CAP_POOLS`].
+ */
+#define DMAPLANE_IOC_POOL_CARVE ((DMAPLANE_IOC_TYPE << 8) | 20)
+
+/**
+ * Reports what a pool has ([`PoolQuery`]). Errors: `ENOENT`. Since [`CAP_POOLS`].
+ */
+#define DMAPLANE_IOC_POOL_QUERY ((DMAPLANE_IOC_TYPE << 8) | 21)
+
+/**
+ * Flag of a pool: what is carved is zeroed first, which takes time in proportion to its size. Without it, a buffer shows
+ * what the one before left in the same part; a pool belongs to one file, so that this is never another user's data.
+ */
+#define DMAPLANE_POOL_ZERO (1 << 0)
+
+/**
+ * Flag of a pool: as [`BUFFER_STRICT`].
+ */
+#define DMAPLANE_POOL_STRICT (1 << 1)
+
+/**
+ * Reads the latencies of one kind of operation of an endpoint ([`StatsQuery`]). Errors: `ENOENT`, `EINVAL` (an
+ * operation without an endpoint, an unknown stage), `EFAULT`, `ENOMEM`. Since [`CAP_STATS`].
+ */
+#define DMAPLANE_IOC_STATS_QUERY ((DMAPLANE_IOC_TYPE << 8) | 96)
+
+/**
+ * Flag of [`StatsQuery`]: empties the histogram while it is read. Each latency is in exactly one of the readings that
+ * empty it; an array that cannot be written (`EFAULT`) loses what it should have told.
+ */
+#define DMAPLANE_STATS_RESET (1 << 0)
+
+/**
+ * Stage of an operation: from acceptance until it is handed to the provider.
+ */
+#define DMAPLANE_STAGE_QUEUED 0
+
+/**
+ * Stage: in the provider.
+ */
+#define DMAPLANE_STAGE_PROVIDER 1
+
+/**
+ * Stage: from acceptance to completion. The only stage of receives, fences and watches.
+ */
+#define DMAPLANE_STAGE_TOTAL 2
 
 /**
  * Argument of [`IOC_QUERY`].

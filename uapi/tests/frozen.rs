@@ -31,25 +31,30 @@ struct Interface {
 
 impl Interface {
     fn read() -> Self {
-        let source = fs::read_to_string(folder().join("src/abi.rs")).expect("src/abi.rs");
-        let file = syn::parse_file(&source).expect("Rust");
         let mut interface = Self::default();
+        for file in sources() {
+            let source = fs::read_to_string(&file).expect("a source");
+            interface.add(&syn::parse_file(&source).expect("Rust"));
+        }
+        interface
+    }
+
+    fn add(&mut self, file: &syn::File) {
         for item in &file.items {
             match item {
                 Item::Const(item) if item.ident != "_" => {
                     let name = item.ident.to_string();
-                    let value = interface.value(&item.expr);
+                    let value = self.value(&item.expr);
                     let ty = name_of(&item.ty);
                     let line = format!("const {name}: {ty} = {value:#x}");
-                    interface.lines.push(line);
-                    interface.constants.insert(name, value);
+                    self.lines.push(line);
+                    self.constants.insert(name, value);
                 }
-                Item::Struct(item) => interface.structure(item),
-                Item::Const(_) | Item::Impl(_) => {}
+                Item::Struct(item) => self.structure(item),
+                Item::Const(_) | Item::Impl(_) | Item::Mod(_) | Item::Use(_) => {}
                 other => panic!("the list does not know how to freeze {other:?}"),
             }
         }
-        interface
     }
 
     fn value(&self, expr: &Expr) -> u64 {
@@ -127,6 +132,16 @@ fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// The files of the interface: what they have in common first, because a value may build on another, the others by name.
+fn sources() -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder().join("src/abi")).expect("src/abi");
+    let mut files: Vec<PathBuf> = entries
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
+    files.sort_by_key(|file| (!file.ends_with("mod.rs"), file.clone()));
+    files
+}
+
 fn name_of(ty: &Type) -> String {
     match ty {
         Type::Path(path) => {
@@ -172,6 +187,19 @@ fn version_one_is_frozen() {
         "the interface has additions; list them with \
          `DMAPLANE_UPDATE_ABI=1 cargo test -p dmaplane-uapi --test frozen`"
     );
+}
+
+#[test]
+fn each_call_has_a_number_of_its_own() {
+    let interface = Interface::read();
+    let mut calls = BTreeMap::new();
+    for (name, value) in &interface.constants {
+        if name.starts_with("IOC_") && name != "IOC_TYPE" {
+            let taken = calls.insert(value, name);
+            assert_eq!(taken, None, "{name} has the number of another call");
+        }
+    }
+    assert!(calls.len() > 20, "{calls:?}");
 }
 
 #[test]

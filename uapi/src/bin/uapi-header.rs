@@ -3,13 +3,16 @@
 //! Writes the C header of the user-space interface from the Rust definitions, or checks that the one in the
 //! tree is still what they give. `tests/frozen.rs` compares the layouts.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{bail, Context, Result};
 use cbindgen::{Builder, Config, Language, Style};
 use clap::Parser;
 
-/// Writes uapi/include/dmaplane.h from uapi/src/abi.rs.
+/// Writes uapi/include/dmaplane.h from uapi/src/abi.
 #[derive(Parser)]
 struct Args {
     /// Changes nothing; fails when the header in the tree differs.
@@ -63,11 +66,11 @@ fn main() -> Result<()> {
         fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     if present != header {
         bail!(
-            "uapi/include/dmaplane.h differs from uapi/src/abi.rs; make it anew with \
+            "uapi/include/dmaplane.h differs from uapi/src/abi; make it anew with \
              `cargo run -p dmaplane-uapi --features header --bin uapi-header`"
         );
     }
-    println!("uapi/include/dmaplane.h is what uapi/src/abi.rs gives");
+    println!("uapi/include/dmaplane.h is what uapi/src/abi gives");
     Ok(())
 }
 
@@ -82,7 +85,7 @@ fn generate(folder: &Path) -> Result<String> {
         tab_width: 8,
         header: Some(
             "/* SPDX-License-Identifier: (GPL-2.0-only WITH Linux-syscall-note) OR MIT */\n\
-             /* Generated from uapi/src/abi.rs; do not edit. */"
+             /* Generated from uapi/src/abi; do not edit. */"
                 .into(),
         ),
         cpp_compat: true,
@@ -95,11 +98,13 @@ fn generate(folder: &Path) -> Result<String> {
         .iter()
         .map(|(rust, c)| ((*rust).to_owned(), (*c).to_owned()));
     config.export.rename = names.collect();
-    let bindings = Builder::new()
-        .with_config(config)
-        .with_src(folder.join("src/abi.rs"))
+    let mut builder = Builder::new().with_config(config);
+    for source in sources(folder)? {
+        builder = builder.with_src(source);
+    }
+    let bindings = builder
         .generate()
-        .context("cbindgen cannot read uapi/src/abi.rs")?;
+        .context("cbindgen cannot read uapi/src/abi")?;
     let mut text = Vec::new();
     bindings.write(&mut text);
     let mut text = String::from_utf8(text).context("the header is not UTF-8")?;
@@ -108,4 +113,16 @@ fn generate(folder: &Path) -> Result<String> {
         text = text.replace(&format!(" int{bits}_t"), &format!(" __s{bits}"));
     }
     Ok(text)
+}
+
+/// The files of the definitions: what they have in common first, the others by name.
+fn sources(folder: &Path) -> Result<Vec<PathBuf>> {
+    let folder = folder.join("src/abi");
+    let entries =
+        fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let mut files = entries
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<Vec<_>>>()?;
+    files.sort_by_key(|file| (!file.ends_with("mod.rs"), file.clone()));
+    Ok(files)
 }

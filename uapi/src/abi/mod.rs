@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: (GPL-2.0-only WITH Linux-syscall-note) OR MIT
+
+//! Structures, numbers and layout of `/dev/dmaplane`.
+//!
+//! Conventions that hold for every ioctl:
+//! - The argument points to a structure whose first member is its size in bytes as the caller was
+//!   compiled. A shorter structure is extended with zeroes; a longer one is accepted only when the
+//!   bytes that the kernel does not know are zero (`E2BIG` otherwise).
+//! - Unknown bits in `flags` and non-zero reserved members give `EINVAL`.
+//! - A handle that does not name an object of the expected kind in this file gives `ENOENT`.
+//! - Time limits are nanoseconds: 0 does not wait, `u64::MAX` waits without limit. Every wait ends
+//!   early on a signal (`EINTR`) and when its object goes away.
+//! - Every call can fail with `ENOMEM` (the kernel has no memory for it) and with `EFAULT` (its argument, or memory that
+//!   it names, cannot be read or written). A call whose results could not be written has made nothing that lasts; what
+//!   [`IOC_ENTER`] submitted stays submitted.
+//! - All memory and address sizes are bytes. Integers have the machine's byte order.
+
+mod buffer;
+mod channel;
+mod completion;
+mod connection;
+mod device;
+mod dmabuf;
+mod entry;
+mod grant;
+mod memory;
+mod pool;
+mod stats;
+
+pub use buffer::*;
+pub use channel::*;
+pub use completion::*;
+pub use connection::*;
+pub use device::*;
+pub use dmabuf::*;
+pub use entry::*;
+pub use grant::*;
+pub use memory::*;
+pub use pool::*;
+pub use stats::*;
+
+/// Version of this interface, as [`Query::abi_version`] reports it. Version 1 is frozen: everything in this module
+/// is there since version 1, keeps its number, offset and meaning, and structures only grow at their end.
+pub const ABI_VERSION: u32 = 1;
+
+/// The ioctl type byte. Numbers are `_IO(IOC_TYPE, nr)`: the size travels in the structure. Their first digit is the kind of
+/// object: 0 any, 1 buffers, pools and dma-bufs, 2 channels, 3 connections, 4 grants, 5 memory and devices, 6 figures.
+pub const IOC_TYPE: u32 = 0xDA;
+
+/// Fills a [`Query`]. Errors: only the conventions'.
+pub const IOC_QUERY: u32 = IOC_TYPE << 8;
+/// Destroys the object behind any handle ([`Destroy`]). Always accepted: the name dies at once, the
+/// memory when its last mapping, registration and operation is gone. Errors: `ENOENT`.
+pub const IOC_DESTROY: u32 = (IOC_TYPE << 8) | 0x01;
+
+/// Capability: buffers of host pages with NUMA placement.
+pub const CAP_HOST_BUFFERS: u64 = 1 << 0;
+/// Capability: RDMA endpoints, grants and the operations on them.
+pub const CAP_RDMA: u64 = 1 << 1;
+/// Capability: poll(2) on the file: readable (`POLLIN`) while a channel of the file has completions waiting, `POLLERR` as
+/// well while one's ring makes no sense.
+pub const CAP_POLL: u64 = 1 << 2;
+/// Capability: channels with a polling submission thread ([`CHANNEL_SQPOLL`]).
+pub const CAP_SQPOLL: u64 = 1 << 3;
+/// Capability: coalesced eventfd signals ([`ChannelCreate::event_batch`]).
+pub const CAP_COALESCE: u64 = 1 << 4;
+/// Capability: [`PLACE_INTERLEAVE`], [`PLACE_NEAR_RDMA`], [`PLACE_NEAR_PCI`], [`BUFFER_STRICT`] and
+/// [`IOC_BUFFER_FOLIOS`].
+pub const CAP_PLACEMENT: u64 = 1 << 5;
+/// Capability: [`BUFFER_COHERENT`].
+pub const CAP_COHERENT: u64 = 1 << 6;
+/// Capability: pools, [`IOC_POOL_CREATE`].
+pub const CAP_POOLS: u64 = 1 << 7;
+/// Capability: [`IOC_BUFFER_EXPORT`].
+pub const CAP_DMABUF_EXPORT: u64 = 1 << 8;
+/// Capability: [`IOC_BUFFER_IMPORT`].
+pub const CAP_DMABUF_IMPORT: u64 = 1 << 9;
+/// Capability: memory can be revoked ([`IOC_BUFFER_REVOKE`], [`IOC_MEMORY_QUERY`], [`OP_WATCH`] of a buffer).
+pub const CAP_REVOKE: u64 = 1 << 10;
+/// Capability: buffers of devices' memory ([`IOC_DEVICE_QUERY`], [`IOC_DEVICE_ALLOC`]).
+pub const CAP_DEVICE_MEMORY: u64 = 1 << 11;
+/// Capability: latency histograms ([`IOC_STATS_QUERY`]).
+pub const CAP_STATS: u64 = 1 << 13;
+
+/// Time limit that never passes.
+pub const TIMEOUT_NONE: u64 = u64::MAX;
+
+/// Argument of [`IOC_QUERY`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Query {
+    /// Size of this structure in bytes.
+    pub size: u32,
+    /// Must be 0.
+    pub flags: u32,
+    /// Out: [`ABI_VERSION`] of the driver.
+    pub abi_version: u32,
+    /// Out: one more than the highest NUMA node id.
+    pub node_ids: u32,
+    /// Out: `CAP_*` bits.
+    pub capabilities: u64,
+    /// Out: largest buffer in bytes.
+    pub max_buffer_bytes: u64,
+    /// Out: largest transfer of one operation in bytes.
+    pub max_op_bytes: u64,
+    /// Out: most entries of a submission or completion ring.
+    pub max_ring_entries: u32,
+    /// Out: most receives that one endpoint can hold.
+    pub max_recv_depth: u32,
+    /// Out: most handles of one open file.
+    pub max_handles: u32,
+    /// Out: bytes of a page.
+    pub page_bytes: u32,
+    /// Out: RDMA devices that the driver can use now.
+    pub rdma_devices: u32,
+    /// Out: most bytes of an `OP_SEND`.
+    pub max_send_bytes: u32,
+    /// Out: quota of buffers' bytes in one open file, as the administrator set it.
+    pub max_context_bytes: u64,
+    /// Out: quota of endpoints in one open file.
+    pub max_endpoints: u32,
+    /// Out: quota of channels in one open file.
+    pub max_channels: u32,
+}
+
+/// Argument of [`IOC_DESTROY`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Destroy {
+    /// Size of this structure in bytes.
+    pub size: u32,
+    /// Must be 0.
+    pub flags: u32,
+    /// Handle of any kind.
+    pub handle: u32,
+    /// Must be 0.
+    pub reserved: u32,
+}
+
+const _: () = {
+    assert!(size_of::<Query>() == 80);
+    assert!(size_of::<Destroy>() == 16);
+};
