@@ -6,8 +6,8 @@
 use std::time::{Duration, Instant};
 
 use dmaplane::{
-    Buffer, Channel, DeviceInfo, EndpointState, Entry, GrantTerms, Placement, RevokeCause,
-    Standing, State, Tier,
+    Buffer, Channel, ChannelBuilder, DeviceInfo, EndpointState, Entry, GrantTerms, Placement,
+    Polling, RevokeCause, Standing, State, Tier,
 };
 use dmaplane_guest_tests::device::{Bound, Monitor, Slot, device, rebound};
 use dmaplane_guest_tests::{Local, complete};
@@ -18,16 +18,26 @@ use dmaplane_testkit::{
 
 const PAGE: u64 = 4096;
 
+/// Entries are taken by the caller's thread.
+fn called() -> ChannelBuilder {
+    Channel::builder().entries(64)
+}
+
+/// Entries are taken by a polling thread, which ends in no user's call.
+fn polled() -> ChannelBuilder {
+    called().polling(Polling::default())
+}
+
 /// What goes on while memory is taken away: COPY, RDMA and the processor's access, all at once, until something ends.
 fn busy(
     guest: &Guest,
-    local: &Local,
+    (local, channel): (&Local, ChannelBuilder),
     given: &dmaplane::RemoteGrant,
     mine: &Buffer,
     host: &Buffer,
     take_away: impl FnOnce() -> Result<()> + Send,
 ) -> Result<u64> {
-    let mut channel = Channel::builder().entries(64).build(&local.near_context)?;
+    let mut channel = channel.build(&local.near_context)?;
     for name in 0..32 {
         channel.push(
             match name % 4 {
@@ -64,6 +74,7 @@ fn busy(
 fn again_and_again(
     guest: &Guest,
     rounds: u64,
+    channel: ChannelBuilder,
     how: impl Fn(&DeviceInfo, &Buffer) -> Result<()> + Sync,
 ) -> Result<()> {
     sys::replace_taken_pages()?;
@@ -82,7 +93,7 @@ fn again_and_again(
         let near = &local.near_context;
         let mine = Buffer::on_device(near, device.number, Tier::Uncached, PAGE, None)?;
         let taken = || how(&device, &mine);
-        revoked += busy(guest, &local, &given, &mine, &host, taken)
+        revoked += busy(guest, (&local, channel), &given, &mine, &host, taken)
             .with_context(|| format!("round {round}"))?;
         let standing = mine.memory()?.standing;
         ensure!(standing == Standing::Revoked, "round {round}: {standing:?}");
@@ -103,7 +114,7 @@ fn again_and_again(
 #[test]
 fn revoke_device_memory_under_way() {
     test(|guest| {
-        again_and_again(guest, guest.pick(1_000, 100), |_, buffer| {
+        again_and_again(guest, guest.pick(1_000, 100), called(), |_, buffer| {
             Ok(buffer.revoke()?)
         })
     });
@@ -112,7 +123,18 @@ fn revoke_device_memory_under_way() {
 #[test]
 fn revoke_by_unbinding_under_way() {
     test(|guest| {
-        again_and_again(guest, guest.pick(1_000, 100), |device, _| {
+        again_and_again(guest, guest.pick(1_000, 100), called(), |device, _| {
+            let bound = Bound::of(device)?;
+            bound.unbind()?;
+            bound.bind()
+        })
+    });
+}
+
+#[test]
+fn revoke_by_unbinding_under_a_polling_thread() {
+    test(|guest| {
+        again_and_again(guest, guest.pick(200, 20), polled(), |device, _| {
             let bound = Bound::of(device)?;
             bound.unbind()?;
             bound.bind()
@@ -124,7 +146,7 @@ fn revoke_by_unbinding_under_way() {
 fn revoke_by_removing_the_device_under_way() {
     test(|guest| {
         guest.require(&[Topology::Unplug], "moves a BAR, which wants one CPU")?;
-        again_and_again(guest, guest.pick(1_000, 100), |device, _| {
+        again_and_again(guest, guest.pick(1_000, 100), called(), |device, _| {
             let bound = Bound::of(device)?;
             bound.remove()?;
             bound.rescan()
@@ -138,7 +160,7 @@ fn bar_windows_of_the_removal() {
         let length = Duration::from_micros(guest.pick(2_000, 20_000));
         for name in ["entered", "revoking", "quiet", "leaving"] {
             let _open = dmaplane_testkit::window::Window::open(name, length)?;
-            again_and_again(guest, guest.pick(5, 2), |device, _| {
+            again_and_again(guest, guest.pick(5, 2), called(), |device, _| {
                 let bound = Bound::of(device)?;
                 bound.unbind()?;
                 bound.bind()
@@ -151,7 +173,12 @@ fn bar_windows_of_the_removal() {
 
 /// Unplugs the device through QEMU's monitor while RDMA, COPY and the processor use it, and plugs another. The slot's
 /// lamp blinks for 5 s first, as the standard has it, unless that is cut short. Gives the operations that ended well.
-fn unplug_in_mid_transfer(guest: &Guest, rounds: u64, cut_short: bool) -> Result<u64> {
+fn unplug_in_mid_transfer(
+    guest: &Guest,
+    rounds: u64,
+    cut_short: bool,
+    channel: ChannelBuilder,
+) -> Result<u64> {
     guest.require(&[Topology::Unplug], "needs QEMU's monitor")?;
     if guest.profile == Profile::Debug {
         let why = "lockdep finds an order of locks in pciehp itself, see ARCHITECTURE.md";
@@ -169,7 +196,7 @@ fn unplug_in_mid_transfer(guest: &Guest, rounds: u64, cut_short: bool) -> Result
     let mut well = 0;
     for round in 0..rounds {
         let mine = Buffer::on_device(near, number, Tier::Uncached, PAGE, None)?;
-        let mut channel = Channel::builder().entries(16).build(near)?;
+        let mut channel = channel.build(near)?;
         let mut touched = 0;
         // RDMA, COPY and the processor; gives the operations that ended well.
         let mut work = || -> Result<u64> {
@@ -216,7 +243,16 @@ fn unplug_in_mid_transfer(guest: &Guest, rounds: u64, cut_short: bool) -> Result
 #[test]
 fn revoke_by_unplugging_in_mid_transfer() {
     test(|guest| {
-        let well = unplug_in_mid_transfer(guest, 3, false)?;
+        let well = unplug_in_mid_transfer(guest, 3, false, called())?;
+        println!("{well} operations before the ends");
+        Ok(())
+    });
+}
+
+#[test]
+fn revoke_by_unplugging_under_a_polling_thread() {
+    test(|guest| {
+        let well = unplug_in_mid_transfer(guest, 3, true, polled())?;
         println!("{well} operations before the ends");
         Ok(())
     });
@@ -227,7 +263,7 @@ fn revoke_by_unplugging_again_and_again() {
     test(|guest| {
         let rounds = if faults::full() { 1000 } else { 10 };
         let started = Instant::now();
-        let well = unplug_in_mid_transfer(guest, rounds, true)?;
+        let well = unplug_in_mid_transfer(guest, rounds, true, called())?;
         let milliseconds = u64::try_from(started.elapsed().as_millis())?;
         println!("{rounds} times in {milliseconds} ms, {well} operations before the ends");
         record(|record| record.race("unplugging against transfers", rounds, milliseconds))
