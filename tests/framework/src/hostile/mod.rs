@@ -73,8 +73,6 @@ impl Report {
 /// # Errors
 /// When the driver cannot be opened, or when no thread gets on any more.
 pub fn run(plan: &Plan) -> Result<Report> {
-    // Its own buffers' memory is what a hostile process touches least carefully.
-    crate::sys::replace_taken_pages()?;
     let tables = Tables::open()?;
     let done = AtomicU64::new(0);
     std::thread::scope(|scope| {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context as _, Result};
 
 use crate::pattern::Numbers;
-use crate::sys::Words;
+use crate::sys::{Words, replace_taken_pages};
 
 /// Kinds of objects, as far as handles of them are kept apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +78,10 @@ pub(super) struct Tables {
 }
 
 impl Tables {
+    /// Two files, freshly opened. From here on the process survives its own touches of memory that it took away: whoever has
+    /// these tables maps buffers, revokes them and scribbles.
     pub(super) fn open() -> Result<Self> {
+        replace_taken_pages()?;
         Ok(Self {
             files: [Mutex::new(File::open()?), Mutex::new(File::open()?)],
             maps: Mutex::default(),
