@@ -116,21 +116,20 @@ impl State {
     /// Sends what waits and is allowed. True when the outbox has more room than before.
     pub(super) fn send_messages(&mut self, connection: &Connection<Shared>) -> bool {
         let mut drained = false;
-        // Nothing comes after a last will.
-        while self.will.is_none() && connection.can_send_message() {
+        // Nothing comes after a last will. Whether there is a slot is asked each time: what cannot be sent then is lost, and
+        // with it the endpoint.
+        while self.will.is_none() && !self.broken && connection.can_send_message() {
             if self.flow.credit_due() {
                 if FAULTS.credit_lost.fires() {
                     let _untold = self.flow.totals();
-                } else if self.send(connection, 0, Body::Credit).is_err() {
-                    break;
+                } else {
+                    self.broken |= self.send(connection, 0, Body::Credit).is_err();
                 }
                 self.flow.sent_credit();
             } else if core::mem::take(&mut self.pulse.ping) {
                 // Without room for one the peer has not answered the last ones, and hears enough.
                 if self.flow.may_ping() {
-                    if self.send(connection, 0, Body::Ping).is_err() {
-                        break;
-                    }
+                    self.broken |= self.send(connection, 0, Body::Ping).is_err();
                     self.flow.sent_credit();
                 }
             } else if self.flow.has_control() && !self.outbox.is_empty() {
@@ -139,11 +138,7 @@ impl State {
                 };
                 let _spent = self.flow.take_control();
                 drained = true;
-                if self.send(connection, number, body).is_err() {
-                    // Whether there is a slot was asked above: the message is lost, and with it the endpoint.
-                    self.broken = true;
-                    break;
-                }
+                self.broken |= self.send(connection, number, body).is_err();
             } else {
                 break;
             }
@@ -151,21 +146,17 @@ impl State {
         drained
     }
 
-    /// Announces the length of an operation in several pieces, which is posted next. False when that has to wait for a
-    /// control credit or a slot.
+    /// Announces the length of an operation in several pieces, which is posted next. False when it must not be: that has to
+    /// wait for a control credit or a slot, or the endpoint is broken.
     pub(super) fn announce(&mut self, connection: &Connection<Shared>, length: u32) -> bool {
         if !self.flow.has_control() || !connection.can_send_message() {
             return false;
         }
         let _spent = self.flow.take_control();
-        if self
-            .send(connection, 0, Body::Split(length.into()))
-            .is_err()
-        {
-            // As above.
-            self.broken = true;
-        }
-        true
+        let split = Body::Split(length.into());
+        // As above. Without the announcement the peer would take the last piece for all.
+        self.broken |= self.send(connection, 0, split).is_err();
+        !self.broken
     }
 
     /// Sends a user's few bytes and tells the message's slot. The caller has a credit.

@@ -106,6 +106,44 @@ fn found_refused_split_does_not_lend_its_length() {
     });
 }
 
+/// An operation of several pieces whose length could not be announced was posted all the same: the peer's receive ended
+/// well, with the length of the last piece.
+#[test]
+fn found_lost_announcement_is_no_shorter_operation() {
+    test(|guest| {
+        faults::require()?;
+        faults::quiet()?;
+        let local = Local::new(guest)?;
+        let mine = Buffer::create(&local.near_context, BIG, Placement::Any)?;
+        let (_theirs, _own, given) = local.granted_bytes(guest, BIG, &GrantTerms::default())?;
+        let limit = guest.limit(10);
+        let mut here = Channel::builder().entries(4).build(&local.near_context)?;
+        let mut there = Channel::builder().entries(4).build(&local.far_context)?;
+        there.push(Entry::recv(&local.far))?;
+        there.submit()?;
+        local.credited(guest, 1)?;
+        // Its registration comes first, which is no operation.
+        here.push(Entry::write(mine.range(0, 8), given.at(0)))?;
+        complete(&mut here, 1, limit)?[0].result()?;
+        // The clock ends what is broken: not before all has arrived that was sent.
+        let late = Point::always("clock_late")?;
+        let lost = Point::always("post_message")?;
+        let whole = mine.range(0, u32::try_from(BIG)?);
+        here.push(Entry::write_imm(whole, given.at(0), 1))?;
+        let done = complete(&mut here, 1, limit)?;
+        ensure!(done[0].state() != State::Ok, "{done:?}");
+        ensure!(lost.fired()? > 0, "no message was lost");
+        drop(lost);
+        drop(late);
+        let came = complete(&mut there, 1, limit)?;
+        ensure!(came[0].state() != State::Ok, "{came:?}");
+        ends(guest, &local.near, "announcing")?;
+        ends(guest, &local.far, "other")?;
+        record(|_| ())?;
+        ordinary(guest)
+    });
+}
+
 /// The provider took the first request of an operation and refused the second: it used to wait, and every fence behind it,
 /// until its user destroyed the endpoint.
 #[test]
