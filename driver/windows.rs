@@ -70,6 +70,8 @@ pub(crate) struct Windows {
     pub(crate) told: Window,
     /// A message of the peer's came, and was not read yet.
     pub(crate) mailed: Window,
+    /// An endpoint's clock runs, and has not looked yet when it is to run next.
+    pub(crate) ticking: Window,
 }
 
 /// All of them.
@@ -93,6 +95,7 @@ pub(crate) static WINDOWS: Windows = Windows {
     removing: Window::new(),
     told: Window::new(),
     mailed: Window::new(),
+    ticking: Window::new(),
 };
 
 /// The folder `windows` in the driver's debugfs folder.
@@ -118,5 +121,6 @@ pub(crate) fn debugfs(dir: &Dir) -> impl PinInit<Scope<&'static Windows>> + '_ {
         dir.read_write_file(c"removing", &windows.removing.0);
         dir.read_write_file(c"told", &windows.told.0);
         dir.read_write_file(c"mailed", &windows.mailed.0);
+        dir.read_write_file(c"ticking", &windows.ticking.0);
     })
 }

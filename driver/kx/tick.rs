@@ -13,7 +13,8 @@ pub(crate) trait Ticked: Send + Sync {
         Self: Sized;
 }
 
-/// Something that runs at chosen moments until [`Tick::stop`] or drop.
+/// Something that runs at chosen moments until [`Tick::stop`] or drop. What runs must not drop the last reference: it would
+/// wait for itself.
 ///
 /// # Invariants
 ///

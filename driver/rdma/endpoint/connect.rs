@@ -181,8 +181,9 @@ fn open(
 fn up_or_down(endpoint: Arc<Endpoint>, result: Result) -> Result<Arc<Endpoint>> {
     match result {
         Ok(()) => {
-            // What came while it was being connected may have to be answered.
+            // Before anything is sent: what finds the endpoint broken has the clock run.
             endpoint.start_clock();
+            // What came while it was being connected may have to be answered.
             endpoint.shared.pump(&endpoint.connection);
             endpoint.record().up(&endpoint.local, &endpoint.peer);
             Ok(endpoint)

@@ -247,6 +247,9 @@ impl Endpoint {
     pub(super) fn start_clock(&self) {
         let broken = {
             let mut state = self.shared.state.lock();
+            if state.clock_ended {
+                return;
+            }
             state.clock = Some(self.clock.clone());
             state.broken
         };
@@ -259,7 +262,11 @@ impl Endpoint {
 
     /// Ends the clock: it does not run when this returns. Not under a lock, and not by the clock itself.
     pub(super) fn stop_clock(&self) {
-        let shown = self.shared.state.lock().clock.take();
+        let shown = {
+            let mut state = self.shared.state.lock();
+            state.clock_ended = true;
+            state.clock.take()
+        };
         self.clock.stop();
         // Outside the lock, although it is not the last reference: that is the endpoint's own.
         drop(shown);
@@ -324,6 +331,7 @@ impl Ticked for Clockwork {
             given.is_expired(now)
         });
         shared.tell_held_back(&self.connection);
+        WINDOWS.ticking.pass();
         let beat = shared.beat(&self.connection, now);
         let mut state = shared.state.lock();
         if let Phase::Down(_) = state.phase {
@@ -332,7 +340,7 @@ impl Ticked for Clockwork {
             return clock.run_within(0);
         }
         let next = earlier(state.next_deadline(), state.grants.next_expiry());
-        state.next_tick = earlier(next, beat);
+        state.next_tick = earlier(earlier(next, beat), state.telling());
         if let Some(next) = state.next_tick {
             clock.run_within(ahead_ms(next));
         }
@@ -340,8 +348,9 @@ impl Ticked for Clockwork {
 }
 
 impl Shared {
-    /// Has the clock run at once. From anywhere: whoever finds an endpoint broken may be in a callback that its teardown
-    /// waits for. Before the clock is started this does nothing, and starting it makes up for that.
+    /// Has the clock run at once. From anywhere but under the endpoint's lock: whoever finds an endpoint broken may be in a
+    /// callback that its teardown waits for. Before the clock is started this does nothing, and starting it makes up for
+    /// that; after its end neither, and the teardown does all that it would.
     pub(super) fn hurry(&self) {
         let mut state = self.state.lock();
         if let Some(clock) = &state.clock {

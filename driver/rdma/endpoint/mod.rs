@@ -2,8 +2,8 @@
 
 //! Endpoints: one connection to one peer, its operations, credits and grants.
 //!
-//! [`Shared`] is what events and completions reach: it holds no provider object, so that it may be
-//! dropped anywhere. [`Endpoint`] adds the connection, which is torn down explicitly by
+//! [`Shared`] is what events and completions reach: it holds no provider object, but for the clock while that runs, so
+//! that it may be dropped anywhere. [`Endpoint`] adds the connection, which is torn down explicitly by
 //! [`Endpoint::shutdown`], for whichever reason comes first: destroy, close, the device's removal.
 
 mod alive;
@@ -134,6 +134,8 @@ struct State {
     /// The clock, for those that have no endpoint: from the moment that the endpoint is up until its teardown, which undoes
     /// the circle.
     clock: Option<Arc<Tick<Clockwork>>>,
+    /// Whether the teardown has ended the clock, for good: it may come before whoever connects starts it.
+    clock_ended: bool,
     pulse: Pulse,
     /// One of `PEER_END_*`.
     peer_end: u32,
@@ -204,6 +206,7 @@ impl Shared {
             watch_count: 0,
             next_tick: None,
             clock: None,
+            clock_ended: false,
             pulse: Pulse::default(),
             peer_end: uapi::PEER_END_NONE,
             will: None,

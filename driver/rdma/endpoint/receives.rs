@@ -138,6 +138,13 @@ impl Receives {
 }
 
 impl State {
+    /// When the clock tells the peer of receives that are held back, if nothing else comes before. The clock asks too: one
+    /// that was held back while it ran took that run for the one to come.
+    pub(super) fn telling(&self) -> Option<Instant<Monotonic>> {
+        let later = || Instant::now() + Delta::from_millis(HELD_BACK_MS.into());
+        self.flow.holds_back().then(later)
+    }
+
     /// Something came, which has been counted.
     fn note_arrival(&self, imm: u32, length: u32) {
         let receive = self.receives.waiting.front();
@@ -182,7 +189,7 @@ impl Endpoint {
         ticket.on(self.record());
         let deadline = ticket.deadline();
         let receive = Receive { ticket, target };
-        let (posting, held_back) = {
+        let (posting, telling) = {
             let mut state = self.shared.state.lock();
             let state = &mut *state;
             // Not refused as soon as the endpoint is down: what arrived before may still be delivered, to those ahead of it
@@ -194,13 +201,10 @@ impl Endpoint {
             } else {
                 state.receives.post(&mut state.flow, receive)
             };
-            (posting, state.flow.holds_back())
+            (posting, state.telling())
         };
         match posting {
             Posting::Waits => {
-                // What is told later is told by the clock, if nothing else comes before.
-                let telling =
-                    held_back.then(|| Instant::now() + Delta::from_millis(HELD_BACK_MS.into()));
                 self.arm(earlier(deadline, telling));
                 self.shared.pump(&self.connection);
             }

@@ -14,6 +14,7 @@ use dmaplane_testkit::peer::client::unexpected;
 use dmaplane_testkit::peer::protocol::{Reply, Request};
 use dmaplane_testkit::rdma::Link;
 use dmaplane_testkit::run::test_without_gauges;
+use dmaplane_testkit::window::Window;
 use dmaplane_testkit::{ErrorContext as _, Gauges, Guest, Result, ensure, gauges, module, poll};
 
 /// Loads the module with parameters for `work`, and without them afterwards, whatever became of it.
@@ -92,36 +93,75 @@ fn module_quotas_hold_for_each_context() {
     });
 }
 
-/// Used to wait for the next heartbeat.
+/// Heartbeats a minute apart: what they would find as well is found before.
+const RARE: &CStr = c"heartbeat_ms=60000";
+
+/// Used to wait for the next heartbeat, and where the message was a CREDIT, not even to end.
 #[test]
 fn module_broken_endpoint_ends_at_once() {
     test_without_gauges(|guest| {
         faults::require()?;
         faults::quiet()?;
-        with_parameters(guest, c"heartbeat_ms=60000", || {
+        with_parameters(guest, RARE, || {
+            for lost in ["a grant", "a credit"] {
+                let heartbeat = Instant::now() + Duration::from_secs(60);
+                let local = Local::new(guest)?;
+                let theirs = Buffer::create(&local.far_context, 4096, Placement::Any)?;
+                let mut here = Channel::builder().entries(4).build(&local.near_context)?;
+                let mut there = Channel::builder().entries(4).build(&local.far_context)?;
+                there.push(Entry::recv(&local.far))?;
+                there.submit()?;
+                // The credit has gone by: the next message is the one that is lost.
+                local.credited(guest, 1)?;
+                let point = Point::always("post_message")?;
+                here.push(Entry::recv(&local.near))?;
+                let granted = if lost == "a grant" {
+                    let terms = GrantTerms::default();
+                    Some(local.far.grant_on(&theirs, 0..4096, &terms, guest.limit(2)))
+                } else {
+                    here.submit()?;
+                    None
+                };
+                ensure!(point.fired()? > 0, "{lost}: no message was lost");
+                for channel in [&mut here, &mut there] {
+                    let done = complete(channel, 1, guest.limit(5))?;
+                    ensure!(done[0].state() != State::Ok, "{lost}: {done:?}");
+                }
+                ensure!(Instant::now() < heartbeat, "{lost}: the heartbeat ended it");
+                drop(granted);
+            }
+            Ok(())
+        })
+    });
+}
+
+/// A receive that is held back while the endpoint's clock runs took that run for the one that tells of it, which was over.
+#[test]
+fn module_receive_is_told_though_the_clock_runs() {
+    test_without_gauges(|guest| {
+        let here = [Topology::Numa2, Topology::Numa4];
+        guest.require(&here, "both sides must be this module's")?;
+        with_parameters(guest, RARE, || {
             let heartbeat = Instant::now() + Duration::from_secs(60);
             let local = Local::new(guest)?;
-            let theirs = Buffer::create(&local.far_context, 4096, Placement::Any)?;
-            let mut here = Channel::builder().entries(4).build(&local.near_context)?;
-            let mut there = Channel::builder().entries(4).build(&local.far_context)?;
-            for (channel, endpoint) in [(&mut here, &local.near), (&mut there, &local.far)] {
-                channel.push(Entry::recv(endpoint))?;
-                channel.submit()?;
+            let mut there = Channel::builder().entries(16).build(&local.far_context)?;
+            for _ in 0..8 {
+                there.push(Entry::recv(&local.far))?;
             }
-            // The credits have gone by: the next message is the grant.
-            local.credited(guest, 1)?;
-            let lost = Point::always("post_message")?;
-            let granted =
-                local
-                    .far
-                    .grant_on(&theirs, 0..4096, &GrantTerms::default(), guest.limit(2));
-            ensure!(lost.fired()? > 0, "no message was lost");
-            for channel in [&mut here, &mut there] {
-                let done = complete(channel, 1, guest.limit(5))?;
-                ensure!(done[0].state() != State::Ok, "{done:?}");
-            }
-            ensure!(Instant::now() < heartbeat, "the heartbeat ended it");
-            drop(granted);
+            there.submit()?;
+            local.credited(guest, 8)?;
+            let open = Window::open("ticking", Duration::from_millis(500))?;
+            // Its end is the clock's doing, which is in the window then.
+            let limit = Duration::from_millis(20);
+            there.push(Entry::watch(&local.far, 0, 0, 1).time_limit(limit))?;
+            let done = complete(&mut there, 1, guest.limit(10))?;
+            ensure!(done[0].state() == State::Timeout, "{done:?}");
+            // The peer has more than half of them, so that it need not know of this one at once.
+            there.push(Entry::recv(&local.far))?;
+            there.submit()?;
+            drop(open);
+            local.credited(guest, 9)?;
+            ensure!(Instant::now() < heartbeat, "the heartbeat told of it");
             Ok(())
         })
     });
