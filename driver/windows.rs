@@ -70,6 +70,8 @@ pub(crate) struct Windows {
     pub(crate) told: Window,
     /// A message of the peer's came, and was not read yet.
     pub(crate) mailed: Window,
+    /// The peer's last will was read, and what waits for the peer was not ended yet.
+    pub(crate) willed: Window,
     /// An endpoint's clock runs, and has not looked yet when it is to run next.
     pub(crate) ticking: Window,
 }
@@ -95,6 +97,7 @@ pub(crate) static WINDOWS: Windows = Windows {
     removing: Window::new(),
     told: Window::new(),
     mailed: Window::new(),
+    willed: Window::new(),
     ticking: Window::new(),
 };
 
@@ -121,6 +124,7 @@ pub(crate) fn debugfs(dir: &Dir) -> impl PinInit<Scope<&'static Windows>> + '_ {
         dir.read_write_file(c"removing", &windows.removing.0);
         dir.read_write_file(c"told", &windows.told.0);
         dir.read_write_file(c"mailed", &windows.mailed.0);
+        dir.read_write_file(c"willed", &windows.willed.0);
         dir.read_write_file(c"ticking", &windows.ticking.0);
     })
 }

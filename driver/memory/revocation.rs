@@ -31,6 +31,7 @@ use crate::{
     },
     logic::revocation::{Closed, Life, Stage},
     rdma::Domains,
+    tuning::TUNING,
     uapi,
     windows::WINDOWS,
 };
@@ -43,9 +44,6 @@ use kernel::{
         Arc, Mutex,
     },
 };
-
-/// How long operations that the provider has may take to come back, in milliseconds.
-const COME_BACK_MS: u32 = 1000;
 
 /// Why memory is taken away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -261,7 +259,7 @@ impl Tenure {
         let (domains, key) = (&self.domains, self.key());
         domains.each_endpoint(|endpoint| endpoint.sweep(key));
         domains.each_endpoint(|endpoint| endpoint.fence_memory(key));
-        if !tenure.quiet.wait_at_most(COME_BACK_MS) {
+        if !tenure.quiet.wait_at_most(TUNING.come_back_ms()) {
             domains.each_endpoint(|endpoint| endpoint.give_up(key));
             tenure.quiet.wait();
         }

@@ -11,7 +11,10 @@ use crate::{
         outcome::{Down, State as Terminal},
         wire::Body,
     },
-    module_parameters, uapi,
+    module_parameters,
+    tuning::TUNING,
+    uapi,
+    windows::WINDOWS,
 };
 use kernel::{
     prelude::*,
@@ -20,10 +23,6 @@ use kernel::{
 
 /// Beats without a word of the peer's after which it counts as dead. Each beat of the peer's sends one.
 const SILENT_BEATS: u32 = 10;
-
-/// How long a last will may take to be acknowledged, in milliseconds. Without it the peer learns of the end all the
-/// same, but not why.
-const WILL_MS: u32 = 40;
 
 /// Time between two beats, in milliseconds.
 pub(super) fn interval_ms() -> u32 {
@@ -100,12 +99,19 @@ impl Shared {
         {
             let mut state = self.state.lock();
             state.peer_end = reason;
-            // The connection manager may have been faster, and knows no reason.
-            if matches!(state.phase, Phase::Down(Down::Peer)) {
-                state.phase = Phase::Down(cause);
+            match state.phase {
+                // The connection manager was faster, and knows no reason.
+                Phase::Down(Down::Peer) => state.phase = Phase::Down(cause),
+                Phase::Down(_) => {}
+                // In the same breath: it would come between the reason and the end.
+                Phase::Connecting | Phase::Up => {
+                    state.phase = Phase::Down(cause);
+                    self.record.down(cause);
+                }
             }
         }
         self.record.last_will(reason);
+        WINDOWS.willed.pass();
         self.go_down(cause);
         Ok(())
     }
@@ -152,10 +158,9 @@ impl Endpoint {
         let sent = self.shared.state.lock().will;
         if let Some((_, sent)) = sent {
             // Counted from the sending: of many endpoints, the peers of all are waited for at once.
-            let waited = u32::try_from(sent.elapsed().as_millis()).unwrap_or(WILL_MS);
-            self.shared
-                .will_told
-                .wait_for(WILL_MS.saturating_sub(waited));
+            let waited = u32::try_from(sent.elapsed().as_millis()).unwrap_or(u32::MAX);
+            let left = TUNING.will_ms().saturating_sub(waited);
+            self.shared.will_told.wait_for(left);
         }
     }
 }

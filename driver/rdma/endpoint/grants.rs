@@ -19,6 +19,7 @@ use crate::{
     },
     memory::{Memory, Region},
     rdma::{grant::Fate, Grant, PeerGrant},
+    tuning::TUNING,
     uapi,
     wait::Deadline,
     windows::WINDOWS,
@@ -31,10 +32,6 @@ use kernel::{
 
 /// Longest time to live, in nanoseconds: a day.
 pub(crate) const MAX_TTL_NS: u64 = 86_400_000_000_000;
-
-/// How long the peer may take to answer a revocation, in milliseconds. Afterwards its access ends all the same, and if it still writes,
-/// so does the connection.
-const ANSWER_MS: u32 = 1000;
 
 /// What a grant gives, as its user asked for it. The caller has checked all of it against the memory.
 pub(crate) struct Terms {
@@ -254,8 +251,9 @@ impl Shared {
         if let Some((answer, asked)) = self.ask_back(number) {
             self.pump(connection);
             // Without an answer the access ends all the same, just below.
-            let waited = u32::try_from(asked.elapsed().as_millis()).unwrap_or(ANSWER_MS);
-            let _answered = answer.wait_killable_for(ANSWER_MS.saturating_sub(waited));
+            let waited = u32::try_from(asked.elapsed().as_millis()).unwrap_or(u32::MAX);
+            let left = TUNING.answer_ms().saturating_sub(waited);
+            let _answered = answer.wait_killable_for(left);
         }
         WINDOWS.answered.pass();
         self.fence(number, why);

@@ -23,6 +23,7 @@ use dmaplane::{
     Buffer, Channel, Completion, ConnectOptions, Context, DEFAULT_RECV_DEPTH, Endpoint, Entry,
     Errno, Listener, LocalGrant, Placement, RemoteGrant, Rights,
 };
+use dmaplane_testkit::counters::Tuned;
 use dmaplane_testkit::peer::client::unexpected;
 use dmaplane_testkit::peer::protocol::{Id, Reply, Request};
 use dmaplane_testkit::transfer::Tally;
@@ -244,6 +245,31 @@ pub fn refusal<T: std::fmt::Debug>(result: dmaplane::Result<T>) -> Result<Errno>
         Ok(value) => dmaplane_testkit::bail!("this must fail, but gives {value:?}"),
         Err(error) => error.errno().ok_or_else(|| error.into()),
     }
+}
+
+/// Gives the last wills of this guest's endpoints the time that they take on this machine, until it is dropped: for tests
+/// of what a will says. That 40 ms are kept is not theirs to see.
+///
+/// # Errors
+/// When the driver has no such setting.
+pub fn patient_wills(guest: &Guest) -> Result<Tuned> {
+    tuned_to(guest, "will_ms", 1)
+}
+
+/// As [`patient_wills`], for answers to revocations and for operations that the provider is to give back: for tests in which
+/// connections must outlive many revocations.
+///
+/// # Errors
+/// When the driver has no such setting.
+pub fn patient_answers(guest: &Guest) -> Result<[Tuned; 2]> {
+    Ok([
+        tuned_to(guest, "answer_ms", 5)?,
+        tuned_to(guest, "come_back_ms", 5)?,
+    ])
+}
+
+fn tuned_to(guest: &Guest, name: &str, seconds: u64) -> Result<Tuned> {
+    Tuned::set(name, u64::try_from(guest.limit(seconds).as_millis())?)
 }
 
 /// Waits until a stream that another thread runs has seen `count` completions.

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use dmaplane::{Buffer, Channel, EndpointState, Entry, Errno, GrantTerms, Placement, State};
-use dmaplane_guest_tests::{Local, complete};
+use dmaplane_guest_tests::{Local, complete, patient_wills};
 use dmaplane_testkit::{Result, ensure, poll, test};
 use dmaplane_uapi as abi;
 
@@ -99,7 +99,7 @@ fn deadline_ends_what_waits() {
         let limit = Duration::from_millis(30);
         let start = Instant::now();
         here.push(Entry::send(&local.near, mine.range(0, 0), 0).time_limit(limit))?;
-        here.push(Entry::fence(&local.near).time_limit(limit * 2))?;
+        here.push(Entry::fence(&local.near).time_limit(guest.limit(10)))?;
         here.push(Entry::recv(&local.near).time_limit(limit * 3))?;
         here.push(Entry::watch(&local.near, 0, 0, 1).time_limit(limit * 4))?;
         let done = complete(&mut here, 4, guest.limit(10))?;
@@ -196,7 +196,8 @@ fn grant_ends_with_its_time_to_live() {
     test(|guest| {
         let local = Local::new(guest)?;
         let terms = GrantTerms {
-            time_to_live: Some(Duration::from_millis(100)),
+            // It must not be over before the near side has taken the grant.
+            time_to_live: Some(guest.pick(Duration::from_millis(500), Duration::from_secs(2))),
             ..Default::default()
         };
         let (_theirs, own, given) = local.granted(guest, &terms)?;
@@ -258,6 +259,7 @@ fn grant_ends_with_its_uses() {
 #[test]
 fn peer_says_why_it_ends() {
     test(|guest| {
+        let _patient = patient_wills(guest)?;
         let local = Local::new(guest)?;
         let mut here = channel(&local.near_context)?;
         here.push(Entry::watch(&local.near, 0, 0, 1))?;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use dmaplane::{
     Channel, ConnectOptions, Context, Endpoint, EndpointState, Entry, Errno, Listener, State,
 };
-use dmaplane_guest_tests::{Connection, complete, refusal};
+use dmaplane_guest_tests::{Connection, complete, patient_wills, refusal};
 use dmaplane_testkit::peer::protocol::{Reply, Request};
 use dmaplane_testkit::{Guest, Peer, Result, ensure, poll, test};
 
@@ -346,6 +346,7 @@ fn endpoint_sees_the_peer_close() {
 #[test]
 fn endpoint_sees_the_peer_die() {
     test(|guest| {
+        let _patient = patient_wills(guest)?;
         let Connection {
             endpoint,
             context,

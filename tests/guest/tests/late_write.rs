@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use dmaplane::{Buffer, EndpointState, Placement, Rights};
-use dmaplane_guest_tests::Connection;
+use dmaplane_guest_tests::{Connection, patient_answers};
 use dmaplane_testkit::pattern::{self, Numbers};
 use dmaplane_testkit::peer::client::unexpected;
 use dmaplane_testkit::peer::protocol::{Reply, Request};
@@ -138,6 +138,8 @@ fn late_write_none_at_any_moment() {
             depth: DEPTH,
             limit_ms: connection.peer.limit_ms(),
         })?;
+        // A guest that stands still for a second would lose the connection, and with it the tight loop of writes.
+        let _patient = patient_answers(guest)?;
         let rounds = guest.pick(10_000, 200);
         let start = Instant::now();
         let mut seen = 0;

@@ -10,7 +10,7 @@ use dmaplane::{
     Polling, RevokeCause, Standing, State, Tier,
 };
 use dmaplane_guest_tests::device::{Bound, Monitor, Slot, device, rebound};
-use dmaplane_guest_tests::{Local, complete};
+use dmaplane_guest_tests::{Local, complete, patient_answers};
 use dmaplane_testkit::faults::{self, record};
 use dmaplane_testkit::{
     ErrorContext as _, Guest, Profile, Result, Skip, Topology, ensure, sys, test,
@@ -78,6 +78,7 @@ fn again_and_again(
     how: impl Fn(&DeviceInfo, &Buffer) -> Result<()> + Sync,
 ) -> Result<()> {
     sys::replace_taken_pages()?;
+    let _patient = patient_answers(guest)?;
     let local = Local::new(guest)?;
     // Only where there is one at all, the next one is waited for.
     device(guest, &local.near_context)?;

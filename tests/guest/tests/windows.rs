@@ -9,7 +9,7 @@ use dmaplane::{
     Buffer, Channel, Completion, EndpointState, Entry, Errno, GrantTerms, Placement, State,
 };
 use dmaplane_guest_tests::race::{forced, once_each};
-use dmaplane_guest_tests::{Connection, Local, complete};
+use dmaplane_guest_tests::{Connection, Local, complete, patient_wills};
 use dmaplane_testkit::window::Window;
 use dmaplane_testkit::{ErrorContext as _, Peer, Result, ensure, poll, test};
 use dmaplane_uapi as abi;
@@ -217,9 +217,13 @@ fn window_revocation_against_writes() {
 #[test]
 fn window_last_will_against_disconnect() {
     test(|guest| {
-        // Longer than a last will is waited for: the connection manager tells of the end first.
+        let _patient = patient_wills(guest)?;
+        // The will is acknowledged when it comes: in the window the connection manager tells of the end, without a reason.
         let length = Duration::from_millis(guest.pick(100, 300));
-        for round in 0..guest.pick(5, 2) {
+        let rounds = guest.pick(5, 2);
+        for (window, round) in
+            (0..2 * rounds).map(|turn| (["mailed", "willed"][turn % 2], turn / 2))
+        {
             let mut connection = Connection::to_peer(guest)?;
             let (_, grant) = connection.remote_buffer(guest, 4096)?;
             let mine = Buffer::create(&connection.context, 4096, Placement::Any)?;
@@ -237,14 +241,17 @@ fn window_last_will_against_disconnect() {
             }
             here.submit()?;
             let fresh = Peer::start(guest)?;
-            let open = Window::open("mailed", length)?;
+            let open = Window::open(window, length)?;
             std::mem::replace(&mut connection.peer, fresh).kill()?;
             let done = complete(&mut here, 12, guest.limit(15))?;
             drop(open);
             once_each(&done, 12, &[State::PeerDead])?;
             for done in done {
                 let errno = done.result().err().map(|error| error.errno());
-                ensure!(errno == Some(Errno::OWNERDEAD), "round {round}: {done:?}");
+                ensure!(
+                    errno == Some(Errno::OWNERDEAD),
+                    "{window}, round {round}: {done:?}"
+                );
             }
             let info = connection.endpoint.query()?;
             let died = info.state == EndpointState::Down(Errno::OWNERDEAD);
