@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use rustix::io::Errno;
 
-use crate::poll;
+use crate::{Gauges, Guest, gauges, poll};
 
 /// Name of the module.
 pub const NAME: &CStr = c"dmaplane";
@@ -139,4 +139,27 @@ fn users_of(name: &CStr) -> String {
 
 fn nonblocking() -> c_int {
     libc::O_NONBLOCK
+}
+
+/// Loads the module with parameters for `work`, and without them afterwards, whatever became of it. Nobody else may use it.
+///
+/// # Errors
+/// `work`'s, when it leaves objects behind, and when the module cannot be loaded or unloaded.
+pub fn with_parameters(
+    guest: &Guest,
+    parameters: &CStr,
+    work: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let path = path()?;
+    let limit = guest.limit(5);
+    unload(limit)?;
+    let loaded = load_with(&path, parameters, limit);
+    let result = loaded.and_then(|()| {
+        let before = Gauges::read()?;
+        work()?;
+        gauges::settle(&before, limit)
+    });
+    unload(limit)?;
+    load(&path, limit)?;
+    result
 }

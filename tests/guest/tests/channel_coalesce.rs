@@ -6,8 +6,8 @@ use std::mem::offset_of;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
-use dmaplane::{Channel, Context, Entry, Errno};
-use dmaplane_guest_tests::{Local, argument, refusal};
+use dmaplane::{Buffer, Channel, Context, Entry, Errno, Placement};
+use dmaplane_guest_tests::{Local, argument, complete, refusal};
 use dmaplane_testkit::{ErrorContext as _, Result, ensure, sys, test};
 use dmaplane_uapi as abi;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
@@ -111,6 +111,8 @@ fn channel_coalesce_loses_none_at_the_end() {
     test(|guest| {
         let local = Local::new(guest)?;
         let context = &local.near_context;
+        let empty = Buffer::create(&local.far_context, 4096, Placement::Any)?;
+        let mut far = Channel::builder().entries(4).build(&local.far_context)?;
         for round in 0..guest.pick(50, 5) {
             let builder = Channel::builder().entries(64);
             let mut channel = builder.coalesced_event(1000, 10 * SECOND).build(context)?;
@@ -122,7 +124,7 @@ fn channel_coalesce_loses_none_at_the_end() {
             if round % 2 == 0 {
                 nops(&mut channel, 3)?;
             }
-            channel.push(Entry::recv(&local.near).time_limit(Duration::from_millis(50)))?;
+            channel.push(Entry::recv(&local.near))?;
             channel.submit()?;
             ensure!(!told(&event, Duration::ZERO)?, "round {round}: early");
             drop(channel);
@@ -133,6 +135,9 @@ fn channel_coalesce_loses_none_at_the_end() {
                     "round {round}: three are lost"
                 );
             }
+            ensure!(!told(&event, Duration::ZERO)?, "round {round}: for nothing");
+            far.push(Entry::send(&local.far, empty.range(0, 0), 0))?;
+            complete(&mut far, 1, guest.limit(10))?[0].result()?;
             ensure!(told(&event, guest.limit(5))?, "round {round}: one is lost");
         }
         Ok(())

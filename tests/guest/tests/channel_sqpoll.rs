@@ -99,9 +99,15 @@ fn channel_sqpoll_takes_without_a_call() {
     test(|guest| {
         let context = Context::open()?;
         let mut channel = polled(&context, AWAKE)?;
+        let mut last = Instant::now();
         // The first one may find the thread before its first look.
         for name in 0..guest.pick(200, 20) {
             channel.push(Entry::nop().user_data(name))?;
+            if last.elapsed() >= AWAKE.idle {
+                // The guest stood still: it may sleep, and then a call is what it waits for.
+                channel.submit()?;
+            }
+            last = Instant::now();
             seen(&channel, 1, guest.limit(5))?;
             let done = channel.next_completion().context("a completion")?;
             ensure!(done.is_ok() && done.user_data() == name, "{done:?}");
@@ -213,6 +219,11 @@ fn channel_sqpoll_runs_on_its_node() {
                 continue;
             }
             let mut channel = polled(&context, polling)?;
+            // The last one's is gone when its task is, a moment after its end.
+            let own = poll::until(guest.limit(5), || {
+                Ok((threads("State:")?.len() == 1).then_some(()))
+            })?;
+            ensure!(own.is_some(), "more threads than one");
             // It takes its place before it takes anything.
             channel.push(Entry::nop())?;
             complete(&mut channel, 1, guest.limit(5))?;

@@ -9,29 +9,14 @@ use dmaplane::{Buffer, Channel, Context, Entry, Errno, GrantTerms, Placement, St
 use dmaplane_guest_tests::{Connection, Local, complete, refusal};
 use dmaplane_testkit::faults::{self, Point};
 use dmaplane_testkit::guest::Topology;
+use dmaplane_testkit::module::with_parameters;
 use dmaplane_testkit::netem::Netem;
 use dmaplane_testkit::peer::client::unexpected;
 use dmaplane_testkit::peer::protocol::{Reply, Request};
 use dmaplane_testkit::rdma::Link;
 use dmaplane_testkit::run::test_without_gauges;
 use dmaplane_testkit::window::Window;
-use dmaplane_testkit::{ErrorContext as _, Gauges, Guest, Result, ensure, gauges, module, poll};
-
-/// Loads the module with parameters for `work`, and without them afterwards, whatever became of it.
-fn with_parameters(
-    guest: &Guest,
-    parameters: &CStr,
-    work: impl FnOnce() -> Result<()>,
-) -> Result<()> {
-    let path = module::path()?;
-    let limit = guest.limit(5);
-    module::unload(limit)?;
-    let loaded = module::load_with(&path, parameters, limit);
-    let result = loaded.and_then(|()| work());
-    module::unload(limit)?;
-    module::load(&path, limit)?;
-    result
-}
+use dmaplane_testkit::{ErrorContext as _, Gauges, ensure, gauges, module, poll};
 
 #[test]
 fn module_loads_and_unloads_again_and_again() {

@@ -151,11 +151,24 @@ fn seen(guest: &Guest, what: &str, is_so: impl Fn(&State) -> bool) -> Result<()>
     seen.with_context(|| format!("never seen: {what}"))
 }
 
-/// Lets the peer's interface do the same, where this process can reach it.
-fn both_ways(guest: &Guest, words: &str) -> Result<Vec<Netem>> {
-    let mut ways = vec![Netem::on(&Link::only()?, words)?];
+/// The own link and, where this process can reach it, the peer's.
+fn both_links(guest: &Guest) -> Result<Vec<Link>> {
+    let mut links = vec![Link::only()?];
     if !guest.topology.is_pair() {
-        ways.push(netns::inside("dp1", || Netem::on(&Link::only()?, words))??);
+        links.push(netns::inside("dp1", Link::only)??);
+    }
+    Ok(links)
+}
+
+/// Lets the interfaces of both do the same. Where the peer's silence counts, the links are looked up before.
+fn both_ways(links: &[Link], words: &str) -> Result<Vec<Netem>> {
+    let mut ways = Vec::new();
+    for (at, link) in links.iter().enumerate() {
+        let on = || Netem::on(link, words);
+        ways.push(match at {
+            0 => on()?,
+            _ => netns::inside("dp1", on)??,
+        });
     }
     Ok(ways)
 }
@@ -181,7 +194,7 @@ fn network_netem_loses_reorders_duplicates_and_corrupts() {
             "delay 2ms 2ms loss 1% duplicate 5% corrupt 1%",
         ] {
             let mut way = Way::new(guest)?;
-            let bad = both_ways(guest, words)?;
+            let bad = both_ways(&both_links(guest)?, words)?;
             let states = way.write(guest, || Ok(()), Ok).context(words);
             end(bad)?;
             let states = states?;
@@ -197,7 +210,8 @@ fn network_netem_loses_reorders_duplicates_and_corrupts() {
 fn network_partition_that_heals_in_time() {
     test(|guest| {
         let mut way = Way::new(guest)?;
-        let begin = || both_ways(guest, "loss 100%");
+        let links = both_links(guest)?;
+        let begin = || both_ways(&links, "loss 100%");
         let states = way.write(guest, begin, |bad| {
             // It is felt by then; the seconds after which the peer counts as dead are not over.
             seen(guest, "an operation that is stuck", is_stuck)?;
@@ -213,7 +227,8 @@ fn network_partition_that_lasts() {
     test(|guest| {
         let mut way = Way::new(guest)?;
         let mut bad = Vec::new();
-        let begin = || both_ways(guest, "loss 100%");
+        let links = both_links(guest)?;
+        let begin = || both_ways(&links, "loss 100%");
         let states = way.write(guest, begin, |begun| {
             bad = begun;
             Ok(())

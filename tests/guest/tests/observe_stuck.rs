@@ -7,8 +7,9 @@ use std::process::Command;
 use dmaplane::{Buffer, Channel, EndpointState, Entry, GrantTerms, Placement, State};
 use dmaplane_guest_tests::{Connection, Local, complete, guest_program};
 use dmaplane_testkit::faults::{self, Point, record};
+use dmaplane_testkit::module::with_parameters;
 use dmaplane_testkit::peer::protocol::Request;
-use dmaplane_testkit::{Result, anyhow, ensure, poll, test};
+use dmaplane_testkit::{Guest, Result, anyhow, ensure, poll, test};
 
 /// What a command of the tool prints.
 fn tool(arguments: &[&str]) -> Result<String> {
@@ -56,54 +57,60 @@ fn observe_finds_a_peer_without_receives() {
 fn observe_finds_a_frozen_peer() {
     test(|guest| {
         faults::require()?;
-        faults::quiet()?;
-        let local = Local::new(guest)?;
-        let (_theirs, _grant, given) = local.granted(guest, &GrantTerms::default())?;
-        let source = Buffer::create(&local.near_context, 4096, Placement::Any)?;
-        let mut here = Channel::builder().entries(8).build(&local.near_context)?;
-        let mut there = Channel::builder().entries(8).build(&local.far_context)?;
-        here.push(Entry::write_imm(source.range(0, 4096), given.at(0), 3).trace_id(5151))?;
-        here.submit()?;
-        // What the far side does next is to look whether it may tell of its receive.
-        there.push(Entry::recv(&local.far))?;
-        let frozen = Point::once("freeze")?;
-        there.submit()?;
-        ensure!(frozen.fired()? == 1, "nothing froze");
-        let seen = poll::until(guest.limit(10), || {
-            let text = tool(&["top", "--once", "--stuck-ms", "1"])?;
-            Ok(text.contains("trace 5151").then_some(text))
-        })?;
-        println!("{}", seen.ok_or_else(|| anyhow!("never named"))?);
-        // Unlike where a process posts nothing, the kernel is silent.
-        let silent = poll::until(guest.limit(10), || {
-            let text = tool(&["top", "--once", "--stuck-ms", "1"])?;
-            let told = text.lines().find(|line| line.contains("trace 5151"));
-            let told = told.filter(|line| line.contains("nothing has come from its kernel"));
-            Ok(told.map(str::to_owned))
-        })?;
-        println!(
-            "{}",
-            silent.ok_or_else(|| anyhow!("its silence is not told"))?
-        );
-        let followed = tool(&["trace", "follow", "5151", "--live", "0.1"])?;
-        println!("{followed}");
-        for part in ["trace 5151: STUCK", "write_imm", "from its kernel"] {
-            ensure!(followed.contains(part), "{followed}");
-        }
-        let operations = std::fs::read_to_string("/sys/kernel/debug/dmaplane/state/operations")?;
-        let line = operations
-            .lines()
-            .find(|line| line.contains("trace_id=5151"));
-        println!(
-            "{}",
-            line.ok_or_else(|| anyhow!("not in debugfs: {operations}"))?
-        );
-        drop(frozen);
-        // Nobody waits for it for ever.
-        let done = complete(&mut here, 1, guest.limit(30))?[0];
-        ensure!(done.state() == State::PeerDead, "{done:?}");
-        let state = local.near.query()?.state;
-        ensure!(matches!(state, EndpointState::Down(_)), "{state:?}");
-        record(|_| ())
+        // Ten of them in silence and the peer counts as dead: not before it was looked at in three ways.
+        let heartbeats = guest.pick(c"heartbeat_ms=1000", c"heartbeat_ms=2500");
+        with_parameters(guest, heartbeats, || find_a_frozen_peer(guest))
     });
+}
+
+fn find_a_frozen_peer(guest: &Guest) -> Result<()> {
+    faults::quiet()?;
+    let local = Local::new(guest)?;
+    let (_theirs, _grant, given) = local.granted(guest, &GrantTerms::default())?;
+    let source = Buffer::create(&local.near_context, 4096, Placement::Any)?;
+    let mut here = Channel::builder().entries(8).build(&local.near_context)?;
+    let mut there = Channel::builder().entries(8).build(&local.far_context)?;
+    here.push(Entry::write_imm(source.range(0, 4096), given.at(0), 3).trace_id(5151))?;
+    here.submit()?;
+    // What the far side does next is to look whether it may tell of its receive.
+    there.push(Entry::recv(&local.far))?;
+    let frozen = Point::once("freeze")?;
+    there.submit()?;
+    ensure!(frozen.fired()? == 1, "nothing froze");
+    let seen = poll::until(guest.limit(10), || {
+        let text = tool(&["top", "--once", "--stuck-ms", "1"])?;
+        Ok(text.contains("trace 5151").then_some(text))
+    })?;
+    println!("{}", seen.ok_or_else(|| anyhow!("never named"))?);
+    // Unlike where a process posts nothing, the kernel is silent.
+    let silent = poll::until(guest.limit(10), || {
+        let text = tool(&["top", "--once", "--stuck-ms", "1"])?;
+        let told = text.lines().find(|line| line.contains("trace 5151"));
+        let told = told.filter(|line| line.contains("nothing has come from its kernel"));
+        Ok(told.map(str::to_owned))
+    })?;
+    println!(
+        "{}",
+        silent.ok_or_else(|| anyhow!("its silence is not told"))?
+    );
+    let followed = tool(&["trace", "follow", "5151", "--live", "0.1"])?;
+    println!("{followed}");
+    for part in ["trace 5151: STUCK", "write_imm", "from its kernel"] {
+        ensure!(followed.contains(part), "{followed}");
+    }
+    let operations = std::fs::read_to_string("/sys/kernel/debug/dmaplane/state/operations")?;
+    let line = operations
+        .lines()
+        .find(|line| line.contains("trace_id=5151"));
+    println!(
+        "{}",
+        line.ok_or_else(|| anyhow!("not in debugfs: {operations}"))?
+    );
+    drop(frozen);
+    // Nobody waits for it for ever.
+    let done = complete(&mut here, 1, guest.limit(30))?[0];
+    ensure!(done.state() == State::PeerDead, "{done:?}");
+    let state = local.near.query()?.state;
+    ensure!(matches!(state, EndpointState::Down(_)), "{state:?}");
+    record(|_| ())
 }

@@ -51,7 +51,7 @@ impl Limits {
             test_s: 2 * hung_task_s + 30,
             // Five times what a boot takes on a busy host; then it hangs, and trying again is cheaper.
             boot: Duration::from_secs(30 + 10 * u64::from(scale)),
-            jobs: Duration::from_secs(420) * scale,
+            jobs: Duration::from_secs(700) * scale,
             end: Duration::from_secs(30) * scale,
         }
     }
