@@ -90,6 +90,12 @@ points! {
     acts message_lost,
     /// A byte of a control message that arrived is wrong.
     acts message_corrupt,
+    /// An arrival of the peer's is sent without a credit, which is what a hostile kernel would do.
+    acts credit_forged,
+    /// A control message says that there are more receives than there can be.
+    acts totals_forged,
+    /// A control message is of another generation than what it is about.
+    acts generation_forged,
     /// A grant is taken back as soon as the peer was told of it.
     acts revoke_at_grant,
     /// A grant ends, without the peer being asked, when something of the peer's arrived.

@@ -153,8 +153,16 @@ impl Shared {
     pub(super) fn violation(&self, view: &InCallback<'_, Self>) {
         self.state.lock().violations += 1;
         self.record.violation();
-        self.go_down(Down::Protocol);
+        self.break_down(view, Down::Protocol);
+    }
+
+    /// Ends the endpoint where the flush may say nothing of the end: a peer that sends more than it was allowed to leaves no
+    /// receive to be flushed. So the clock drains the queues, and ends what waits.
+    fn break_down(&self, view: &InCallback<'_, Self>, cause: Down) {
+        self.state.lock().broken = true;
+        self.go_down(cause);
         view.disconnect();
+        self.hurry();
     }
 
     /// A work request failed: the queue pair is in error.
@@ -214,6 +222,10 @@ impl Queue for Shared {
             // Nobody told the peer of a receive for this.
             Err(_) => self.violation(view),
         }
+    }
+
+    fn receive_lost(&self, view: &InCallback<'_, Self>) {
+        self.break_down(view, Down::Transfer);
     }
 
     fn unexpected(&self, view: &InCallback<'_, Self>) {

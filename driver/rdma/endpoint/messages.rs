@@ -8,7 +8,7 @@ use crate::{
     faults::FAULTS,
     kx::{fifo::Fifo, rdma::connection::Connection},
     logic::{
-        flow::Violation,
+        flow::{Violation, MAX_DEPTH},
         wire::{Body, GrantPart, Message, Payload, MESSAGE_BYTES},
     },
     rdma::{grant::PeerGrant, Grant},
@@ -176,12 +176,18 @@ impl State {
     ) -> Result<u16> {
         self.record.message_sent(body.kind(), number);
         let told = self.flow.told();
-        let message = Message {
+        let mut message = Message {
             grant: number,
             generation: number,
             totals: self.flow.totals(),
             body,
         };
+        if FAULTS.totals_forged.fires() {
+            message.totals.data_limit = message.totals.data_limit.wrapping_add(MAX_DEPTH + 1);
+        }
+        if FAULTS.generation_forged.fires() {
+            message.generation = number.wrapping_add(1);
+        }
         let sent = connection.send_message(&message.encode());
         sent.inspect_err(|_| self.flow.untell(told))
     }

@@ -147,7 +147,8 @@ struct State {
     flushed: bool,
     /// Whether it waits in a backlog, where nobody would hear of its end.
     unclaimed: bool,
-    /// Whether something that should have been sent was not: the endpoint must end.
+    /// Whether the flush may not tell of the end, because something was not sent or the peer broke the protocol: then the
+    /// clock ends what waits.
     broken: bool,
     /// Whether it sends nothing any more, as a fault point wants it.
     frozen: bool,

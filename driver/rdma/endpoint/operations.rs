@@ -294,6 +294,7 @@ impl State {
                 continue;
             }
             let (needs_credit, is_send) = (op.needs_credit(), matches!(op, Op::Send(_)));
+            let needs_credit = needs_credit && !FAULTS.credit_forged.fires();
             if needs_credit && self.flow.send_credits() == 0 {
                 self.begin_stall();
                 return None;

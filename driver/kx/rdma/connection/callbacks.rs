@@ -99,8 +99,7 @@ pub(super) unsafe extern "C" fn received<Q: Queue>(
             };
             // The receive goes back first: the peer may learn of the room for it only afterwards.
             if view.connection.post_receive(index).is_err() {
-                view.disconnect();
-                return;
+                return owner.receive_lost(view);
             }
             match arrival {
                 Arrival::Data(imm) => owner.data(view, imm, length),

@@ -61,6 +61,8 @@ pub(crate) trait Queue: Handler {
     fn message(&self, connection: &InCallback<'_, Self>, message: &[u8; MESSAGE_BYTES]);
     /// The peer's WRITE_IMM arrived. Its receive has been posted again already.
     fn data(&self, connection: &InCallback<'_, Self>, imm: u32, length: u32);
+    /// What arrived could not be told, because its receive could not be posted again.
+    fn receive_lost(&self, connection: &InCallback<'_, Self>);
     /// Something arrived that the protocol does not have.
     fn unexpected(&self, connection: &InCallback<'_, Self>);
     /// A message was sent or flushed, and its slot is about to be free again.

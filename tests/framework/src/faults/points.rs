@@ -13,6 +13,10 @@ use serde::{Deserialize, Serialize};
 pub(super) const FOLDER: &str = "/sys/kernel/debug/dmaplane/faults";
 /// What their names begin with.
 const PREFIX: &str = "fail_dmaplane_";
+/// Whether a point fires for those tasks alone that want it.
+const FILTER: &str = "task-filter";
+/// Whether the calling thread wants it.
+const WANTED: &str = "/proc/thread-self/make-it-fail";
 /// The kernel's points that the sweeps use.
 const KERNEL: [&str; 3] = ["failslab", "fail_page_alloc", "fail_usercopy"];
 
@@ -102,11 +106,14 @@ impl Point {
     /// When there is no such point; the error lists those that exist.
     pub fn with(name: &str, probability: u64, times: Option<u32>) -> Result<Self> {
         let point = Self::find(name)?;
-        let times = times.map_or(-1, i64::from);
-        set(&point.0, "interval", 1)?;
-        set(&point.0, "times", times)?;
-        set(&point.0, "probability", probability)?;
+        point.arm(probability, times)?;
         Ok(point)
+    }
+
+    fn arm(&self, probability: u64, times: Option<u32>) -> Result<()> {
+        set(&self.0, "interval", 1)?;
+        set(&self.0, "times", times.map_or(-1, i64::from))?;
+        set(&self.0, "probability", probability)
     }
 
     /// Fires each time.
@@ -123,6 +130,18 @@ impl Point {
     /// As [`Point::with`].
     pub fn once(name: &str) -> Result<Self> {
         Self::with(name, 100, Some(1))
+    }
+
+    /// Fires the next time that the calling thread itself passes it: not for work queues, heartbeats among them.
+    ///
+    /// # Errors
+    /// As [`Point::with`].
+    pub fn once_here(name: &str) -> Result<Self> {
+        let point = Self::find(name)?;
+        write(&point.0.join(FILTER), "Y")?;
+        write(Path::new(WANTED), "1")?;
+        point.arm(100, Some(1))?;
+        Ok(point)
     }
 
     /// Fires each `interval`-th time.
@@ -157,10 +176,14 @@ impl Point {
 
 impl Drop for Point {
     fn drop(&mut self) {
-        for (file, value) in [("probability", 0), ("times", 1), ("interval", 1)] {
-            if let Err(error) = set(&self.0, file, value) {
-                eprintln!("{error:#}");
-            }
+        let settings = [("probability", 0), ("times", 1), ("interval", 1)];
+        let mut results: Vec<_> = settings
+            .map(|(file, value)| set(&self.0, file, value))
+            .into();
+        results.push(write(&self.0.join(FILTER), "N"));
+        results.push(write(Path::new(WANTED), "0"));
+        for error in results.into_iter().filter_map(Result::err) {
+            eprintln!("{error:#}");
         }
     }
 }

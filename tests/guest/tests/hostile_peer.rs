@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! A peer whose kernel lies: fault points make this driver that kernel. What it lies to notices, counts and traces it, ends
+//! that one connection with everything that waits on it, and nothing else.
+
+use std::time::Duration;
+
+use dmaplane::observe::tracefs::Recording;
+use dmaplane::{Buffer, Channel, Endpoint, EndpointState, Entry, Errno, GrantTerms, Placement};
+use dmaplane_guest_tests::swept::ordinary;
+use dmaplane_guest_tests::{Local, complete};
+use dmaplane_testkit::faults::{self, Point, record};
+use dmaplane_testkit::window::Window;
+use dmaplane_testkit::{ErrorContext as _, Guest, Result, ensure, poll, test};
+
+/// Two connections: one with a liar, and one that must not notice.
+struct Beside {
+    local: Local,
+    bystander: Local,
+}
+
+impl Beside {
+    fn new(guest: &Guest) -> Result<Self> {
+        faults::require()?;
+        faults::quiet()?;
+        Ok(Self {
+            local: Local::new(guest)?,
+            bystander: Local::new(guest)?,
+        })
+    }
+
+    /// Waits until `victim` has found out, and looks whether that is all there is to it.
+    fn found_out(&self, guest: &Guest, victim: &Endpoint) -> Result<()> {
+        let down = poll::until(guest.limit(5), || match victim.query()?.state {
+            EndpointState::Down(why) => Ok(Some(why)),
+            EndpointState::Up => Ok(None),
+        })?;
+        ensure!(down == Some(Errno::PROTO), "its cause is {down:?}");
+        let told = victim.query()?.violations;
+        ensure!(told == 1, "{told} violations");
+        for side in [&self.bystander.near, &self.bystander.far] {
+            let told = side.query()?;
+            let well = told.state == EndpointState::Up && told.violations == 0;
+            ensure!(well, "the bystander is hit: {told:?}");
+        }
+        record(|_| ())?;
+        ordinary(guest)
+    }
+}
+
+/// How often an event was recorded.
+fn recorded(recording: &Recording, name: &str) -> Result<usize> {
+    let events = recording.events()?;
+    Ok(events.iter().filter(|event| event.name == name).count())
+}
+
+#[test]
+fn hostile_peer_sends_what_it_has_no_credit_for() {
+    test(|guest| {
+        let both = Beside::new(guest)?;
+        let local = &both.local;
+        let mine = Buffer::create(&local.near_context, 4096, Placement::Any)?;
+        let (_theirs, _own, given) = local.granted(guest, &GrantTerms::default())?;
+        let mut here = Channel::builder().entries(4).build(&local.near_context)?;
+        let recording = Recording::start(&["endpoint_violation"])?;
+        let forged = Point::once_here("credit_forged")?;
+        here.push(Entry::write_imm(mine.range(0, 8), given.at(0), 1))?;
+        // It may have been carried out: the provider asks nobody.
+        complete(&mut here, 1, guest.limit(10))?;
+        ensure!(forged.fired()? > 0, "no credit was forged");
+        drop(forged);
+        both.found_out(guest, &local.far)?;
+        let events = recorded(&recording, "endpoint_violation")?;
+        ensure!(events == 1, "{events} events");
+        Ok(())
+    });
+}
+
+#[test]
+fn hostile_peer_claims_receives_that_cannot_be() {
+    test(|guest| {
+        let both = Beside::new(guest)?;
+        let local = &both.local;
+        let mine = Buffer::create(&local.near_context, 4096, Placement::Any)?;
+        let recording = Recording::start(&["endpoint_violation"])?;
+        let forged = Point::once_here("totals_forged")?;
+        let limit = guest.limit(2);
+        let granted = local
+            .near
+            .grant_on(&mine, 0..4096, &GrantTerms::default(), limit);
+        ensure!(forged.fired()? > 0, "no totals were forged");
+        drop(forged);
+        both.found_out(guest, &local.far)?;
+        drop(granted);
+        let events = recorded(&recording, "endpoint_violation")?;
+        ensure!(events == 1, "{events} events");
+        Ok(())
+    });
+}
+
+#[test]
+fn hostile_peer_lies_about_a_generation() {
+    test(|guest| {
+        let both = Beside::new(guest)?;
+        let local = &both.local;
+        let mine = Buffer::create(&local.near_context, 4096, Placement::Any)?;
+        let recording = Recording::start(&["endpoint_violation"])?;
+        let forged = Point::once_here("generation_forged")?;
+        let limit = guest.limit(2);
+        let granted = local
+            .near
+            .grant_on(&mine, 0..4096, &GrantTerms::default(), limit);
+        ensure!(forged.fired()? > 0, "no generation was forged");
+        drop(forged);
+        both.found_out(guest, &local.far)?;
+        drop(granted);
+        let events = recorded(&recording, "endpoint_violation")?;
+        ensure!(events == 1, "{events} events");
+        Ok(())
+    });
+}
+
+/// The liar uses up every receive while its victim is busy, and then the victim's provider takes none back: nothing is left to
+/// be flushed, which is what used to tell receives that wait of the end. They waited until their owner destroyed the endpoint.
+#[test]
+fn hostile_peer_leaves_no_receive_to_be_flushed() {
+    /// More than the receives of a queue pair, which has a depth of 64 and those for messages.
+    const FLOOD: u32 = 200;
+    const RECEIVES: u32 = 4;
+    test(|guest| {
+        faults::require()?;
+        faults::quiet()?;
+        let local = Local::new(guest)?;
+        let mine = Buffer::create(&local.near_context, 4096, Placement::Any)?;
+        let (_theirs, _own, given) = local.granted(guest, &GrantTerms::default())?;
+        let builder = || Channel::builder().entries(256);
+        let mut here = builder().build(&local.near_context)?;
+        let mut there = builder().build(&local.far_context)?;
+        for _ in 0..RECEIVES {
+            there.push(Entry::recv(&local.far))?;
+        }
+        there.submit()?;
+        local.credited(guest, RECEIVES)?;
+        let forged = Point::always("credit_forged")?;
+        let busy = Window::open("arrived", Duration::from_secs(1))?;
+        for imm in 0..FLOOD {
+            here.push(Entry::write_imm(mine.range(0, 8), given.at(0), imm))?;
+        }
+        here.submit()?;
+        let empty = poll::until(guest.limit(20), || {
+            Ok((local.near.query()?.not_ready > 0).then_some(()))
+        })?;
+        empty.context("the receives never ran out")?;
+        let refused = Point::always("post_receive")?;
+        drop(busy);
+        let done = complete(&mut there, RECEIVES, guest.limit(10))?;
+        ensure!(refused.fired()? > 0, "no receive was refused");
+        drop(refused);
+        drop(forged);
+        println!(
+            "states {:?}",
+            done.iter().map(|done| done.state()).collect::<Vec<_>>()
+        );
+        let state = local.far.query()?.state;
+        ensure!(matches!(state, EndpointState::Down(_)), "{state:?}");
+        // Of the flood too, each has its one completion.
+        complete(&mut here, FLOOD, guest.limit(20))?;
+        record(|_| ())?;
+        ordinary(guest)
+    });
+}
