@@ -74,6 +74,8 @@ pub(crate) struct Windows {
     pub(crate) willed: Window,
     /// An endpoint's clock runs, and has not looked yet when it is to run next.
     pub(crate) ticking: Window,
+    /// The provider has registered memory, and who waits for that was not told yet.
+    pub(crate) registered: Window,
 }
 
 /// All of them.
@@ -99,6 +101,7 @@ pub(crate) static WINDOWS: Windows = Windows {
     mailed: Window::new(),
     willed: Window::new(),
     ticking: Window::new(),
+    registered: Window::new(),
 };
 
 /// The folder `windows` in the driver's debugfs folder.
@@ -126,5 +129,6 @@ pub(crate) fn debugfs(dir: &Dir) -> impl PinInit<Scope<&'static Windows>> + '_ {
         dir.read_write_file(c"mailed", &windows.mailed.0);
         dir.read_write_file(c"willed", &windows.willed.0);
         dir.read_write_file(c"ticking", &windows.ticking.0);
+        dir.read_write_file(c"registered", &windows.registered.0);
     })
 }

@@ -222,6 +222,11 @@ impl Endpoint {
     }
 }
 
+/// Milliseconds since a moment.
+fn asked_ms(moment: Instant<Monotonic>) -> u32 {
+    u32::try_from(moment.elapsed().as_millis()).unwrap_or(u32::MAX)
+}
+
 impl Shared {
     /// Tells the peer that a grant is taken back; the signal of its answer, unless none can come.
     fn ask_back(&self, number: u32) -> Option<(Arc<Signal>, Instant<Monotonic>)> {
@@ -251,9 +256,13 @@ impl Shared {
         if let Some((answer, asked)) = self.ask_back(number) {
             self.pump(connection);
             // Without an answer the access ends all the same, just below.
-            let waited = u32::try_from(asked.elapsed().as_millis()).unwrap_or(u32::MAX);
-            let left = TUNING.answer_ms().saturating_sub(waited);
-            let _answered = answer.wait_killable_for(left);
+            let left = TUNING.answer_ms().saturating_sub(asked_ms(asked));
+            if left > 0 && !answer.wait_killable_for(left) {
+                // A thread that is killed still gives the peer a moment: an access that ends in mid-write ends the
+                // connection, and the peer would not be told why. One that waited in vain gives no more.
+                let left = TUNING.answer_ms().saturating_sub(asked_ms(asked));
+                let _answered = answer.wait_at_most(left.min(TUNING.will_ms()));
+            }
         }
         WINDOWS.answered.pass();
         self.fence(number, why);

@@ -8,6 +8,7 @@ use crate::{
     kx::rdma::mr::RegionSet,
     logic::{operation::End, outcome::Down},
     memory::Memory,
+    tuning::TUNING,
     uapi,
 };
 use kernel::{prelude::*, sync::Arc};
@@ -41,7 +42,7 @@ impl Endpoint {
         if !self.shared.state.lock().registering.begin(key) {
             return Err(EBUSY);
         }
-        let result = self.connection.register(set);
+        let result = self.connection.register(set, TUNING.will_ms());
         self.shared.state.lock().registering.end(key);
         result
     }

@@ -10,6 +10,7 @@ use crate::{
     faults::{FAULTS, LATE_MS},
     kx::rdma::{raw, transfer::Transfer, Status},
     logic::wire::MESSAGE_BYTES,
+    windows::WINDOWS,
 };
 use core::sync::atomic::Ordering;
 use kernel::{container_of, prelude::*};
@@ -209,6 +210,7 @@ pub(super) unsafe extern "C" fn registered<Q: Queue>(
     let request = unsafe { KBox::from_raw(container_of!(entry, RegistrationRequest, cqe)) };
     let ended = status.or_failed(&FAULTS.complete_register);
     let broken = status.is_success() && !ended.is_success();
+    WINDOWS.registered.pass();
     request.wait.status.store(ended.0, Ordering::Relaxed);
     request.wait.done.set();
     drop(request);

@@ -179,9 +179,10 @@ impl<Q: Queue> Connection<Q> {
     }
 
     /// Registers every segment of `regions`, one after the other, and waits for the provider's answers. A region must
-    /// not go while its request is queued: so a thread that is killed ends the connection, which flushes
-    /// the request, and waits for that. `EBUSY` when too many threads register at once.
-    pub(crate) fn register(&self, regions: &Arc<RegionSet>) -> Result {
+    /// not go while its request is queued: so a thread that is killed waits a little longer, `patience_ms`, because the
+    /// connection is to end with a word to the peer. Then it ends the connection, which flushes the request, and waits for
+    /// that. `EBUSY` when too many threads register at once.
+    pub(crate) fn register(&self, regions: &Arc<RegionSet>, patience_ms: u32) -> Result {
         for index in 0..regions.keys().len() {
             let wait = Arc::new(
                 Registration {
@@ -203,8 +204,10 @@ impl<Q: Queue> Connection<Q> {
             )?;
             self.post_registration(boxed)?;
             if !wait.done.wait_killable() {
-                self.disconnect();
-                wait.done.wait();
+                if !wait.done.wait_at_most(patience_ms) {
+                    self.disconnect();
+                    wait.done.wait();
+                }
                 return Err(EINTR);
             }
             if !Status(wait.status.load(Ordering::Relaxed)).is_success() {

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! kill -9 of a process that waits in the kernel for an answer, with the answer late: the peer is told why all the same.
+//! Where the windows do not reach, because the peer has a kernel of its own, the kill comes at whatever moment it does.
+
+use std::time::Duration;
+
+use dmaplane::{Buffer, Channel, EndpointState, Entry, Errno, Placement, State};
+use dmaplane_guest_tests::{Connection, complete, patient_wills};
+use dmaplane_testkit::peer::protocol::Request;
+use dmaplane_testkit::window::Window;
+use dmaplane_testkit::{ErrorContext as _, Gauges, Guest, Result, ensure, poll, test};
+use dmaplane_uapi as abi;
+
+const BYTES: u64 = 64 << 10;
+const CHUNK: u32 = 4096;
+/// What the driver tells of grants.
+const GRANTS: &str = "/sys/kernel/debug/dmaplane/state/grants";
+/// Writes of the survivor's.
+const WRITES: u32 = 16;
+
+/// The name of the receive that tells of the end.
+const WORD: u64 = u64::MAX;
+
+/// Strikes while this side goes on submitting `work`, if it has any, and looks whether it is told that the peer died.
+fn told_why(
+    guest: &Guest,
+    connection: &mut Connection,
+    channel: &mut Channel,
+    work: Option<Entry>,
+) -> Result<()> {
+    channel.push(Entry::recv(&connection.endpoint).user_data(WORD))?;
+    for entry in (0..WRITES).filter_map(|_| work) {
+        channel.push(entry)?;
+    }
+    channel.submit()?;
+    let struck = connection.peer.strike()?;
+    let mut word = None;
+    while word.is_none() {
+        ensure!(struck.elapsed() < guest.limit(10), "told nothing");
+        channel.submit_and_wait(1, guest.limit(1))?;
+        while let Some(done) = channel.next_completion() {
+            if done.user_data() == WORD {
+                word = Some(done.state());
+                continue;
+            }
+            let well = [State::Ok, State::Revoked, State::PeerDead].contains(&done.state());
+            ensure!(well, "{done:?}");
+            if done.is_ok()
+                && let Some(entry) = work
+            {
+                channel.push(entry)?;
+            }
+        }
+    }
+    ensure!(word == Some(State::PeerDead), "the receive: {word:?}");
+    let told = connection.endpoint.query()?;
+    let well =
+        told.state == EndpointState::Down(Errno::OWNERDEAD) && told.peer_end == abi::PEER_END_DIED;
+    ensure!(well, "told {:?}, {}", told.state, told.peer_end);
+    Ok(())
+}
+
+/// The killed thread used to end the connection at once, without a word.
+#[test]
+fn death_in_a_registration() {
+    test(|guest| {
+        let _patient = patient_wills(guest)?;
+        for round in 0..guest.pick(10, 3) {
+            let mut connection = Connection::to_peer(guest)?;
+            let (_buffer, _given, grant) = connection.local_buffer(guest, BYTES)?;
+            let source = connection
+                .peer
+                .create(Request::CreateBuffer { bytes: BYTES })?;
+            let mut channel = Channel::builder().entries(4).build(&connection.context)?;
+            let window = Window::open("registered", Duration::from_millis(guest.pick(100, 500)))?;
+            // Its first operation registers the source. Its answer never comes.
+            let _ = connection.peer.begin(Request::Send {
+                buffer: source,
+                grant,
+                length: BYTES,
+                chunk: CHUNK,
+                order_seed: 3,
+                immediates: false,
+                rounds: u64::MAX,
+                depth: WRITES,
+                limit_ms: u64::MAX,
+            })?;
+            if !guest.topology.is_pair() {
+                // The granted region is one; the other one is being registered.
+                let begun = poll::until(guest.limit(10), || {
+                    Ok((Gauges::read()?.get("regions") > 1).then_some(()))
+                })?;
+                begun.context("nothing is registered")?;
+            }
+            told_why(guest, &mut connection, &mut channel, None)
+                .with_context(|| format!("round {round}"))?;
+            drop(window);
+        }
+        Ok(())
+    });
+}
+
+/// The killed thread used to end the access at once, which broke the connection when this side was writing.
+#[test]
+fn death_in_a_revocation() {
+    test(|guest| {
+        let _patient = patient_wills(guest)?;
+        for round in 0..guest.pick(10, 3) {
+            let mut connection = Connection::to_peer(guest)?;
+            let theirs = connection
+                .peer
+                .create(Request::CreateBuffer { bytes: BYTES })?;
+            let own = connection.grant_remote(theirs, 0, BYTES, 0)?;
+            let grant = connection.endpoint.wait_grant(guest.limit(10))?;
+            let mine = Buffer::create(&connection.context, BYTES, Placement::Any)?;
+            let mut channel = Channel::builder().entries(64).build(&connection.context)?;
+            let write = Entry::write(mine.range(0, CHUNK), grant.at(0));
+            channel.push(write)?;
+            complete(&mut channel, 1, guest.limit(10))?[0].result()?;
+            // Its word that the grant is taken back is not read yet, and writes go on.
+            let window = Window::open("mailed", Duration::from_millis(guest.pick(100, 500)))?;
+            let _ = connection.peer.begin(Request::Close { id: own })?;
+            if !guest.topology.is_pair() {
+                let asked = poll::until(guest.limit(10), || {
+                    let grants = std::fs::read_to_string(GRANTS)?;
+                    Ok(grants.contains("state=waits-for-peer").then_some(()))
+                })?;
+                asked.context("the grant is not taken back")?;
+            }
+            told_why(guest, &mut connection, &mut channel, Some(write))
+                .with_context(|| format!("round {round}"))?;
+            drop(window);
+        }
+        Ok(())
+    });
+}
