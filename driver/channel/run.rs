@@ -25,6 +25,10 @@ impl Channel {
     /// Takes entries that end at once, up to `limit`, and the first that does not. Neither without a free completion
     /// slot. The caller holds the lock of the head.
     pub(super) fn run(&self, head: u32, limit: u32) -> Result<Run> {
+        // Asked once: a look for each entry costs every NOP, told or not.
+        if observe::tells_of_entries() {
+            return self.first(head);
+        }
         let mut run = Run {
             count: 0,
             next: None,
@@ -33,8 +37,6 @@ impl Channel {
             let mut completions = self.completions.lock();
             // Looked at once: what the user takes meanwhile makes room for the next run.
             let user_head = self.memory.load_acquire(CQ_HEAD)?;
-            // Then each entry has a ticket, which tells. To tell from here would cost a copy of every entry, told or not.
-            let tells = observe::tells_of_entries();
             while run.count < limit.min(MAX_RUN) {
                 let reserved = completions.slots.reserve(user_head, self.cq_entries);
                 match reserved {
@@ -44,11 +46,8 @@ impl Channel {
                     Err(_) if run.count > 0 => break,
                     Err(_) => return Err(EINVAL),
                 }
-                let index = head.wrapping_add(run.count);
-                let place = ring::place(index, self.sq_entries) as usize;
-                // Inside the memory, by construction.
-                let entry: Sqe = self.memory.read(SQ_OFFSET + place * size_of::<Sqe>())?;
-                if tells || !is_nop(&entry) {
+                let entry = self.entry(head.wrapping_add(run.count))?;
+                if !is_nop(&entry) {
                     run.next = Some(entry);
                     break;
                 }
@@ -71,6 +70,30 @@ impl Channel {
             self.tell(waited_for, run.count);
         }
         Ok(run)
+    }
+
+    /// The first entry, as one that does not end at once: it gets a ticket, which tells of it.
+    #[cold]
+    fn first(&self, head: u32) -> Result<Run> {
+        let user_head = self.memory.load_acquire(CQ_HEAD)?;
+        let reserved = self
+            .completions
+            .lock()
+            .slots
+            .reserve(user_head, self.cq_entries);
+        let next = match reserved.map_err(|_| EINVAL)? {
+            true => Some(self.entry(head)?),
+            false => None,
+        };
+        Ok(Run { count: 0, next })
+    }
+
+    /// A copy of the entry with this index.
+    #[inline(always)]
+    fn entry(&self, index: u32) -> Result<Sqe> {
+        let place = ring::place(index, self.sq_entries) as usize;
+        // Inside the memory, by construction.
+        self.memory.read(SQ_OFFSET + place * size_of::<Sqe>())
     }
 }
 
