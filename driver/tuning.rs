@@ -31,8 +31,8 @@ impl Tuning {
         self.zero_workers.load(Relaxed) as usize
     }
 
-    /// How long a last will may take to be acknowledged, in milliseconds. Without it the peer learns of the end all the
-    /// same, but not why.
+    /// How long a last will may take to be acknowledged, in milliseconds, and how much longer a thread that is killed waits
+    /// for what would spoil it. Without it the peer learns of the end all the same, but not why.
     pub(crate) fn will_ms(&self) -> u32 {
         self.will_ms.load(Relaxed).min(MAX_MS)
     }

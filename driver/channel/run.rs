@@ -25,7 +25,7 @@ impl Channel {
     /// Takes entries that end at once, up to `limit`, and the first that does not. Neither without a free completion
     /// slot. The caller holds the lock of the head.
     pub(super) fn run(&self, head: u32, limit: u32) -> Result<Run> {
-        // Asked once: a look for each entry costs every NOP, told or not.
+        // Not in the loop below, which would cost every NOP something, told or not.
         if observe::tells_of_entries() {
             return self.first(head);
         }

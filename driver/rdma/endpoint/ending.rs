@@ -309,7 +309,8 @@ impl Ticked for Clockwork {
         let shared = &self.shared;
         shared.end_early(&self.connection, &Selector::Due(now), End::Expired, false);
         if shared.is_down() {
-            if shared.state.lock().broken {
+            let broken = shared.state.lock().broken;
+            if broken {
                 // Whoever found it out could not wait for this: the peer is told, what is under way is flushed, and what
                 // the provider took in part, of which it gives nothing back, ends with the drain. A drain that finds no
                 // receive posted flushes none.
@@ -321,6 +322,11 @@ impl Ticked for Clockwork {
             shared.fence_grants(&self.connection, uapi::GRANT_END_ENDPOINT, |_| true);
             // Receives may wait for what arrived before.
             let mut state = shared.state.lock();
+            if state.broken && !broken {
+                // Found out meanwhile: a later moment must not win over that.
+                state.next_tick = Some(now);
+                return clock.run_within(0);
+            }
             state.next_tick = state.receives.next_deadline();
             if let Some(next) = state.next_tick {
                 clock.run_within(ahead_ms(next));

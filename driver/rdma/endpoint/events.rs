@@ -156,11 +156,23 @@ impl Shared {
         self.break_down(view, Down::Protocol);
     }
 
-    /// Ends the endpoint where the flush may say nothing of the end: a peer that sends more than it was allowed to leaves no
-    /// receive to be flushed. So the clock drains the queues, and ends what waits.
+    /// Ends the endpoint where what the peer sent last is not known. What comes behind that is not delivered, because it may
+    /// not be what it seems. No receive may be left that the flush could tell of the end: so the clock drains the queues, and
+    /// ends what waits.
     fn break_down(&self, view: &InCallback<'_, Self>, cause: Down) {
-        self.state.lock().broken = true;
+        // What the peer sent is why: it must be drained.
+        self.note_up();
+        {
+            let mut state = self.state.lock();
+            state.broken = true;
+            // In the same breath: who finds it broken and not down has a cause of its own.
+            if !matches!(state.phase, Phase::Down(_)) {
+                state.phase = Phase::Down(cause);
+                self.record.down(cause);
+            }
+        }
         self.go_down(cause);
+        self.end_receives();
         view.disconnect();
         self.hurry();
     }
@@ -225,7 +237,19 @@ impl Queue for Shared {
     }
 
     fn receive_lost(&self, view: &InCallback<'_, Self>) {
-        self.break_down(view, Down::Transfer);
+        let connecting = {
+            let mut state = self.state.lock();
+            state.broken = true;
+            matches!(state.phase, Phase::Connecting)
+        };
+        if connecting {
+            // The connection manager says how that ends. If it ends well, the first pump finds it broken.
+            self.note_up();
+            self.end_receives();
+            view.disconnect();
+        } else {
+            self.break_down(view, Down::Transfer);
+        }
     }
 
     fn unexpected(&self, view: &InCallback<'_, Self>) {

@@ -259,7 +259,8 @@ impl Shared {
             let left = TUNING.answer_ms().saturating_sub(asked_ms(asked));
             if left > 0 && !answer.wait_killable_for(left) {
                 // A thread that is killed still gives the peer a moment: an access that ends in mid-write ends the
-                // connection, and the peer would not be told why. One that waited in vain gives no more.
+                // connection, and the peer would not be told why. Of several grants each gets one, all of them together
+                // no more than the time for an answer. A thread that waited in vain gives no more.
                 let left = TUNING.answer_ms().saturating_sub(asked_ms(asked));
                 let _answered = answer.wait_at_most(left.min(TUNING.will_ms()));
             }

@@ -147,8 +147,8 @@ struct State {
     flushed: bool,
     /// Whether it waits in a backlog, where nobody would hear of its end.
     unclaimed: bool,
-    /// Whether the flush may not tell of the end, because something was not sent or the peer broke the protocol: then the
-    /// clock ends what waits.
+    /// Whether the flush may not tell of the end, because something was not sent, a receive was not posted again or the peer
+    /// broke the protocol: then the clock ends what waits.
     broken: bool,
     /// Whether it sends nothing any more, as a fault point wants it.
     frozen: bool,

@@ -243,6 +243,9 @@ impl Shared {
         let met = {
             let mut state = self.state.lock();
             let state = &mut *state;
+            if !state.receiving {
+                return Ok(());
+            }
             let length = state.announced.take().unwrap_or(length);
             state.flow.receive_data()?;
             state.note_arrival(imm, length);
@@ -265,6 +268,9 @@ impl Shared {
         let boxed = KBox::new(*payload, GFP_KERNEL).map_err(|_| Violation)?;
         let met = {
             let mut state = self.state.lock();
+            if !state.receiving {
+                return Ok(());
+            }
             state.note_arrival(imm, length);
             state.receives.arrive(Arrival {
                 imm,

@@ -331,7 +331,7 @@ fn death_at_every_step() {
         );
         let untold = all_causes.get(UNTOLD).copied().unwrap_or(0);
         ensure!(
-            untold * 20 <= kills,
+            untold <= kills.div_ceil(100),
             "{untold} of {kills} survivors were not told why"
         );
         if guest.pick(true, false) {

@@ -6,18 +6,17 @@
 use std::time::Duration;
 
 use dmaplane::{Buffer, Channel, EndpointState, Entry, Errno, Placement, State};
-use dmaplane_guest_tests::{Connection, complete, patient_wills};
+use dmaplane_guest_tests::{Connection, complete, patient_answers, patient_wills};
 use dmaplane_testkit::peer::protocol::Request;
 use dmaplane_testkit::window::Window;
-use dmaplane_testkit::{ErrorContext as _, Gauges, Guest, Result, ensure, poll, test};
+use dmaplane_testkit::{ErrorContext as _, Gauges, Guest, Result, ensure, gauges, poll, test};
 use dmaplane_uapi as abi;
 
 const BYTES: u64 = 64 << 10;
-const CHUNK: u32 = 4096;
 /// What the driver tells of grants.
 const GRANTS: &str = "/sys/kernel/debug/dmaplane/state/grants";
-/// Writes of the survivor's.
-const WRITES: u32 = 16;
+/// Writes of the survivor's: some milliseconds of them.
+const WRITES: u32 = 64;
 
 /// The name of the receive that tells of the end.
 const WORD: u64 = u64::MAX;
@@ -66,7 +65,10 @@ fn told_why(
 fn death_in_a_registration() {
     test(|guest| {
         let _patient = patient_wills(guest)?;
+        let before = Gauges::read()?;
         for round in 0..guest.pick(10, 3) {
+            // A peer of before must not be taken for this one.
+            gauges::settle(&before, guest.limit(10))?;
             let mut connection = Connection::to_peer(guest)?;
             let (_buffer, _given, grant) = connection.local_buffer(guest, BYTES)?;
             let source = connection
@@ -79,11 +81,11 @@ fn death_in_a_registration() {
                 buffer: source,
                 grant,
                 length: BYTES,
-                chunk: CHUNK,
+                chunk: 4096,
                 order_seed: 3,
                 immediates: false,
                 rounds: u64::MAX,
-                depth: WRITES,
+                depth: 16,
                 limit_ms: u64::MAX,
             })?;
             if !guest.topology.is_pair() {
@@ -105,8 +107,11 @@ fn death_in_a_registration() {
 #[test]
 fn death_in_a_revocation() {
     test(|guest| {
-        let _patient = patient_wills(guest)?;
+        let _patient = (patient_wills(guest)?, patient_answers(guest)?);
+        let before = Gauges::read()?;
         for round in 0..guest.pick(10, 3) {
+            // A peer of before must not be taken for this one.
+            gauges::settle(&before, guest.limit(10))?;
             let mut connection = Connection::to_peer(guest)?;
             let theirs = connection
                 .peer
@@ -114,12 +119,16 @@ fn death_in_a_revocation() {
             let own = connection.grant_remote(theirs, 0, BYTES, 0)?;
             let grant = connection.endpoint.wait_grant(guest.limit(10))?;
             let mine = Buffer::create(&connection.context, BYTES, Placement::Any)?;
-            let mut channel = Channel::builder().entries(64).build(&connection.context)?;
-            let write = Entry::write(mine.range(0, CHUNK), grant.at(0));
+            let mut channel = Channel::builder().entries(128).build(&connection.context)?;
+            let write = Entry::write(mine.range(0, u32::try_from(BYTES)?), grant.at(0));
             channel.push(write)?;
             complete(&mut channel, 1, guest.limit(10))?[0].result()?;
-            // Its word that the grant is taken back is not read yet, and writes go on.
-            let window = Window::open("mailed", Duration::from_millis(guest.pick(100, 500)))?;
+            // Its word that the grant is taken back is not read yet, and writes are under way. Another kernel would not be as
+            // patient as this one is told to be.
+            let length = Duration::from_millis(guest.pick(100, 500));
+            let window = (!guest.topology.is_pair())
+                .then(|| Window::open("mailed", length))
+                .transpose()?;
             let _ = connection.peer.begin(Request::Close { id: own })?;
             if !guest.topology.is_pair() {
                 let asked = poll::until(guest.limit(10), || {

@@ -22,7 +22,11 @@ const KERNEL: [&str; 3] = ["failslab", "fail_page_alloc", "fail_usercopy"];
 
 /// A point of the driver's that fires as told, until this is dropped.
 #[derive(Debug)]
-pub struct Point(PathBuf);
+pub struct Point {
+    folder: PathBuf,
+    /// How often it had fired before.
+    before: u64,
+}
 
 /// What a point has counted since the driver was loaded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,14 +110,16 @@ impl Point {
     /// When there is no such point; the error lists those that exist.
     pub fn with(name: &str, probability: u64, times: Option<u32>) -> Result<Self> {
         let point = Self::find(name)?;
-        point.arm(probability, times)?;
+        point.arm(probability, times, false)?;
         Ok(point)
     }
 
-    fn arm(&self, probability: u64, times: Option<u32>) -> Result<()> {
-        set(&self.0, "interval", 1)?;
-        set(&self.0, "times", times.map_or(-1, i64::from))?;
-        set(&self.0, "probability", probability)
+    /// The filter is said each time: a test that was killed may have left another.
+    fn arm(&self, probability: u64, times: Option<u32>, filtered: bool) -> Result<()> {
+        write(&self.folder.join(FILTER), if filtered { "Y" } else { "N" })?;
+        set(&self.folder, "interval", 1)?;
+        set(&self.folder, "times", times.map_or(-1, i64::from))?;
+        set(&self.folder, "probability", probability)
     }
 
     /// Fires each time.
@@ -138,9 +144,8 @@ impl Point {
     /// As [`Point::with`].
     pub fn once_here(name: &str) -> Result<Self> {
         let point = Self::find(name)?;
-        write(&point.0.join(FILTER), "Y")?;
         write(Path::new(WANTED), "1")?;
-        point.arm(100, Some(1))?;
+        point.arm(100, Some(1), true)?;
         Ok(point)
     }
 
@@ -150,27 +155,28 @@ impl Point {
     /// As [`Point::with`].
     pub fn every(name: &str, interval: u64) -> Result<Self> {
         let point = Self::find(name)?;
-        set(&point.0, "interval", interval)?;
-        set(&point.0, "times", -1)?;
-        set(&point.0, "probability", 100)?;
+        set(&point.folder, "interval", interval)?;
+        set(&point.folder, "times", -1)?;
+        set(&point.folder, "probability", 100)?;
         Ok(point)
     }
 
-    /// How often it fired since the driver was loaded.
+    /// How often it has fired as told by this.
     ///
     /// # Errors
     /// When the counter cannot be read.
     pub fn fired(&self) -> Result<u64> {
-        number(&self.0.join("fired"))
+        Ok(number(&self.folder.join("fired"))? - self.before)
     }
 
     fn find(name: &str) -> Result<Self> {
         let path = Path::new(FOLDER).join(format!("{PREFIX}{name}"));
         let there = || names().map_or_else(|error| error.to_string(), |names| names.join(", "));
         let found = path.is_dir().then_some(path);
-        Ok(Self(found.with_context(|| {
-            format!("no fault point {name}; there are: {}", there())
-        })?))
+        let folder =
+            found.with_context(|| format!("no fault point {name}; there are: {}", there()))?;
+        let before = number(&folder.join("fired"))?;
+        Ok(Self { folder, before })
     }
 }
 
@@ -178,9 +184,9 @@ impl Drop for Point {
     fn drop(&mut self) {
         let settings = [("probability", 0), ("times", 1), ("interval", 1)];
         let mut results: Vec<_> = settings
-            .map(|(file, value)| set(&self.0, file, value))
+            .map(|(file, value)| set(&self.folder, file, value))
             .into();
-        results.push(write(&self.0.join(FILTER), "N"));
+        results.push(write(&self.folder.join(FILTER), "N"));
         results.push(write(Path::new(WANTED), "0"));
         for error in results.into_iter().filter_map(Result::err) {
             eprintln!("{error:#}");
