@@ -17,6 +17,7 @@
 #include <linux/pci.h>
 #include <linux/sched.h>
 #include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
 #include <linux/sched/task.h>
 #include <linux/topology.h>
 #include <linux/vmalloc.h>
@@ -148,9 +149,9 @@ void dmaplane_memcg_put(struct mem_cgroup *memcg)
 	mem_cgroup_put(memcg);
 }
 
-bool dmaplane_is_exiting(void)
+bool dmaplane_is_dying(void)
 {
-	return current->flags & PF_EXITING;
+	return (current->flags & PF_EXITING) || fatal_signal_pending(current);
 }
 
 int dmaplane_page_to_nid(const struct page *page)

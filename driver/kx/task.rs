@@ -4,8 +4,8 @@
 
 use super::raw;
 
-/// Whether it is leaving, so that its files close by themselves and not by a call of its own.
-pub(crate) fn is_exiting() -> bool {
+/// Whether it is leaving, or was killed and will as soon as it has left the kernel.
+pub(crate) fn is_dying() -> bool {
     // SAFETY: Reads the calling thread's own flags.
-    unsafe { raw::dmaplane_is_exiting() }
+    unsafe { raw::dmaplane_is_dying() }
 }

@@ -5,7 +5,7 @@
 use super::{Endpoint, Phase, Shared};
 use crate::{
     faults::FAULTS,
-    kx::{rdma::connection::Connection, task::is_exiting},
+    kx::{rdma::connection::Connection, task::is_dying},
     logic::{
         flow::Violation,
         outcome::{Down, State as Terminal},
@@ -127,26 +127,33 @@ impl Shared {
 }
 
 impl Endpoint {
-    /// As [`Self::bequeath`], with the reason that goes with the cause.
+    /// See [`Shared::bequeath_for`].
     pub(crate) fn bequeath_for(&self, cause: Down) {
+        self.shared.bequeath_for(&self.connection, cause);
+    }
+}
+
+impl Shared {
+    /// As [`Self::bequeath`], with the reason that goes with the cause.
+    pub(super) fn bequeath_for(&self, connection: &Connection<Self>, cause: Down) {
         let reason = match cause {
             Down::Device => uapi::PEER_END_DEVICE,
-            _ if is_exiting() => uapi::PEER_END_DIED,
+            _ if is_dying() => uapi::PEER_END_DIED,
             _ => uapi::PEER_END_CLOSED,
         };
-        self.bequeath(reason, cause);
+        self.bequeath(connection, reason, cause);
     }
 
     /// Tells the peer that this side ends, and why. The endpoint is down from then on, in the same breath: the peer's
-    /// answer must not become the cause of it. Does not wait: [`Self::shutdown`] does.
-    fn bequeath(&self, reason: u32, cause: Down) {
-        let mut state = self.shared.state.lock();
+    /// answer must not become the cause of it. Does not wait: [`Self::await_will`] does.
+    fn bequeath(&self, connection: &Connection<Self>, reason: u32, cause: Down) {
+        let mut state = self.state.lock();
         let state = &mut *state;
         if !matches!(state.phase, Phase::Up) || state.will.is_some() {
             return;
         }
         // Without a slot the peer learns of the end by the connection's.
-        if let Ok(slot) = state.send(&self.connection, 0, Body::LastWill(reason)) {
+        if let Ok(slot) = state.send(connection, 0, Body::LastWill(reason)) {
             state.will = Some((slot, Instant::now()));
         }
         state.phase = Phase::Down(cause);
@@ -155,12 +162,12 @@ impl Endpoint {
 
     /// Waits a moment for the peer to acknowledge the last will, if there is one.
     pub(super) fn await_will(&self) {
-        let sent = self.shared.state.lock().will;
+        let sent = self.state.lock().will;
         if let Some((_, sent)) = sent {
             // Counted from the sending: of many endpoints, the peers of all are waited for at once.
             let waited = u32::try_from(sent.elapsed().as_millis()).unwrap_or(u32::MAX);
             let left = TUNING.will_ms().saturating_sub(waited);
-            self.shared.will_told.wait_for(left);
+            self.will_told.wait_for(left);
         }
     }
 }

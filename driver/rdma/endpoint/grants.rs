@@ -12,9 +12,11 @@ use crate::{
         fault::Point,
         rdma::{connection::Connection, mr::Access},
         signal::Signal,
+        task::is_dying,
     },
     logic::{
         flow::Violation,
+        outcome::Down,
         wire::{GrantPart, KEYS},
     },
     memory::{Memory, Region},
@@ -257,12 +259,15 @@ impl Shared {
             self.pump(connection);
             // Without an answer the access ends all the same, just below.
             let left = TUNING.answer_ms().saturating_sub(asked_ms(asked));
-            if left > 0 && !answer.wait_killable_for(left) {
-                // A thread that is killed still gives the peer a moment: an access that ends in mid-write ends the
-                // connection, and the peer would not be told why. Of several grants each gets one, all of them together
-                // no more than the time for an answer. A thread that waited in vain gives no more.
+            if left > 0 && !answer.wait_killable_for(left) && is_dying() {
+                // An access that ends in mid-write ends the connection, and the peer would not be told why. So a thread that
+                // is killed still gives it a moment, and a word then. Of several grants each gets one, all of them together
+                // no more than the time for an answer.
                 let left = TUNING.answer_ms().saturating_sub(asked_ms(asked));
-                let _answered = answer.wait_at_most(left.min(TUNING.will_ms()));
+                if !answer.wait_at_most(left.min(TUNING.will_ms())) {
+                    self.bequeath_for(connection, Down::Local);
+                    self.await_will();
+                }
             }
         }
         WINDOWS.answered.pass();

@@ -375,7 +375,7 @@ impl Endpoint {
         self.bequeath_for(cause);
         self.shared.go_down(cause);
         self.stop_clock();
-        self.await_will();
+        self.shared.await_will();
         WINDOWS.down.pass();
         FAULTS.teardown_slow.stall(SLOW_MS);
         self.connection.shutdown();
