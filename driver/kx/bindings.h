@@ -73,7 +73,8 @@ void dmaplane_charge_to(struct mem_cgroup *memcg);
 void dmaplane_memcg_put(struct mem_cgroup *memcg);
 
 /* Whether the calling thread is leaving, so that its files close by themselves. */
-bool dmaplane_is_dying(void);
+bool dmaplane_is_exiting(void);
+bool dmaplane_is_killed(void);
 
 /* Attributes of the module in sysfs. */
 int dmaplane_sysfs_begin(void);

@@ -149,9 +149,14 @@ void dmaplane_memcg_put(struct mem_cgroup *memcg)
 	mem_cgroup_put(memcg);
 }
 
-bool dmaplane_is_dying(void)
+bool dmaplane_is_exiting(void)
 {
-	return (current->flags & PF_EXITING) || fatal_signal_pending(current);
+	return current->flags & PF_EXITING;
+}
+
+bool dmaplane_is_killed(void)
+{
+	return fatal_signal_pending(current);
 }
 
 int dmaplane_page_to_nid(const struct page *page)

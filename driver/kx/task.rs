@@ -4,8 +4,14 @@
 
 use super::raw;
 
-/// Whether it is leaving, or was killed and will as soon as it has left the kernel.
-pub(crate) fn is_dying() -> bool {
+/// Whether it is leaving, so that its files close by themselves and not by a call of its own.
+pub(crate) fn is_exiting() -> bool {
     // SAFETY: Reads the calling thread's own flags.
-    unsafe { raw::dmaplane_is_dying() }
+    unsafe { raw::dmaplane_is_exiting() }
+}
+
+/// Whether it was killed, and leaves as soon as it has left the kernel.
+pub(crate) fn is_killed() -> bool {
+    // SAFETY: Reads the calling thread's own signals.
+    unsafe { raw::dmaplane_is_killed() }
 }

@@ -5,7 +5,7 @@
 use super::{Endpoint, Phase, Shared};
 use crate::{
     faults::FAULTS,
-    kx::{rdma::connection::Connection, task::is_dying},
+    kx::{rdma::connection::Connection, task::{is_exiting, is_killed}},
     logic::{
         flow::Violation,
         outcome::{Down, State as Terminal},
@@ -138,7 +138,9 @@ impl Shared {
     pub(super) fn bequeath_for(&self, connection: &Connection<Self>, cause: Down) {
         let reason = match cause {
             Down::Device => uapi::PEER_END_DEVICE,
-            _ if is_dying() => uapi::PEER_END_DIED,
+            // Whoever takes memory away need not be the endpoint's owner.
+            Down::Revoked => uapi::PEER_END_CLOSED,
+            _ if is_exiting() || is_killed() => uapi::PEER_END_DIED,
             _ => uapi::PEER_END_CLOSED,
         };
         self.bequeath(connection, reason, cause);

@@ -12,7 +12,7 @@ use crate::{
         fault::Point,
         rdma::{connection::Connection, mr::Access},
         signal::Signal,
-        task::is_dying,
+        task::is_killed,
     },
     logic::{
         flow::Violation,
@@ -259,19 +259,34 @@ impl Shared {
             self.pump(connection);
             // Without an answer the access ends all the same, just below.
             let left = TUNING.answer_ms().saturating_sub(asked_ms(asked));
-            if left > 0 && !answer.wait_killable_for(left) && is_dying() {
-                // An access that ends in mid-write ends the connection, and the peer would not be told why. So a thread that
-                // is killed still gives it a moment, and a word then. Of several grants each gets one, all of them together
-                // no more than the time for an answer.
-                let left = TUNING.answer_ms().saturating_sub(asked_ms(asked));
-                if !answer.wait_at_most(left.min(TUNING.will_ms())) {
-                    self.bequeath_for(connection, Down::Local);
-                    self.await_will();
-                }
+            if !answer.wait_killable_for(left) && is_killed() {
+                self.hear_out(connection, &answer, asked, why);
             }
         }
         WINDOWS.answered.pass();
         self.fence(number, why);
+    }
+
+    /// What a thread that was killed still does before it ends an access, because one that ends in mid-write ends the
+    /// connection, and the peer would not be told why: it gives the peer a moment to answer, and then, if the access is its
+    /// owner's to end, a last will. Memory is taken away by others too, whose death is not the owner's. All this takes no more
+    /// than the time for an answer and for a will.
+    fn hear_out(
+        &self,
+        connection: &Connection<Self>,
+        answer: &Signal,
+        asked: Instant<Monotonic>,
+        why: u32,
+    ) {
+        let left = TUNING.answer_ms().saturating_sub(asked_ms(asked));
+        let answered = answer.wait_at_most(left.min(TUNING.will_ms()));
+        if !answered && why == uapi::GRANT_END_REVOKED {
+            self.bequeath_for(connection, Down::Local);
+            self.go_down(Down::Local);
+            self.await_will();
+            // What the provider has is flushed, for whoever else has the file.
+            connection.disconnect();
+        }
     }
 
     /// Ends a grant's access and tells whoever watches it.

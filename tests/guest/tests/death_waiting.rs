@@ -7,9 +7,12 @@ use std::time::Duration;
 
 use dmaplane::{Buffer, Channel, EndpointState, Entry, Errno, Placement, State};
 use dmaplane_guest_tests::{Connection, complete, patient_answers, patient_wills};
+use dmaplane_testkit::counters::Tuned;
 use dmaplane_testkit::peer::protocol::Request;
 use dmaplane_testkit::window::Window;
-use dmaplane_testkit::{ErrorContext as _, Gauges, Guest, Result, ensure, gauges, poll, test};
+use dmaplane_testkit::{
+    ErrorContext as _, Gauges, Guest, Result, Skip, ensure, gauges, poll, test,
+};
 use dmaplane_uapi as abi;
 
 const BYTES: u64 = 64 << 10;
@@ -103,43 +106,78 @@ fn death_in_a_registration() {
     });
 }
 
+/// What a killed revocation meets.
+struct Scene {
+    /// Bytes of each of the writes that are under way.
+    bytes: u32,
+    /// How late this side reads that the grant is taken back.
+    late: Option<Duration>,
+}
+
+/// The peer is killed while it takes a grant back that this side writes through.
+fn killed_while_revoking(guest: &Guest, scene: &Scene) -> Result<()> {
+    let bytes = scene.bytes.into();
+    let mut connection = Connection::to_peer(guest)?;
+    let theirs = connection.peer.create(Request::CreateBuffer { bytes })?;
+    let own = connection.grant_remote(theirs, 0, bytes, 0)?;
+    let grant = connection.endpoint.wait_grant(guest.limit(10))?;
+    let mine = Buffer::create(&connection.context, bytes, Placement::Any)?;
+    let mut channel = Channel::builder().entries(128).build(&connection.context)?;
+    let write = Entry::write(mine.range(0, scene.bytes), grant.at(0));
+    channel.push(write)?;
+    complete(&mut channel, 1, guest.limit(10))?[0].result()?;
+    let late = scene.late.map(|length| Window::open("mailed", length));
+    let _late = late.transpose()?;
+    let _ = connection.peer.begin(Request::Close { id: own })?;
+    if !guest.topology.is_pair() {
+        let asked = poll::until(guest.limit(10), || {
+            let grants = std::fs::read_to_string(GRANTS)?;
+            Ok(grants.contains("state=waits-for-peer").then_some(()))
+        })?;
+        asked.context("the grant is not taken back")?;
+    }
+    told_why(guest, &mut connection, &mut channel, Some(write))
+}
+
 /// The killed thread used to end the access at once, which broke the connection when this side was writing.
 #[test]
 fn death_in_a_revocation() {
     test(|guest| {
         let _patient = (patient_wills(guest)?, patient_answers(guest)?);
+        let pair = guest.topology.is_pair();
+        let scene = Scene {
+            // Another kernel is not as patient as this one is told to be.
+            bytes: if pair { 4096 } else { 64 << 10 },
+            late: (!pair).then(|| Duration::from_millis(guest.pick(100, 500))),
+        };
         let before = Gauges::read()?;
         for round in 0..guest.pick(10, 3) {
             // A peer of before must not be taken for this one.
             gauges::settle(&before, guest.limit(10))?;
-            let mut connection = Connection::to_peer(guest)?;
-            let theirs = connection
-                .peer
-                .create(Request::CreateBuffer { bytes: BYTES })?;
-            let own = connection.grant_remote(theirs, 0, BYTES, 0)?;
-            let grant = connection.endpoint.wait_grant(guest.limit(10))?;
-            let mine = Buffer::create(&connection.context, BYTES, Placement::Any)?;
-            let mut channel = Channel::builder().entries(128).build(&connection.context)?;
-            let write = Entry::write(mine.range(0, u32::try_from(BYTES)?), grant.at(0));
-            channel.push(write)?;
-            complete(&mut channel, 1, guest.limit(10))?[0].result()?;
-            // Its word that the grant is taken back is not read yet, and writes are under way. Another kernel would not be as
-            // patient as this one is told to be.
-            let length = Duration::from_millis(guest.pick(100, 500));
-            let window = (!guest.topology.is_pair())
-                .then(|| Window::open("mailed", length))
-                .transpose()?;
-            let _ = connection.peer.begin(Request::Close { id: own })?;
-            if !guest.topology.is_pair() {
-                let asked = poll::until(guest.limit(10), || {
-                    let grants = std::fs::read_to_string(GRANTS)?;
-                    Ok(grants.contains("state=waits-for-peer").then_some(()))
-                })?;
-                asked.context("the grant is not taken back")?;
-            }
-            told_why(guest, &mut connection, &mut channel, Some(write))
-                .with_context(|| format!("round {round}"))?;
-            drop(window);
+            killed_while_revoking(guest, &scene).with_context(|| format!("round {round}"))?;
+        }
+        Ok(())
+    });
+}
+
+/// With megabytes under way the answer takes longer than a thread that was killed waits. It used to end the access in
+/// mid-write then, without a word.
+#[test]
+fn death_in_a_revocation_that_is_not_answered() {
+    test(|guest| {
+        if guest.topology.is_pair() {
+            return Err(Skip::new("another kernel answers when it likes").into());
+        }
+        // The answer comes behind the window, and the will has the same time once more to arrive.
+        let _patience = Tuned::set("will_ms", guest.pick(40, 300))?;
+        let scene = Scene {
+            bytes: 1 << 20,
+            late: Some(Duration::from_millis(guest.pick(200, 1000))),
+        };
+        let before = Gauges::read()?;
+        for round in 0..guest.pick(5, 2) {
+            gauges::settle(&before, guest.limit(10))?;
+            killed_while_revoking(guest, &scene).with_context(|| format!("round {round}"))?;
         }
         Ok(())
     });

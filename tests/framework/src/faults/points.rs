@@ -110,14 +110,19 @@ impl Point {
     /// When there is no such point; the error lists those that exist.
     pub fn with(name: &str, probability: u64, times: Option<u32>) -> Result<Self> {
         let point = Self::find(name)?;
-        point.arm(probability, times, false)?;
+        point.arm((1, probability), times, false)?;
         Ok(point)
     }
 
     /// The filter is said each time: a test that was killed may have left another.
-    fn arm(&self, probability: u64, times: Option<u32>, filtered: bool) -> Result<()> {
+    fn arm(
+        &self,
+        (interval, probability): (u64, u64),
+        times: Option<u32>,
+        filtered: bool,
+    ) -> Result<()> {
         write(&self.folder.join(FILTER), if filtered { "Y" } else { "N" })?;
-        set(&self.folder, "interval", 1)?;
+        set(&self.folder, "interval", interval)?;
         set(&self.folder, "times", times.map_or(-1, i64::from))?;
         set(&self.folder, "probability", probability)
     }
@@ -145,7 +150,7 @@ impl Point {
     pub fn once_here(name: &str) -> Result<Self> {
         let point = Self::find(name)?;
         write(Path::new(WANTED), "1")?;
-        point.arm(100, Some(1), true)?;
+        point.arm((1, 100), Some(1), true)?;
         Ok(point)
     }
 
@@ -155,9 +160,7 @@ impl Point {
     /// As [`Point::with`].
     pub fn every(name: &str, interval: u64) -> Result<Self> {
         let point = Self::find(name)?;
-        set(&point.folder, "interval", interval)?;
-        set(&point.folder, "times", -1)?;
-        set(&point.folder, "probability", 100)?;
+        point.arm((interval, 100), None, false)?;
         Ok(point)
     }
 
