@@ -73,7 +73,8 @@ pub(crate) fn tell(
     telling: &Telling,
 ) -> Result<Kind> {
     let kind = run.verdict.kind;
-    let artefacts = if kind == Kind::Ok && !telling.keep {
+    let excused = &run.verdict.excused;
+    let artefacts = if kind == Kind::Ok && !telling.keep && excused.is_empty() {
         None
     } else {
         Some(run.outcome.dir.keep(ctx)?)
@@ -86,6 +87,13 @@ pub(crate) fn tell(
     }
     if run.verdict.reasons.len() > REASONS {
         println!("  and {} more", run.verdict.reasons.len() - REASONS);
+    }
+    for (guest, finding) in &run.verdict.excused {
+        println!(
+            "  excused by vm/splats/allow.toml: guest {guest}, line {}: {}",
+            finding.line,
+            finding.text.trim()
+        );
     }
     if let Some(path) = &artefacts {
         if kind == Kind::Infrastructure {

@@ -30,6 +30,7 @@ struct Deny {
 }
 
 struct Allow {
+    line: Option<Regex>,
     pattern: Regex,
     within: usize,
 }
@@ -56,8 +57,8 @@ pub(crate) struct Finding {
 pub(crate) struct Scan {
     /// What must not be there.
     pub(crate) findings: Vec<Finding>,
-    /// How many findings an allow entry excused.
-    pub(crate) excused: usize,
+    /// What an allow entry excused.
+    pub(crate) excused: Vec<Finding>,
 }
 
 #[derive(Deserialize)]
@@ -85,6 +86,7 @@ struct AllowFile {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct AllowEntry {
+    line: Option<String>,
     pattern: String,
     within: Option<usize>,
     reason: String,
@@ -149,16 +151,16 @@ impl Rules {
                 continue;
             };
             let after = |count: usize| &lines[index..lines.len().min(index + 1 + count)];
-            let excused = self.allow.iter().any(|allow| {
-                after(allow.within)
-                    .iter()
-                    .any(|line| allow.pattern.is_match(line))
-            });
-            if excused {
-                scan.excused += 1;
-                continue;
-            }
-            scan.findings.push(Finding {
+            let excused = self
+                .allow
+                .iter()
+                .any(|allow| allow.excuses(line, after(allow.within)));
+            let findings = if excused {
+                &mut scan.excused
+            } else {
+                &mut scan.findings
+            };
+            findings.push(Finding {
                 line: index + 1,
                 text: (*line).to_owned(),
                 reason: rule.reason.clone(),
@@ -208,6 +210,7 @@ impl Deny {
 impl Allow {
     fn new(entry: AllowEntry, today: Day) -> Result<Self> {
         let AllowEntry {
+            line,
             pattern,
             within,
             reason,
@@ -228,9 +231,16 @@ impl Allow {
             "{what} expired on {expires}: look at the matter again, then renew or remove it"
         );
         Ok(Self {
+            line: line.as_deref().map(compile).transpose()?,
             pattern: compile(&pattern)?,
             within: within.unwrap_or(ALLOW_WITHIN),
         })
+    }
+
+    /// Whether it excuses a finding in `line`, which is the first of `lines`.
+    fn excuses(&self, line: &str, lines: &[&str]) -> bool {
+        let meant = self.line.as_ref().is_none_or(|own| own.is_match(line));
+        meant && lines.iter().any(|line| self.pattern.is_match(line))
     }
 }
 

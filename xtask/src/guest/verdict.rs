@@ -68,6 +68,8 @@ pub(crate) struct Verdict {
     pub(crate) reasons: Vec<(Kind, String)>,
     /// What the consoles showed, by guest.
     pub(crate) findings: Vec<(String, Finding)>,
+    /// What they showed that the list of known bugs excuses.
+    pub(crate) excused: Vec<(String, Finding)>,
 }
 
 /// What the tests said, where tests ran.
@@ -97,6 +99,7 @@ pub(crate) fn judge(outcome: &Outcome, rules: &Rules, tests: Option<&Tests>) -> 
         kind: Kind::Ok,
         reasons: Vec::new(),
         findings: Vec::new(),
+        excused: Vec::new(),
     };
     match &outcome.end {
         End::Off => {}
@@ -150,9 +153,12 @@ impl Verdict {
         for finding in &scan.findings {
             self.finding(guest, finding, "its console");
         }
+        let excused = scan.excused.iter().cloned();
+        let excused = excused.map(|finding| (guest.name.clone(), finding));
+        self.excused.extend(excused);
         let Some(report) = &guest.report else { return };
         let new = report.taint_after & !report.taint_before & TAINT_OF_BUGS;
-        if new != 0 && scan.findings.is_empty() && scan.excused == 0 {
+        if new != 0 && scan.findings.is_empty() && scan.excused.is_empty() {
             let what = format!(
                 "guest {}: tainted ({new:#x}), and its console hides why",
                 guest.name
