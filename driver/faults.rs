@@ -90,7 +90,7 @@ points! {
     acts message_lost,
     /// A byte of a control message that arrived is wrong.
     acts message_corrupt,
-    /// An arrival of the peer's is sent without a credit, which is what a hostile kernel would do.
+    /// A WRITE_IMM or SEND goes without a credit, which is what a hostile kernel would do.
     acts credit_forged,
     /// A control message says that there are more receives than there can be.
     acts totals_forged,

@@ -19,6 +19,11 @@ pub(crate) struct Deadline(Option<Instant<Monotonic>>);
 /// Longest single sleep, in milliseconds; a later deadline takes several.
 const MAX_SLEEP_MS: u32 = 1_000_000;
 
+/// Whole milliseconds since a moment.
+pub(crate) fn elapsed_ms(moment: Instant<Monotonic>) -> u32 {
+    u32::try_from(moment.elapsed().as_millis()).unwrap_or(u32::MAX)
+}
+
 impl Deadline {
     /// `limit_ns` from now, by the user-space interface's convention for time limits.
     pub(crate) fn after(limit_ns: u64) -> Self {

@@ -74,6 +74,7 @@ void dmaplane_memcg_put(struct mem_cgroup *memcg);
 
 /* Whether the calling thread is leaving, so that its files close by themselves. */
 bool dmaplane_is_exiting(void);
+/* Whether it was killed, and is still in the kernel. */
 bool dmaplane_is_killed(void);
 
 /* Attributes of the module in sysfs. */

@@ -14,6 +14,7 @@ use crate::{
     module_parameters,
     tuning::TUNING,
     uapi,
+    wait::elapsed_ms,
     windows::WINDOWS,
 };
 use kernel::{
@@ -167,8 +168,7 @@ impl Shared {
         let sent = self.state.lock().will;
         if let Some((_, sent)) = sent {
             // Counted from the sending: of many endpoints, the peers of all are waited for at once.
-            let waited = u32::try_from(sent.elapsed().as_millis()).unwrap_or(u32::MAX);
-            let left = TUNING.will_ms().saturating_sub(waited);
+            let left = TUNING.will_ms().saturating_sub(elapsed_ms(sent));
             self.will_told.wait_for(left);
         }
     }

@@ -23,7 +23,7 @@ use crate::{
     rdma::{grant::Fate, Grant, PeerGrant},
     tuning::TUNING,
     uapi,
-    wait::Deadline,
+    wait::{elapsed_ms, Deadline},
     windows::WINDOWS,
 };
 use kernel::{
@@ -224,11 +224,6 @@ impl Endpoint {
     }
 }
 
-/// Milliseconds since a moment.
-fn asked_ms(moment: Instant<Monotonic>) -> u32 {
-    u32::try_from(moment.elapsed().as_millis()).unwrap_or(u32::MAX)
-}
-
 impl Shared {
     /// Tells the peer that a grant is taken back; the signal of its answer, unless none can come.
     fn ask_back(&self, number: u32) -> Option<(Arc<Signal>, Instant<Monotonic>)> {
@@ -258,7 +253,7 @@ impl Shared {
         if let Some((answer, asked)) = self.ask_back(number) {
             self.pump(connection);
             // Without an answer the access ends all the same, just below.
-            let left = TUNING.answer_ms().saturating_sub(asked_ms(asked));
+            let left = TUNING.answer_ms().saturating_sub(elapsed_ms(asked));
             if !answer.wait_killable_for(left) && is_killed() {
                 self.hear_out(connection, &answer, asked, why);
             }
@@ -278,7 +273,7 @@ impl Shared {
         asked: Instant<Monotonic>,
         why: u32,
     ) {
-        let left = TUNING.answer_ms().saturating_sub(asked_ms(asked));
+        let left = TUNING.answer_ms().saturating_sub(elapsed_ms(asked));
         let answered = answer.wait_at_most(left.min(TUNING.will_ms()));
         if !answered && why == uapi::GRANT_END_REVOKED {
             self.bequeath_for(connection, Down::Local);

@@ -5,10 +5,9 @@
 
 use std::time::Duration;
 
+use dmaplane::observe::trace::Event;
 use dmaplane::observe::tracefs::Recording;
-use dmaplane::{
-    Buffer, Channel, Endpoint, EndpointState, Entry, Errno, GrantTerms, Placement, State,
-};
+use dmaplane::{Buffer, Channel, EndpointState, Entry, Errno, GrantTerms, Placement, State};
 use dmaplane_guest_tests::scenario::BIG;
 use dmaplane_guest_tests::swept::ordinary;
 use dmaplane_guest_tests::{Local, complete};
@@ -20,6 +19,7 @@ use dmaplane_testkit::{ErrorContext as _, Guest, Result, ensure, poll, test};
 struct Beside {
     local: Local,
     bystander: Local,
+    recording: Recording,
 }
 
 impl Beside {
@@ -29,11 +29,13 @@ impl Beside {
         Ok(Self {
             local: Local::new(guest)?,
             bystander: Local::new(guest)?,
+            recording: Recording::start(&["endpoint_violation"])?,
         })
     }
 
-    /// Waits until `victim` has found out, and looks whether that is all there is to it.
-    fn found_out(&self, guest: &Guest, victim: &Endpoint) -> Result<()> {
+    /// Waits until the far side has found out, and looks whether that is all there is to it.
+    fn found_out(&self, guest: &Guest) -> Result<()> {
+        let victim = &self.local.far;
         let down = poll::until(guest.limit(5), || match victim.query()?.state {
             EndpointState::Down(why) => Ok(Some(why)),
             EndpointState::Up => Ok(None),
@@ -46,15 +48,13 @@ impl Beside {
             let well = told.state == EndpointState::Up && told.violations == 0;
             ensure!(well, "the bystander is hit: {told:?}");
         }
+        let events = self.recording.events()?;
+        let violations = |event: &&Event| event.name == "endpoint_violation";
+        let events = events.iter().filter(violations).count();
+        ensure!(events == 1, "{events} events");
         record(|_| ())?;
         ordinary(guest)
     }
-}
-
-/// How often an event was recorded.
-fn recorded(recording: &Recording, name: &str) -> Result<usize> {
-    let events = recording.events()?;
-    Ok(events.iter().filter(|event| event.name == name).count())
 }
 
 #[test]
@@ -65,62 +65,39 @@ fn hostile_peer_sends_what_it_has_no_credit_for() {
         let mine = Buffer::create(&local.near_context, 4096, Placement::Any)?;
         let (_theirs, _own, given) = local.granted(guest, &GrantTerms::default())?;
         let mut here = Channel::builder().entries(4).build(&local.near_context)?;
-        let recording = Recording::start(&["endpoint_violation"])?;
         let forged = Point::once_here("credit_forged")?;
         here.push(Entry::write_imm(mine.range(0, 8), given.at(0), 1))?;
         // It may have been carried out: the provider asks nobody.
         complete(&mut here, 1, guest.limit(10))?;
         ensure!(forged.fired()? > 0, "no credit was forged");
         drop(forged);
-        both.found_out(guest, &local.far)?;
-        let events = recorded(&recording, "endpoint_violation")?;
-        ensure!(events == 1, "{events} events");
-        Ok(())
+        both.found_out(guest)
     });
+}
+
+/// The near side grants, and lies in the message that says so.
+fn lies_with_a_grant(guest: &Guest, point: &str) -> Result<()> {
+    let both = Beside::new(guest)?;
+    let local = &both.local;
+    let mine = Buffer::create(&local.near_context, 4096, Placement::Any)?;
+    let forged = Point::once_here(point)?;
+    let (terms, limit) = (GrantTerms::default(), guest.limit(2));
+    let granted = local.near.grant_on(&mine, 0..4096, &terms, limit);
+    ensure!(forged.fired()? > 0, "nothing was forged");
+    drop(forged);
+    both.found_out(guest)?;
+    drop(granted);
+    Ok(())
 }
 
 #[test]
 fn hostile_peer_claims_receives_that_cannot_be() {
-    test(|guest| {
-        let both = Beside::new(guest)?;
-        let local = &both.local;
-        let mine = Buffer::create(&local.near_context, 4096, Placement::Any)?;
-        let recording = Recording::start(&["endpoint_violation"])?;
-        let forged = Point::once_here("totals_forged")?;
-        let limit = guest.limit(2);
-        let granted = local
-            .near
-            .grant_on(&mine, 0..4096, &GrantTerms::default(), limit);
-        ensure!(forged.fired()? > 0, "no totals were forged");
-        drop(forged);
-        both.found_out(guest, &local.far)?;
-        drop(granted);
-        let events = recorded(&recording, "endpoint_violation")?;
-        ensure!(events == 1, "{events} events");
-        Ok(())
-    });
+    test(|guest| lies_with_a_grant(guest, "totals_forged"));
 }
 
 #[test]
 fn hostile_peer_lies_about_a_generation() {
-    test(|guest| {
-        let both = Beside::new(guest)?;
-        let local = &both.local;
-        let mine = Buffer::create(&local.near_context, 4096, Placement::Any)?;
-        let recording = Recording::start(&["endpoint_violation"])?;
-        let forged = Point::once_here("generation_forged")?;
-        let limit = guest.limit(2);
-        let granted = local
-            .near
-            .grant_on(&mine, 0..4096, &GrantTerms::default(), limit);
-        ensure!(forged.fired()? > 0, "no generation was forged");
-        drop(forged);
-        both.found_out(guest, &local.far)?;
-        drop(granted);
-        let events = recorded(&recording, "endpoint_violation")?;
-        ensure!(events == 1, "{events} events");
-        Ok(())
-    });
+    test(|guest| lies_with_a_grant(guest, "generation_forged"));
 }
 
 /// The announcement of an operation's length is not believed. What follows it used to be delivered all the same, with the
@@ -152,7 +129,7 @@ fn hostile_peer_spoils_an_announcement() {
         let came = complete(&mut there, 1, limit)?;
         ensure!(came[0].state() == State::Error, "{came:?}");
         drop(forged);
-        both.found_out(guest, &local.far)
+        both.found_out(guest)
     });
 }
 
