@@ -2,11 +2,13 @@
 
 //! What the driver shows of itself: trace events, latencies, and everything alive.
 //!
-//! Needs no open file of the driver. [`state`] reads what debugfs (root) and sysfs (anybody) show, [`trace`] reads
-//! trace events and follows one trace id across machines, [`tracefs`] records them.
+//! Needs no open file of the driver. [`state`] reads what debugfs (root) and sysfs (anybody) show, [`histogram`] compares
+//! latencies of two readings, [`trace`] reads trace events and follows one trace id across machines, [`tracefs`] records
+//! them.
 
 pub mod chrome;
 pub mod follow;
+pub mod histogram;
 pub mod metrics;
 pub mod state;
 pub mod trace;

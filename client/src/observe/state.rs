@@ -20,7 +20,8 @@ pub const DEBUGFS: &str = "/sys/kernel/debug/dmaplane/state";
 pub struct Line(BTreeMap<String, String>);
 
 impl Line {
-    fn parse(text: &str) -> Self {
+    /// Reads a line; what is no pair is left out.
+    pub fn parse(text: &str) -> Self {
         let members = text
             .split_whitespace()
             .filter_map(|member| member.split_once('='));
@@ -39,6 +40,17 @@ impl Line {
     /// A member as text, empty for one that is not there.
     pub fn text(&self, name: &str) -> &str {
         self.0.get(name).map_or("", String::as_str)
+    }
+
+    /// A member that counts by number, as `0:12,1:4` does; `None` for one that is not there or is something else.
+    pub fn counts(&self, name: &str) -> Option<BTreeMap<u64, u64>> {
+        let pairs = self.0.get(name)?.split(',').filter(|pair| !pair.is_empty());
+        pairs
+            .map(|pair| {
+                let (number, count) = pair.split_once(':')?;
+                Some((number.parse().ok()?, count.parse().ok()?))
+            })
+            .collect()
     }
 }
 
@@ -241,6 +253,17 @@ mod tests {
         assert_eq!(line.number("age_ns"), 12);
         assert_eq!(line.text("local"), "[fe80::1]:7471");
         assert_eq!((line.number("state"), line.text("nothing")), (0, ""));
+    }
+
+    #[test]
+    fn counts_are_read_by_number() {
+        let line = Line::parse("nodes=0:12,1:4 none= odd=0:12,x:4 half=0");
+        let counts = BTreeMap::from([(0, 12), (1, 4)]);
+        assert_eq!(line.counts("nodes"), Some(counts));
+        assert_eq!(line.counts("none"), Some(BTreeMap::new()));
+        for nonsense in ["odd", "half", "nothing"] {
+            assert_eq!(line.counts(nonsense), None, "{nonsense}");
+        }
     }
 
     #[test]
