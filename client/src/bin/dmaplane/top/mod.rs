@@ -2,6 +2,10 @@
 
 //! `dmaplane top`.
 
+mod latency;
+#[cfg(test)]
+mod tests;
+mod text;
 mod view;
 
 use std::io::IsTerminal as _;
@@ -20,7 +24,7 @@ use view::{Reading, View};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Print one reading and end; rates then cover the time between two readings.
+    /// Print one reading and end; rates and live latencies then cover the time between two readings.
     #[arg(long)]
     once: bool,
     /// Seconds between two readings.

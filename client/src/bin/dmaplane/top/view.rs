@@ -8,15 +8,15 @@ use std::time::Instant;
 use dmaplane::observe::state::{self, Line, OpenFile, State};
 use serde::Serialize;
 
-use crate::output;
+use super::latency::{self, Latency};
 
 /// One reading.
 #[derive(Clone, Debug)]
 pub(crate) struct Reading {
-    at: Instant,
-    counts: BTreeMap<String, u64>,
-    state: Result<State, String>,
-    files: Vec<OpenFile>,
+    pub(super) at: Instant,
+    pub(super) counts: BTreeMap<String, u64>,
+    pub(super) state: Result<State, String>,
+    pub(super) files: Vec<OpenFile>,
 }
 
 impl Reading {
@@ -42,8 +42,14 @@ pub(crate) struct Row {
     pub(crate) state: String,
     pub(crate) operations_per_second: f64,
     pub(crate) bytes_per_second: f64,
+    /// Since the endpoint began, of its busiest kind of operation but receives.
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
+    pub(crate) p999_us: f64,
+    /// Since the endpoint began, by kind.
+    pub(crate) latencies: Vec<Latency>,
+    /// Of what ended between the two readings, by kind; none when that cannot be told.
+    pub(crate) latencies_live: Option<Vec<Latency>>,
     pub(crate) credits: u64,
     pub(crate) queued: u64,
     pub(crate) posted: u64,
@@ -67,6 +73,8 @@ pub(crate) struct Stuck {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct View {
     pub(crate) counts: BTreeMap<String, u64>,
+    /// Between the two readings; none for the first one, which has no rates.
+    pub(crate) interval_seconds: Option<f64>,
     pub(crate) endpoints: Vec<Row>,
     pub(crate) stuck: Vec<Stuck>,
     /// Bytes of buffers by the node that their policy named; `any` for none.
@@ -76,23 +84,12 @@ pub(crate) struct View {
     pub(crate) hidden: Option<String>,
 }
 
-/// Operations and bytes of an endpoint so far.
-fn sums(state: &State, endpoint: &Line) -> (u64, u64) {
-    let serial = endpoint.text("endpoint");
-    let own = state
-        .totals
-        .iter()
-        .filter(|line| line.text("endpoint") == serial);
-    own.fold((0, 0), |(ended, bytes), line| {
-        (ended + line.number("ended"), bytes + line.number("bytes"))
-    })
-}
-
 impl View {
     /// Compares two readings; rates need both. What is older than `stuck_ms` and waits is stuck.
     pub(crate) fn of(now: &Reading, before: Option<&Reading>, stuck_ms: u64) -> Self {
         let mut view = Self {
             counts: now.counts.clone(),
+            interval_seconds: None,
             endpoints: Vec::new(),
             stuck: Vec::new(),
             bytes_by_node: BTreeMap::new(),
@@ -106,21 +103,11 @@ impl View {
                 return view;
             }
         };
-        let earlier = before.and_then(|before| Some((before, before.state.as_ref().ok()?)));
-        view.endpoints = state
-            .endpoints
-            .iter()
-            .map(|line| {
-                let mut row = row(state, line);
-                if let Some((reading, earlier)) = earlier {
-                    let seconds = now.at.duration_since(reading.at).as_secs_f64().max(1e-6);
-                    let (ended, bytes) = sums(state, line);
-                    let (ended_before, bytes_before) = sums(earlier, line);
-                    row.operations_per_second = ended.saturating_sub(ended_before) as f64 / seconds;
-                    row.bytes_per_second = bytes.saturating_sub(bytes_before) as f64 / seconds;
-                }
-                row
-            })
+        let interval = before.and_then(|before| Interval::between(now.at, state, before));
+        view.interval_seconds = interval.as_ref().map(|interval| interval.seconds);
+        let rows = state.endpoints.iter();
+        view.endpoints = rows
+            .map(|line| row(state, line, interval.as_ref()))
             .collect();
         view.stuck = state
             .stuck(stuck_ms.saturating_mul(1_000_000))
@@ -145,119 +132,79 @@ impl View {
         }
         view
     }
+}
 
-    /// The whole as text, line by line.
-    pub(crate) fn lines(&self) -> Vec<String> {
-        let mut lines = vec![self.summary()];
-        if let Some(hidden) = &self.hidden {
-            lines.push(format!("not shown: {hidden}"));
-        }
-        if !self.bytes_by_node.is_empty() {
-            let nodes = self.bytes_by_node.iter();
-            let nodes: Vec<_> = nodes
-                .map(|(node, bytes)| format!("{node}: {}", output::bytes(*bytes)))
-                .collect();
-            lines.push(format!("buffers by node   {}", nodes.join("   ")));
-        }
-        lines.push(String::new());
-        lines.push(format!(
-            "{:>8} {:24} {:5} {:>10} {:>12} {:>9} {:>9} {:>7} {:>6} {:>6} {:>7}",
-            "ENDPOINT",
-            "PEER",
-            "STATE",
-            "OPS/S",
-            "BYTES/S",
-            "P50 us",
-            "P99 us",
-            "CREDITS",
-            "QUEUED",
-            "POSTED",
-            "STALLS"
-        ));
-        for row in &self.endpoints {
-            lines.push(format!(
-                "{:>8} {:24} {:5} {:>10.0} {:>12} {:>9.1} {:>9.1} {:>7} {:>6} {:>6} {:>7}",
-                row.endpoint,
-                row.peer,
-                row.state,
-                row.operations_per_second,
-                output::bytes(row.bytes_per_second as u64),
-                row.p50_us,
-                row.p99_us,
-                row.credits,
-                row.queued,
-                row.posted,
-                row.stalls
-            ));
-        }
-        lines.push(String::new());
-        for stuck in &self.stuck {
-            lines.push(format!(
-                "STUCK {:.1} s: trace {} {} on endpoint {} to {}: {}",
-                stuck.age_ms as f64 / 1000.0,
-                stuck.trace_id,
-                stuck.op,
-                stuck.endpoint,
-                stuck.peer,
-                stuck.meaning
-            ));
-        }
-        for file in &self.files {
-            let holds: Vec<_> = file
-                .holds
-                .iter()
-                .filter(|(name, value)| *name != "context" && **value > 0)
-                .map(|(name, value)| format!("{name} {value}"))
-                .collect();
-            lines.push(format!(
-                "{:>8} {:15} {}",
-                file.pid,
-                file.command,
-                holds.join(", ")
-            ));
-        }
-        lines
+/// What an earlier reading is compared with.
+struct Interval<'a> {
+    seconds: f64,
+    earlier: &'a State,
+    /// Whether latencies can be compared as well.
+    has_latencies: bool,
+}
+
+impl<'a> Interval<'a> {
+    fn between(at: Instant, state: &State, before: &'a Reading) -> Option<Self> {
+        let earlier = before.state.as_ref().ok()?;
+        Some(Self {
+            seconds: at.duration_since(before.at).as_secs_f64().max(1e-6),
+            earlier,
+            has_latencies: latency::are_comparable(state) && latency::are_comparable(earlier),
+        })
     }
 
-    fn summary(&self) -> String {
-        let count = |name: &str| self.counts.get(name).copied().unwrap_or(0);
-        format!(
-            "dmaplane: {} files, {} buffers ({}), {} regions, {} grants, {} endpoints, {} operations under way",
-            count("contexts"),
-            count("buffers"),
-            output::bytes(count("bytes")),
-            count("regions"),
-            count("grants"),
-            count("endpoints"),
-            count("operations")
-        )
+    /// The earlier state, unless the endpoint is new or another one had its serial, before the driver was loaded again.
+    fn earlier_of(&self, endpoint: &Line) -> Option<&'a State> {
+        let other = State::of_endpoint(&self.earlier.endpoints, endpoint)?;
+        // A connection has no number yet while it is made.
+        let (link, then) = (endpoint.number("link"), other.number("link"));
+        (then == 0 || then == link).then_some(self.earlier)
     }
 }
 
-fn row(state: &State, line: &Line) -> Row {
+/// Operations and bytes of an endpoint so far.
+fn sums(state: &State, endpoint: &Line) -> (u64, u64) {
+    let serial = endpoint.text("endpoint");
+    let own = state
+        .totals
+        .iter()
+        .filter(|line| line.text("endpoint") == serial);
+    own.fold((0, 0), |(ended, bytes), line| {
+        (ended + line.number("ended"), bytes + line.number("bytes"))
+    })
+}
+
+fn row(state: &State, line: &Line, interval: Option<&Interval<'_>>) -> Row {
     let nothing = Line::default();
     let credits = State::of_endpoint(&state.credits, line).unwrap_or(&nothing);
+    let latencies = latency::all(state, line);
     // Of several kinds, the busiest speaks for the endpoint.
-    let totals = state.histograms.iter();
-    let own = totals.filter(|other| {
-        other.text("endpoint") == line.text("endpoint")
-            && other.text("stage") == "total"
-            && other.text("op") != "recv"
-    });
-    let busiest = own
-        .max_by_key(|other| other.number("count"))
-        .unwrap_or(&nothing);
-    Row {
+    let speakers = latencies.iter().filter(|kind| kind.op != "recv");
+    let busiest = speakers.max_by_key(|kind| kind.count);
+    let mut row = Row {
         endpoint: line.text("endpoint").to_owned(),
         peer: line.text("peer").to_owned(),
         state: line.text("state").to_owned(),
-        p50_us: busiest.number("p50_ns") as f64 / 1000.0,
-        p99_us: busiest.number("p99_ns") as f64 / 1000.0,
+        p50_us: busiest.map_or(0.0, |kind| kind.p50_us),
+        p99_us: busiest.map_or(0.0, |kind| kind.p99_us),
+        p999_us: busiest.map_or(0.0, |kind| kind.p999_us),
         credits: credits.number("send_credits"),
         queued: credits.number("queued"),
         posted: line.number("posted"),
         stalls: credits.number("stalls"),
         silent_beats: line.number("silent_beats"),
+        latencies,
         ..Row::default()
+    };
+    if let Some(interval) = interval {
+        let earlier = interval.earlier_of(line);
+        let (ended, bytes) = sums(state, line);
+        let (ended_then, bytes_then) = earlier.map_or((0, 0), |earlier| sums(earlier, line));
+        // Counts that went down are another endpoint's: all of these came since.
+        let since = |now: u64, then: u64| now.checked_sub(then).unwrap_or(now) as f64;
+        row.operations_per_second = since(ended, ended_then) / interval.seconds;
+        row.bytes_per_second = since(bytes, bytes_then) / interval.seconds;
+        let live = || latency::between(state, earlier, line);
+        row.latencies_live = interval.has_latencies.then(live);
     }
+    row
 }
