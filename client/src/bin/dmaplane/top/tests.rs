@@ -183,6 +183,45 @@ fn a_driver_without_buckets_has_latencies_of_whole_lives_alone() {
 }
 
 #[test]
+fn pages_are_shown_where_they_are() {
+    let page = rustix::param::page_size();
+    let state = State {
+        buffers: lines(&[
+            &format!(
+                "buffer=1 bytes={} policy=any node=-1 nodes=0:12,1:4",
+                16 * page
+            ),
+            &format!("buffer=2 bytes={page} policy=strict node=1 nodes=1:1"),
+            &format!("buffer=3 bytes={page} policy=any node=-1"),
+        ]),
+        ..State::default()
+    };
+    let view = view(None, state);
+    let resident = view.resident_bytes_by_node.as_ref().expect("told");
+    let wanted = [("0", 12), ("1", 5), ("unknown", 1)];
+    let wanted = wanted.map(|(node, pages)| (node.to_owned(), pages * page as u64));
+    assert_eq!(*resident, BTreeMap::from(wanted));
+    let text = view.lines().join("\n");
+    let (asked, found) = ("\nbuffers by policy 1: ", "\npages by node     0: ");
+    assert!(text.contains(asked) && text.contains(found), "{text}");
+}
+
+#[test]
+fn a_driver_that_does_not_tell_of_pages_is_not_guessed_at() {
+    let state = State {
+        buffers: lines(&["buffer=1 bytes=4096 policy=any node=-1"]),
+        ..State::default()
+    };
+    let view = view(None, state);
+    assert_eq!(view.resident_bytes_by_node, None);
+    let text = view.lines().join("\n");
+    assert!(
+        text.contains("\npages by node     this driver does not"),
+        "{text}"
+    );
+}
+
+#[test]
 fn the_json_keeps_its_names() {
     let before = endpoint(7, &[("write", &[(SHORT, 1000)])]);
     let view = view(Some(before.clone()), before);

@@ -2,6 +2,8 @@
 
 //! The view of `dmaplane top` as lines of text.
 
+use std::collections::BTreeMap;
+
 use super::latency::Latency;
 use super::view::{Row, View};
 use crate::output;
@@ -17,11 +19,10 @@ impl View {
             lines.push(format!("not shown: {hidden}"));
         }
         if !self.bytes_by_node.is_empty() {
-            let nodes = self.bytes_by_node.iter();
-            let nodes: Vec<_> = nodes
-                .map(|(node, bytes)| format!("{node}: {}", output::bytes(*bytes)))
-                .collect();
-            lines.push(format!("buffers by node   {}", nodes.join("   ")));
+            lines.push(format!("buffers by policy {}", sizes(&self.bytes_by_node)));
+            let pages = self.resident_bytes_by_node.as_ref();
+            let pages = pages.map_or("this driver does not show them".to_owned(), sizes);
+            lines.push(format!("pages by node     {pages}"));
         }
         if self.hidden.is_none() {
             lines.push(self.span());
@@ -153,6 +154,15 @@ impl View {
         }
         lines.push(String::new());
     }
+}
+
+/// Bytes by node.
+fn sizes(by_node: &BTreeMap<String, u64>) -> String {
+    let sizes = by_node.iter();
+    let sizes: Vec<_> = sizes
+        .map(|(node, bytes)| format!("{node}: {}", output::bytes(*bytes)))
+        .collect();
+    sizes.join("   ")
 }
 
 /// A kind of operation and its latencies.

@@ -79,6 +79,9 @@ pub(crate) struct View {
     pub(crate) stuck: Vec<Stuck>,
     /// Bytes of buffers by the node that their policy named; `any` for none.
     pub(crate) bytes_by_node: BTreeMap<String, u64>,
+    /// Bytes of buffers by the node that their pages are on; `unknown` for buffers of which the driver does not tell.
+    /// None where it tells of no buffer.
+    pub(crate) resident_bytes_by_node: Option<BTreeMap<String, u64>>,
     pub(crate) files: Vec<OpenFile>,
     /// What this user may not see, and why.
     pub(crate) hidden: Option<String>,
@@ -93,6 +96,7 @@ impl View {
             endpoints: Vec::new(),
             stuck: Vec::new(),
             bytes_by_node: BTreeMap::new(),
+            resident_bytes_by_node: None,
             files: now.files.clone(),
             hidden: None,
         };
@@ -130,8 +134,26 @@ impl View {
             };
             *view.bytes_by_node.entry(node.to_owned()).or_default() += buffer.number("bytes");
         }
+        view.resident_bytes_by_node = residence(&state.buffers);
         view
     }
+}
+
+/// Bytes of buffers by the node that their pages are on.
+fn residence(buffers: &[Line]) -> Option<BTreeMap<String, u64>> {
+    let page = u64::try_from(rustix::param::page_size()).ok()?;
+    let (mut bytes, mut told) = (BTreeMap::<String, u64>::new(), buffers.is_empty());
+    for buffer in buffers {
+        let Some(pages) = buffer.counts("nodes") else {
+            *bytes.entry("unknown".to_owned()).or_default() += buffer.number("bytes");
+            continue;
+        };
+        told = true;
+        for (node, pages) in pages {
+            *bytes.entry(node.to_string()).or_default() += pages.saturating_mul(page);
+        }
+    }
+    told.then_some(bytes)
 }
 
 /// What an earlier reading is compared with.
