@@ -3,6 +3,7 @@
 //! `dmaplane top`.
 
 mod latency;
+mod screen;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -13,11 +14,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use dmaplane::observe::state;
-use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
-use ratatui::style::{Color, Modifier, Style};
-use ratatui::text::Line;
-use ratatui::widgets::Paragraph;
-use ratatui::{DefaultTerminal, Frame};
 
 use crate::output;
 use view::{Reading, View};
@@ -58,52 +54,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
         "standard output is no terminal: use --once or --json"
     );
     let mut terminal = ratatui::init();
-    let result = live(&mut terminal, interval, args.stuck_ms, take);
+    let result = screen::live(&mut terminal, interval, args.stuck_ms, take);
     ratatui::restore();
     result
-}
-
-fn live(
-    terminal: &mut DefaultTerminal,
-    interval: Duration,
-    stuck_ms: u64,
-    take: impl Fn() -> Result<Reading>,
-) -> Result<()> {
-    let mut before = None;
-    loop {
-        let now = take()?;
-        let view = View::of(&now, before.as_ref(), stuck_ms);
-        terminal.draw(|frame| draw(frame, &view))?;
-        before = Some(now);
-        if event::poll(interval)?
-            && let Event::Key(key) = event::read()?
-        {
-            let interrupt =
-                key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL);
-            if interrupt || matches!(key.code, KeyCode::Char('q') | KeyCode::Esc) {
-                return Ok(());
-            }
-        }
-    }
-}
-
-fn draw(frame: &mut Frame<'_>, view: &View) {
-    let mut lines: Vec<_> = view.lines().into_iter().map(styled).collect();
-    lines.push(Line::from(""));
-    lines.push(Line::from("q ends").style(Style::new().add_modifier(Modifier::DIM)));
-    frame.render_widget(Paragraph::new(lines), frame.area());
-}
-
-/// A line with the colour that its beginning asks for.
-fn styled(text: String) -> Line<'static> {
-    let style = if text.starts_with("STUCK") {
-        Style::new().fg(Color::Red).add_modifier(Modifier::BOLD)
-    } else if text.trim_start().starts_with("ENDPOINT") || text.starts_with("dmaplane:") {
-        Style::new().add_modifier(Modifier::BOLD)
-    } else if text.starts_with("not shown") {
-        Style::new().fg(Color::Yellow)
-    } else {
-        Style::new()
-    };
-    Line::from(text).style(style)
 }
