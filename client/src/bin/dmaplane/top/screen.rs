@@ -93,7 +93,112 @@ fn styled(text: String) -> Line<'static> {
 mod tests {
     use std::cell::RefCell;
 
+    use ratatui::Terminal;
+    use ratatui::backend::TestBackend;
+    use ratatui::buffer::Buffer;
+
+    use super::super::tests::{LONG, SHORT, endpoint, lines, view};
     use super::*;
+
+    /// What a terminal of this size shows.
+    fn drawn(view: &View, width: u16, height: u16) -> Buffer {
+        let backend = TestBackend::new(width, height);
+        let mut terminal = Terminal::new(backend).expect("a terminal");
+        terminal.draw(|frame| draw(frame, view)).expect("drawn");
+        terminal.backend().buffer().clone()
+    }
+
+    /// Its lines.
+    fn rows(buffer: &Buffer) -> Vec<String> {
+        let width = usize::from(buffer.area.width).max(1);
+        let rows = buffer.content.chunks(width);
+        rows.map(|row| row.iter().map(|cell| cell.symbol()).collect())
+            .collect()
+    }
+
+    /// Which of its lines begins with this.
+    fn place(rows: &[String], begin: &str) -> u16 {
+        let place = rows
+            .iter()
+            .position(|row| row.trim_start().starts_with(begin));
+        let place = place.unwrap_or_else(|| panic!("no {begin:?} in {rows:#?}"));
+        u16::try_from(place).expect("a line of a screen")
+    }
+
+    /// An endpoint that has written since, with a write that waits for its peer.
+    fn stuck() -> View {
+        let before = endpoint(7, &[("write", &[(SHORT, 1000)])]);
+        let mut now = endpoint(7, &[("write", &[(SHORT, 1000), (LONG, 10)])]);
+        now.operations = lines(&[
+            "endpoint=3 op=write_imm trace_id=4242 age_ns=12433188020 waits_on=peer-receives",
+            "endpoint=3 op=recv trace_id=4243 age_ns=99433188020 waits_on=arrival",
+        ]);
+        view(Some(before), now)
+    }
+
+    #[test]
+    fn the_head_counts_and_stands_out() {
+        let buffer = drawn(&stuck(), 140, 20);
+        let rows = rows(&buffer);
+        assert!(rows[0].starts_with("dmaplane: "), "{rows:#?}");
+        assert!(rows[0].contains(" 1 endpoints, "), "{rows:#?}");
+        let heading = place(&rows, "ENDPOINT PEER");
+        for line in [0, heading] {
+            let style = buffer[(8, line)].style();
+            assert!(style.add_modifier.contains(Modifier::BOLD), "line {line}");
+        }
+        place(&rows, "q ends");
+    }
+
+    #[test]
+    fn an_endpoint_has_its_live_figures() {
+        let rows = rows(&drawn(&stuck(), 140, 20));
+        let row: Vec<_> = rows[usize::from(place(&rows, "3 10.77.0.2"))]
+            .split_whitespace()
+            .collect();
+        let wanted = [
+            "3",
+            "10.77.0.2:41000",
+            "up",
+            "5",
+            "20",
+            "KiB",
+            "write",
+            "16.6",
+            "16.6",
+            "16.6",
+            "16",
+            "1",
+            "2",
+            "4",
+        ];
+        assert_eq!(row, wanted);
+    }
+
+    #[test]
+    fn what_is_stuck_is_named_in_red() {
+        let buffer = drawn(&stuck(), 140, 20);
+        let rows = rows(&buffer);
+        let line = place(&rows, "STUCK");
+        let text = rows[usize::from(line)].trim_end();
+        assert_eq!(
+            text,
+            "STUCK 12.4 s: trace 4242 write_imm on endpoint 3 to 10.77.0.2:41000: \
+             the peer has posted no receive (no credits)"
+        );
+        assert_eq!(buffer[(0, line)].fg, Color::Red);
+        // A receive may wait as long as it wants.
+        assert!(!rows.iter().any(|row| row.contains("4243")), "{rows:#?}");
+    }
+
+    #[test]
+    fn any_terminal_will_do() {
+        for (width, height) in [(20, 5), (1, 1), (1, 40), (300, 1), (0, 0)] {
+            let rows = rows(&drawn(&stuck(), width, height));
+            let first: String = "dmaplane: ".chars().take(width.into()).collect();
+            assert!(height == 0 || rows[0].starts_with(&first), "{rows:#?}");
+        }
+    }
 
     /// Rests for an hour while these keys are pressed; how it ended, and how often it was drawn.
     fn rested(keys: &[KeyCode]) -> (bool, u32) {

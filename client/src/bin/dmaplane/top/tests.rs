@@ -10,15 +10,15 @@ use dmaplane::observe::state::{Line, State};
 use super::view::{Reading, Row, View};
 
 /// Bucket of 256 to 264 ns, and of 16.4 to 16.9 us.
-const SHORT: u64 = 32;
-const LONG: u64 = 224;
+pub(super) const SHORT: u64 = 32;
+pub(super) const LONG: u64 = 224;
 
-fn lines(texts: &[&str]) -> Vec<Line> {
+pub(super) fn lines(texts: &[&str]) -> Vec<Line> {
     texts.iter().map(|text| Line::parse(text)).collect()
 }
 
 /// Endpoint 3 on a connection of this number, with the buckets of its kinds of operation.
-fn endpoint(link: u64, kinds: &[(&str, &[(u64, u64)])]) -> State {
+pub(super) fn endpoint(link: u64, kinds: &[(&str, &[(u64, u64)])]) -> State {
     let mut state = State {
         endpoints: lines(&[&format!(
             "endpoint=3 link={link} state=up peer=10.77.0.2:41000 posted=2"
@@ -45,7 +45,7 @@ fn endpoint(link: u64, kinds: &[(&str, &[(u64, u64)])]) -> State {
 }
 
 /// What is shown two seconds after `before`.
-fn view(before: Option<State>, now: State) -> View {
+pub(super) fn view(before: Option<State>, now: State) -> View {
     let begin = Instant::now();
     let reading = |at, state| Reading {
         at,
@@ -218,6 +218,23 @@ fn a_driver_that_does_not_tell_of_pages_is_not_guessed_at() {
     assert!(
         text.contains("\npages by node     this driver does not"),
         "{text}"
+    );
+}
+
+#[test]
+fn without_root_it_says_what_is_not_shown() {
+    let now = Reading {
+        at: Instant::now(),
+        counts: BTreeMap::from([("endpoints".to_owned(), 2)]),
+        state: Err("debugfs: permission denied".to_owned()),
+        files: Vec::new(),
+    };
+    let lines = View::of(&now, Some(&now), 1000).lines();
+    assert!(lines[0].contains(" 2 endpoints, "), "{lines:#?}");
+    assert_eq!(lines[1], "not shown: debugfs: permission denied");
+    assert!(
+        !lines.iter().any(|line| line.starts_with("rates")),
+        "{lines:#?}"
     );
 }
 
