@@ -4,12 +4,13 @@
 //!
 //! Needs no open file of the driver. [`state`] reads what debugfs (root) and sysfs (anybody) show, [`histogram`] compares
 //! latencies of two readings, [`trace`] reads trace events and follows one trace id across machines, [`tracefs`] records
-//! them.
+//! them, and [`scripts`] are for bpftrace.
 
 pub mod chrome;
 pub mod follow;
 pub mod histogram;
 pub mod metrics;
+pub mod scripts;
 pub mod state;
 pub mod trace;
 pub mod tracefs;

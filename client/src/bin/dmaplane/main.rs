@@ -6,6 +6,7 @@ mod info;
 mod metrics;
 mod numa;
 mod output;
+mod script;
 mod top;
 mod trace;
 
@@ -65,6 +66,13 @@ enum Command {
     #[command(subcommand)]
     Trace(trace::Command),
 
+    /// List the bpftrace scripts that are ready to run, or print one of them.
+    ///
+    /// They are in the tool, so that a machine without dmaplane's sources has them. Running one needs root, bpftrace, and
+    /// a kernel with CONFIG_BPF_SYSCALL, CONFIG_BPF_EVENTS and CONFIG_EVENT_TRACING.
+    #[command(after_help = "Example: dmaplane script stalls | bpftrace -")]
+    Script(script::Args),
+
     /// Print everything that can be counted as OpenMetrics text.
     Metrics,
 
@@ -91,6 +99,7 @@ fn run(args: &Args) -> Result<()> {
         Command::Numa(numa) => numa::run(&open()?, numa, args.json),
         Command::Top(top) => top::run(top, args.json),
         Command::Trace(trace) => trace::run(trace, args.json),
+        Command::Script(script) => script::run(script, args.json),
         Command::Metrics => metrics::run(args.json),
         Command::Kv(kv) => kv::cli::run(&open()?, kv, args.json),
     }
