@@ -72,6 +72,16 @@ pub fn parse(text: &str) -> Vec<Event> {
     events
 }
 
+/// Events that gave way to later ones before anybody read them, as the head of tracefs's own text tells. `None` where
+/// there is no such head.
+pub fn lost(text: &str) -> Option<u64> {
+    let mut head = text.lines().take_while(|line| line.starts_with('#'));
+    let counts = head.find_map(|line| line.strip_prefix("# entries-in-buffer/entries-written:"))?;
+    let (kept, written) = counts.split_whitespace().next()?.split_once('/')?;
+    let written: u64 = written.parse().ok()?;
+    written.checked_sub(kept.parse().ok()?)
+}
+
 /// One line: `TASK-PID [CPU] FLAGS SECONDS.FRACTION: EVENT: MEMBER=VALUE ...`, where FLAGS may be missing and EVENT may
 /// begin with `dmaplane:`.
 fn line(text: &str) -> Option<Event> {
@@ -149,6 +159,23 @@ mod tests {
             (events[0].time_ns, events[1].time_ns),
             (1_500_000_000, 2_000_000_123)
         );
+    }
+
+    #[test]
+    fn what_was_overwritten_is_counted() {
+        let head = "# tracer: nop\n#\n# entries-in-buffer/entries-written: 205/1205   #P:2\n#\n";
+        assert_eq!(lost(head), Some(1000));
+        assert_eq!(lost(&head.replace("1205", "205")), Some(0));
+        // Other tools write no such head, and a task's name may say anything.
+        assert_eq!(lost(TRACEFS), None);
+        assert_eq!(lost(&format!("a-1 [000] 1.0: x: y\n{head}")), None);
+        for nonsense in ["205", "x/y", "9/1", ""] {
+            assert_eq!(
+                lost(&head.replace("205/1205", nonsense)),
+                None,
+                "{nonsense}"
+            );
+        }
     }
 
     #[test]

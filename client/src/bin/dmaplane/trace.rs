@@ -2,8 +2,9 @@
 
 //! `dmaplane trace`.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -13,6 +14,7 @@ use dmaplane::observe::follow::{Side, follow};
 use dmaplane::observe::state::State;
 use dmaplane::observe::trace::{self, EVENTS};
 use dmaplane::observe::tracefs::Recording;
+use serde::Serialize;
 
 use crate::output;
 
@@ -67,7 +69,7 @@ pub(crate) fn run(command: &Command, json: bool) -> Result<()> {
             out,
             seconds,
             event,
-        } => record(out, *seconds, event),
+        } => record(out, *seconds, event, json),
         Command::Follow {
             id,
             files,
@@ -111,15 +113,56 @@ fn duration(seconds: f64) -> Result<Duration> {
     Duration::try_from_secs_f64(seconds).with_context(|| format!("{seconds} seconds"))
 }
 
-fn record(out: &PathBuf, seconds: f64, events: &[String]) -> Result<()> {
+/// What was recorded.
+#[derive(Serialize)]
+struct Recorded {
+    file: String,
+    /// How long it was recorded.
+    seconds: f64,
+    events: usize,
+    /// Of them, by their names.
+    events_by_name: BTreeMap<String, usize>,
+    /// Those that gave way to later ones, because the buffer was full; none where tracefs does not tell.
+    lost: Option<u64>,
+}
+
+impl Recorded {
+    fn of(text: &str, out: &Path, seconds: f64) -> Self {
+        let events = trace::parse(text);
+        let mut events_by_name = BTreeMap::new();
+        for event in &events {
+            *events_by_name.entry(event.name.clone()).or_default() += 1;
+        }
+        Self {
+            file: out.display().to_string(),
+            seconds,
+            events: events.len(),
+            events_by_name,
+            lost: trace::lost(text),
+        }
+    }
+
+    /// In one line, for people.
+    fn text(&self) -> String {
+        let text = format!("{} events in {}", self.events, self.file);
+        match self.lost {
+            None | Some(0) => text,
+            Some(lost) => format!(
+                "{text}; {lost} earlier ones were lost: record for a shorter time, or fewer by --event"
+            ),
+        }
+    }
+}
+
+fn record(out: &Path, seconds: f64, events: &[String], json: bool) -> Result<()> {
     let events: Vec<_> = events.iter().map(String::as_str).collect();
     let text = Recording::start(&events)?.run(duration(seconds)?)?;
     fs::write(out, &text).with_context(|| format!("cannot write {}", out.display()))?;
-    eprintln!(
-        "dmaplane: {} events in {}",
-        trace::parse(&text).len(),
-        out.display()
-    );
+    let recorded = Recorded::of(&text, out, seconds);
+    if json {
+        return output::json(&recorded);
+    }
+    eprintln!("dmaplane: {}", recorded.text());
     Ok(())
 }
 
@@ -137,4 +180,40 @@ fn side(argument: &str) -> Result<Side> {
         name: name.to_owned(),
         events,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRACE: &str = "# tracer: nop\n#\n# entries-in-buffer/entries-written: 3/8   #P:2\n#\n\
+        a-1 [000] ..... 1.000001: op_submit: trace_id=7 op=WRITE\n\
+        a-1 [000] ..... 1.000002: op_submit: trace_id=8 op=WRITE\n\
+        a-1 [001] ..... 1.000003: op_complete: trace_id=7 op=WRITE\n";
+
+    #[test]
+    fn a_recording_is_summed_up() {
+        let recorded = Recorded::of(TRACE, Path::new("near.trace"), 2.5);
+        let json = serde_json::to_value(&recorded).expect("JSON");
+        let wanted = serde_json::json!({
+            "file": "near.trace",
+            "seconds": 2.5,
+            "events": 3,
+            "events_by_name": {"op_complete": 1, "op_submit": 2},
+            "lost": 5,
+        });
+        assert_eq!(json, wanted);
+    }
+
+    #[test]
+    fn people_hear_of_what_was_lost_and_what_to_do() {
+        let out = Path::new("near.trace");
+        let text = Recorded::of(TRACE, out, 2.5).text();
+        assert!(
+            text.starts_with("3 events in near.trace; 5 earlier ones were lost: "),
+            "{text}"
+        );
+        let text = Recorded::of(&TRACE.replace("3/8", "3/3"), out, 2.5).text();
+        assert_eq!(text, "3 events in near.trace");
+    }
 }
