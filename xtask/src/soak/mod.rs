@@ -3,10 +3,11 @@
 
 mod bound;
 mod history;
+mod repeat;
+mod told;
 
-use std::collections::BTreeMap;
 use std::process::{Command, ExitCode};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
@@ -21,7 +22,8 @@ use crate::guest::suite::Selection;
 use crate::guest::topology::Topology;
 use crate::guest::verdict::Kind;
 use crate::kernel::Profile;
-use history::{History, Run};
+use history::History;
+use repeat::{Choices, Chosen, Everything, IN_VAIN, Stopped, repeat};
 
 /// Parts of everything, each of which takes minutes.
 const PARTS: &[(&str, &str)] = &[
@@ -49,7 +51,9 @@ const PARTS: &[(&str, &str)] = &[
 ///
 /// Each run is one guest with one part of the suites, the faults, the races or the fuzzer of system
 /// calls. The history of all runs on this machine is a file in the cache; a soak that is stopped by
-/// Ctrl-C ends with its table, and the next one goes on with the same history.
+/// Ctrl-C ends with its table, and the next one goes on with the same history. A run that gave no
+/// result, as its guest did not boot, is told and makes exit code 14 unless another one failed; ten
+/// in a row end the soak.
 #[derive(Args)]
 #[command(after_help = exit::HELP)]
 pub(crate) struct SoakArgs {
@@ -79,23 +83,6 @@ pub(crate) struct SoakArgs {
     table: bool,
 }
 
-/// A reproducible sequence (splitmix64).
-struct Choices(u64);
-
-impl Choices {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn of<'a, T>(&mut self, all: &'a [T]) -> &'a T {
-        &all[(self.next() % all.len() as u64) as usize]
-    }
-}
-
 #[allow(
     clippy::needless_pass_by_value,
     reason = "all commands have one signature"
@@ -104,7 +91,7 @@ pub(crate) fn run(ctx: &Ctx, args: SoakArgs) -> Result<ExitCode> {
     let history = History::new(&ctx.cache_sub("soak")?);
     let before = history.read()?;
     if args.table {
-        print!("{}", table(&before));
+        print!("{}", told::table(&before));
         return Ok(ExitCode::SUCCESS);
     }
     let minutes = args.minutes.or(args.hours.map(|hours| hours * 60.0));
@@ -138,71 +125,58 @@ pub(crate) fn run(ctx: &Ctx, args: SoakArgs) -> Result<ExitCode> {
         time.as_secs() / 60,
         history.path().display()
     ));
+    let everything = Everything {
+        parts,
+        topologies,
+        profiles,
+        choices: Choices(seed),
+    };
     let commit = commit(ctx);
-    let start = Instant::now();
-    let mut choices = Choices(seed);
+    let accel = args.accel.unwrap_or(AccelChoice::Auto);
     let mut runs = Vec::new();
-    while start.elapsed() < time {
-        let part = choices.of(&parts).clone();
-        let topology = choices.of(&topologies).clone();
-        let profile = *choices.of(&profiles);
-        let seed = choices.next() >> 32;
-        let begun = Instant::now();
-        let accel = args.accel.unwrap_or(AccelChoice::Auto);
-        let kind = match once(ctx, accel, &part, &topology, profile, seed) {
-            Ok(kind) => kind,
-            // Ctrl-C: what was run is told all the same.
-            Err(err) if exit::number_of(&err) == exit::INTERRUPTED => break,
-            Err(err) => return Err(err),
-        };
-        // The fuzzer has a place of its own.
-        let fuzz = part == "fuzz ioctl";
-        let run = Run {
-            at: history::now(),
-            commit: commit.clone(),
-            part,
-            topology: if fuzz { "numa2".to_owned() } else { topology },
-            profile: if fuzz { Profile::Debug } else { profile }
-                .name()
-                .to_owned(),
-            seed,
-            exit_code: kind.code(),
-            words: kind.words().to_owned(),
-            seconds: begun.elapsed().as_secs(),
-        };
-        history.add(&run)?;
-        runs.push(run);
+    let stopped = repeat(
+        time,
+        everything,
+        |chosen| once(ctx, accel, chosen),
+        |chosen, ended, seconds| {
+            if ended.exit_code == exit::GUEST_INFRASTRUCTURE {
+                ctx.ui.warn(format!(
+                    "no result of {} on {} {}: {}",
+                    chosen.part,
+                    chosen.topology,
+                    chosen.profile.name(),
+                    ended.words
+                ));
+            }
+            let run = ended.run(&commit, chosen, seconds);
+            let written = history.add(&run);
+            runs.push(run);
+            written
+        },
+    );
+    if matches!(stopped, Stopped::InVain) {
+        ctx.ui.warn(format!(
+            "{IN_VAIN} runs in a row gave no result; the soak ends here"
+        ));
     }
-    print!("{}", table(&runs));
-    let worst = runs
-        .iter()
-        .filter(|run| run.failed())
-        .map(|run| run.exit_code);
-    let code = worst.max().unwrap_or(0);
+    print!("{}", told::table(&runs));
     let all = history.read()?;
     println!("all runs in {}:", history.path().display());
-    println!("{}", rate(&all));
-    Ok(ExitCode::from(code))
+    println!("{}", told::rate(&all));
+    Ok(ExitCode::from(repeat::verdict(&runs, stopped)?))
 }
 
 /// One run in guests.
-fn once(
-    ctx: &Ctx,
-    accel: AccelChoice,
-    part: &str,
-    topology: &str,
-    profile: Profile,
-    seed: u64,
-) -> Result<Kind> {
-    if part == "fuzz ioctl" {
-        return crate::fuzz::ioctl(ctx, accel, 180, seed);
+fn once(ctx: &Ctx, accel: AccelChoice, chosen: &Chosen) -> Result<Kind> {
+    if chosen.part == "fuzz ioctl" {
+        return crate::fuzz::ioctl(ctx, accel, 180, chosen.seed);
     }
-    let lab = Lab::prepare(ctx, topology, profile, accel, Driver::Loaded)?;
+    let lab = Lab::prepare(ctx, &chosen.topology, chosen.profile, accel, Driver::Loaded)?;
     let mut options = Options {
-        seed: Some(seed),
+        seed: Some(chosen.seed),
         ..Options::default()
     };
-    let purpose = match part {
+    let purpose = match chosen.part.as_str() {
         "faults" => Some(Purpose::Faults),
         "race table" => Some(Purpose::Races),
         _ => None,
@@ -213,7 +187,7 @@ fn once(
         options.selection.env.extend([fewer]);
         return faults::run(ctx, &lab, purpose, options);
     }
-    let filter = PARTS.iter().find(|(name, _)| *name == part);
+    let filter = PARTS.iter().find(|(name, _)| *name == chosen.part);
     options.selection = Selection {
         filter: filter.map(|(_, filter)| (*filter).to_owned()),
         ..Selection::default()
@@ -246,47 +220,6 @@ fn commit(ctx: &Ctx) -> String {
     said.map_or_else(|_| "unknown".to_owned(), |said| said.trim().to_owned())
 }
 
-/// The runs by part and place, and what they say together.
-fn table(runs: &[Run]) -> String {
-    let mut rows: BTreeMap<(&str, &str, &str), (u64, u64, u64)> = BTreeMap::new();
-    for run in runs {
-        let row = rows
-            .entry((&run.part, &run.topology, &run.profile))
-            .or_default();
-        row.0 += u64::from(run.counts());
-        row.1 += u64::from(run.failed());
-        row.2 += run.seconds;
-    }
-    let mut text = format!(
-        "\n  {:14} {:8} {:8} {:>6} {:>9} {:>8}\n",
-        "part", "topology", "profile", "runs", "failures", "seconds"
-    );
-    for ((part, topology, profile), (count, failures, seconds)) in rows {
-        text += &format!(
-            "  {part:14} {topology:8} {profile:8} {count:>6} {failures:>9} {seconds:>8}\n"
-        );
-    }
-    for run in runs.iter().filter(|run| run.failed()) {
-        text += &format!(
-            "  FAILED: {} on {} {} at {}: {}; seed {}\n",
-            run.part, run.topology, run.profile, run.commit, run.words, run.seed
-        );
-    }
-    text + &rate(runs) + "\n"
-}
-
-/// What the runs say about the failure rate.
-fn rate(runs: &[Run]) -> String {
-    let count = runs.iter().filter(|run| run.counts()).count() as u64;
-    let failures = runs.iter().filter(|run| run.failed()).count() as u64;
-    let seconds: u64 = runs.iter().map(|run| run.seconds).sum();
-    format!(
-        "soak: {count} runs in {} min, {failures} failed; with 95 % confidence fewer than {:.2} % of such runs fail",
-        seconds / 60,
-        100.0 * bound::upper(failures, count)
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -300,24 +233,5 @@ mod tests {
         assert!(err.contains("storm, many"), "{err}");
         assert_eq!(chosen("part", all(), Some("many")).unwrap(), ["many"]);
         assert_eq!(chosen("part", all(), None).unwrap().len(), 2);
-    }
-
-    #[test]
-    fn a_failure_is_told_with_its_seed() {
-        let run = |exit_code| Run {
-            at: 1,
-            commit: "abc".to_owned(),
-            part: "storm".to_owned(),
-            topology: "pair".to_owned(),
-            profile: "base".to_owned(),
-            seed: 4711,
-            exit_code,
-            words: "SPLAT".to_owned(),
-            seconds: 60,
-        };
-        // A guest that did not boot counts neither way.
-        let told = table(&[run(0), run(11), run(14)]);
-        assert!(told.contains("seed 4711"), "{told}");
-        assert!(told.contains("2 runs in 3 min, 1 failed"), "{told}");
     }
 }

@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! One run after the other, each chosen at random and noted, and what they come to together.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::history::{self, Run};
+use crate::exit;
+use crate::guest::verdict::Kind;
+use crate::kernel::Profile;
+
+/// Runs in a row without a result that end a soak: its guests do not boot any more, or each run fails at once.
+pub(super) const IN_VAIN: usize = 10;
+
+/// What one run is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Chosen {
+    /// What is run.
+    pub(super) part: String,
+    /// Where.
+    pub(super) topology: String,
+    /// On which kernel.
+    pub(super) profile: Profile,
+    /// What runs it again.
+    pub(super) seed: u64,
+}
+
+/// What is chosen from, and the sequence that chooses.
+pub(super) struct Everything {
+    /// Never empty, as the others.
+    pub(super) parts: Vec<String>,
+    pub(super) topologies: Vec<String>,
+    pub(super) profiles: Vec<Profile>,
+    pub(super) choices: Choices,
+}
+
+impl Everything {
+    fn choose(&mut self) -> Chosen {
+        let part = self.choices.of(&self.parts).clone();
+        let topology = self.choices.of(&self.topologies).clone();
+        let profile = *self.choices.of(&self.profiles);
+        let seed = self.choices.next() >> 32;
+        // The fuzzer has a place of its own.
+        let fuzz = part == "fuzz ioctl";
+        Chosen {
+            part,
+            topology: if fuzz { "numa2".to_owned() } else { topology },
+            profile: if fuzz { Profile::Debug } else { profile },
+            seed,
+        }
+    }
+}
+
+/// A reproducible sequence (splitmix64).
+pub(super) struct Choices(pub(super) u64);
+
+impl Choices {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn of<'a, T>(&mut self, all: &'a [T]) -> &'a T {
+        &all[(self.next() % all.len() as u64) as usize]
+    }
+}
+
+/// Why no more was run.
+#[derive(Debug)]
+pub(super) enum Stopped {
+    /// The time was over.
+    Over,
+    /// Nothing could be run any more.
+    InVain,
+    /// By the user.
+    Interrupted,
+    /// What was run could not be written down.
+    Unwritten(anyhow::Error),
+}
+
+/// Runs one after the other and notes each, until the time is over. One that could not be made is noted as well.
+pub(super) fn repeat(
+    time: Duration,
+    mut everything: Everything,
+    mut once: impl FnMut(&Chosen) -> Result<Kind>,
+    mut note: impl FnMut(Chosen, Ended, Duration) -> Result<()>,
+) -> Stopped {
+    let start = Instant::now();
+    let mut in_vain = 0;
+    while start.elapsed() < time {
+        let chosen = everything.choose();
+        let begun = Instant::now();
+        let ended = match once(&chosen) {
+            Ok(kind) => Ended::of(kind),
+            // Ctrl-C: what was run is told all the same.
+            Err(err) if exit::number_of(&err) == exit::INTERRUPTED => return Stopped::Interrupted,
+            Err(err) => Ended::not_made(&err),
+        };
+        in_vain = match ended.exit_code {
+            exit::GUEST_INFRASTRUCTURE => in_vain + 1,
+            _ => 0,
+        };
+        if let Err(err) = note(chosen, ended, begun.elapsed()) {
+            return Stopped::Unwritten(err);
+        }
+        if in_vain == IN_VAIN {
+            return Stopped::InVain;
+        }
+    }
+    Stopped::Over
+}
+
+/// How one run ended.
+pub(super) struct Ended {
+    /// As `--help` lists them.
+    pub(super) exit_code: u8,
+    /// In words.
+    pub(super) words: String,
+}
+
+impl Ended {
+    fn of(kind: Kind) -> Self {
+        Self {
+            exit_code: kind.code(),
+            words: kind.words().to_owned(),
+        }
+    }
+
+    /// Whatever kept it from being made, nothing is known about what it should have tested.
+    fn not_made(err: &anyhow::Error) -> Self {
+        Self {
+            exit_code: exit::GUEST_INFRASTRUCTURE,
+            words: format!("{err:#}"),
+        }
+    }
+
+    /// What the history gets.
+    pub(super) fn run(self, commit: &str, chosen: Chosen, time: Duration) -> Run {
+        Run {
+            at: history::now(),
+            commit: commit.to_owned(),
+            part: chosen.part,
+            topology: chosen.topology,
+            profile: chosen.profile.name().to_owned(),
+            seed: chosen.seed,
+            exit_code: self.exit_code,
+            words: self.words,
+            seconds: time.as_secs(),
+        }
+    }
+}
+
+/// The exit code of all runs together: that of the worst failure; without one, that of what gave no result.
+///
+/// # Errors
+/// When nothing was proven, or when the history lacks something.
+pub(super) fn verdict(runs: &[Run], stopped: Stopped) -> Result<u8> {
+    if let Stopped::Unwritten(err) = stopped {
+        return Err(err.context("the soak ended because its history cannot be written"));
+    }
+    let failed = runs.iter().filter(|run| run.failed());
+    if let Some(worst) = failed.map(|run| run.exit_code).max() {
+        return Ok(worst);
+    }
+    let vain = runs.iter().rev().find(|run| !run.counts());
+    if runs.iter().any(Run::counts) {
+        return Ok(vain.map_or(0, |run| run.exit_code));
+    }
+    if matches!(stopped, Stopped::Interrupted) {
+        return Err(exit::coded(
+            exit::INTERRUPTED,
+            "interrupted before any run gave a result",
+        ));
+    }
+    let why = match vain {
+        None => {
+            "its time was over before the first run; give more by --minutes or --hours".to_owned()
+        }
+        Some(last) => format!(
+            "none of {} runs gave a result; the last one: {}\n`cargo xtask setup --check` shows what this machine \
+             lacks, and `cargo xtask vm-test` one run with all that is said",
+            runs.len(),
+            last.words
+        ),
+    };
+    Err(exit::coded(
+        exit::GUEST_INFRASTRUCTURE,
+        format!("the soak has proven nothing: {why}"),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn everything() -> Everything {
+        Everything {
+            parts: vec!["storm".to_owned(), "many".to_owned()],
+            topologies: vec!["pair".to_owned()],
+            profiles: vec![Profile::Base],
+            choices: Choices(1),
+        }
+    }
+
+    /// What comes out when runs end like this one after the other, and Ctrl-C after the last of them.
+    fn soaked(ends: impl IntoIterator<Item = Result<Kind>>) -> (Vec<Run>, Result<u8>) {
+        let mut ends = ends.into_iter();
+        let interrupted = || Err(exit::coded(exit::INTERRUPTED, "interrupted"));
+        let mut runs = Vec::new();
+        let stopped = repeat(
+            Duration::MAX,
+            everything(),
+            |_| ends.next().unwrap_or_else(interrupted),
+            |chosen, ended, seconds| {
+                runs.push(ended.run("abc", chosen, seconds));
+                Ok(())
+            },
+        );
+        let verdict = verdict(&runs, stopped);
+        (runs, verdict)
+    }
+
+    #[test]
+    fn a_run_that_cannot_be_made_does_not_keep_the_others_from_it() {
+        let (runs, verdict) = soaked([
+            Err(exit::environment("no QEMU")),
+            Ok(Kind::Ok),
+            Ok(Kind::Infrastructure),
+            Ok(Kind::Ok),
+        ]);
+        let codes: Vec<_> = runs.iter().map(|run| run.exit_code).collect();
+        assert_eq!(codes, [14, 0, 14, 0]);
+        assert_eq!(runs[0].words, "no QEMU");
+        assert_eq!(verdict.unwrap(), exit::GUEST_INFRASTRUCTURE);
+    }
+
+    #[test]
+    fn what_failed_outweighs_what_gave_no_result() {
+        let ends = [Kind::Leak, Kind::Infrastructure, Kind::Tests].map(Ok);
+        assert_eq!(soaked(ends).1.unwrap(), exit::GUEST_LEAK);
+        assert_eq!(soaked([Ok(Kind::Ok)]).1.unwrap(), 0);
+    }
+
+    #[test]
+    fn a_soak_that_has_proven_nothing_fails_with_the_cause() {
+        let mut rounds = 0;
+        let ends = std::iter::from_fn(|| {
+            rounds += 1;
+            Some(match rounds % 2 {
+                0 => Err(exit::environment("no QEMU: install it")),
+                _ => Ok(Kind::Infrastructure),
+            })
+        });
+        let (runs, verdict) = soaked(ends);
+        assert_eq!(runs.len(), IN_VAIN);
+        let err = verdict.unwrap_err();
+        assert_eq!(exit::number_of(&err), exit::GUEST_INFRASTRUCTURE);
+        let told = err.to_string();
+        assert!(told.contains("no QEMU: install it"), "{told}");
+        assert!(told.contains("cargo xtask setup --check"), "{told}");
+        // Nothing at all, for want of time or by Ctrl-C.
+        let err = super::verdict(&[], Stopped::Over).unwrap_err();
+        assert!(err.to_string().contains("--minutes"), "{err}");
+        let err = soaked([]).1.unwrap_err();
+        assert_eq!(exit::number_of(&err), exit::INTERRUPTED);
+    }
+
+    #[test]
+    fn a_soak_ends_where_nothing_can_be_run_any_more() {
+        let ends = [Ok(Kind::Ok)].into_iter();
+        let ends = ends.chain(std::iter::repeat_with(|| Ok(Kind::Infrastructure)));
+        let (runs, verdict) = soaked(ends);
+        assert_eq!(runs.len(), 1 + IN_VAIN);
+        assert_eq!(verdict.unwrap(), exit::GUEST_INFRASTRUCTURE);
+    }
+
+    #[test]
+    fn what_was_run_is_told_when_the_history_cannot_be_written() {
+        let mut runs = Vec::new();
+        let stopped = repeat(
+            Duration::MAX,
+            everything(),
+            |_| Ok(Kind::Ok),
+            |chosen, ended, seconds| {
+                runs.push(ended.run("abc", chosen, seconds));
+                Err(anyhow::anyhow!("no space left"))
+            },
+        );
+        assert_eq!(runs.len(), 1);
+        let err = verdict(&runs, stopped).unwrap_err();
+        assert!(format!("{err:#}").contains("no space left"), "{err:#}");
+    }
+}
