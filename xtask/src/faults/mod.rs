@@ -58,7 +58,7 @@ pub(crate) struct Counts {
 
 impl Purpose {
     /// The tests, as a filter of nextest's.
-    fn filter(self) -> &'static str {
+    pub(crate) fn filter(self) -> &'static str {
         match self {
             Self::Faults => "binary(/^faults_/)",
             Self::Races => "binary(race_table) | test(=revoke_by_unplugging_again_and_again)",

@@ -4,12 +4,12 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
+use super::Found;
 use crate::ctx::Ctx;
-use crate::exit;
 
 /// What makes the compiler count the edges that are run, and show what is compared.
 const COVERAGE: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
@@ -21,13 +21,7 @@ const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 const LONGEST: u32 = 8192;
 
 /// Builds a target and runs it so long.
-pub(super) fn run(
-    ctx: &Ctx,
-    target: &str,
-    seconds: u64,
-    seed: u64,
-    save: bool,
-) -> Result<ExitCode> {
+pub(super) fn run(ctx: &Ctx, target: &str, seconds: u64, seed: u64, save: bool) -> Result<Found> {
     let crate_dir = ctx.root.join("logic/fuzz");
     // Beside cargo's own folder: other flags would build everything anew each time.
     let built = ctx.root.join("target/fuzz");
@@ -64,7 +58,8 @@ pub(super) fn run(
         .arg(&known)
         // 0 would mean for ever.
         .arg(format!("-max_total_time={}", seconds.max(1)))
-        .arg(format!("-seed={}", seed % u64::from(u32::MAX)))
+        // Likewise, 0 would mean one of its own choice.
+        .arg(format!("-seed={}", (seed % u64::from(u32::MAX)).max(1)))
         .arg(format!("-max_len={LONGEST}"))
         .arg(format!("-artifact_prefix={}/{target}-", crash.display()))
         .args(["-print_final_stats=1", "-timeout=10"]);
@@ -76,13 +71,13 @@ pub(super) fn run(
             "fuzz {target}: FAILED ({status}); the input is in {}; seed {seed}",
             crash.display()
         );
-        return Ok(ExitCode::from(exit::FAILED));
+        return Ok(Found::Crash);
     }
     if save {
         merge(&program, &work, &known)?;
     }
     println!("fuzz {target}: ok, {seconds} s, seed {seed}");
-    Ok(ExitCode::SUCCESS)
+    Ok(Found::Nothing)
 }
 
 /// Adds what reaches code that the corpus in the checkout does not.

@@ -24,6 +24,15 @@ pub(crate) enum Target {
     Ioctl,
 }
 
+/// What a fuzzer on the host came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// Nothing that breaks.
+    Nothing,
+    /// An input that breaks something, which is told and kept.
+    Crash,
+}
+
 /// Fuzzes for a time. What reaches new code is kept with --save; what breaks something ends the run.
 ///
 /// `wire` and `ring` run libFuzzer on logic/ on this machine, with the ordinary toolchain. `ioctl`
@@ -56,15 +65,25 @@ pub(crate) fn run(ctx: &Ctx, args: FuzzArgs) -> Result<ExitCode> {
         Some(seed) => seed,
         None => crate::guest::cli::random()?,
     };
-    match args.target {
-        Target::Wire => host::run(ctx, "wire", args.minutes * 60, seed, args.save),
-        Target::Ring => host::run(ctx, "ring", args.minutes * 60, seed, args.save),
+    let target = match args.target {
+        Target::Wire => "wire",
+        Target::Ring => "ring",
         Target::Ioctl => {
             let accel = args.accel.unwrap_or(AccelChoice::Auto);
             let kind = guest::run(ctx, accel, args.minutes * 60, seed, args.save)?;
-            Ok(ExitCode::from(kind.code()))
+            return Ok(ExitCode::from(kind.code()));
         }
-    }
+    };
+    let found = host::run(ctx, target, args.minutes * 60, seed, args.save)?;
+    Ok(ExitCode::from(match found {
+        Found::Nothing => 0,
+        Found::Crash => exit::FAILED,
+    }))
+}
+
+/// Runs a fuzzer on the host for so many seconds, as a part of something larger.
+pub(crate) fn host(ctx: &Ctx, target: &str, seconds: u64, seed: u64) -> Result<Found> {
+    host::run(ctx, target, seconds, seed, false)
 }
 
 /// Runs the fuzzer of system calls for so many seconds, as a part of something larger.

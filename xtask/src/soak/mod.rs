@@ -3,6 +3,7 @@
 
 mod bound;
 mod history;
+mod parts;
 mod repeat;
 mod told;
 
@@ -14,43 +15,18 @@ use clap::Args;
 
 use crate::ctx::Ctx;
 use crate::exit;
-use crate::faults::{self, Purpose};
 use crate::guest::accel::AccelChoice;
-use crate::guest::cli::{self, Options, random};
-use crate::guest::session::{Driver, Lab};
-use crate::guest::suite::Selection;
+use crate::guest::cli::random;
 use crate::guest::topology::Topology;
-use crate::guest::verdict::Kind;
 use crate::kernel::Profile;
 use history::History;
-use repeat::{Choices, Chosen, Everything, IN_VAIN, Stopped, repeat};
-
-/// Parts of everything, each of which takes minutes.
-const PARTS: &[(&str, &str)] = &[
-    (
-        "basics",
-        "binary(buffer) | binary(channel) | binary(endpoint) | binary(copy)",
-    ),
-    (
-        "transfer",
-        "binary(transfer) | binary(transfer_bounds) | binary(operations)",
-    ),
-    (
-        "ends",
-        "binary(ending) | binary(revoke) | binary(death) | binary(windows) | binary(races)",
-    ),
-    ("death steps", "binary(death_steps)"),
-    ("late write", "binary(late_write)"),
-    ("hostile", "binary(hostile) | binary(channel_hostile)"),
-    ("storm", "binary(storm)"),
-    ("many", "binary(many) | binary(module) | binary(numa)"),
-    ("network", "binary(network)"),
-];
+use parts::PARTS;
+use repeat::{Choices, Everything, IN_VAIN, Stopped, repeat};
 
 /// Repeats everything with random seeds and topologies, and keeps a history of it.
 ///
-/// Each run is one guest with one part of the suites, the faults, the races or the fuzzer of system
-/// calls. The history of all runs on this machine is a file in the cache; a soak that is stopped by
+/// Each run is one part of everything: some suites, the faults, the races or the fuzzer of system
+/// calls in guests, or a fuzzer on this machine; with --topology or --profile, only what runs there. The history of all runs on this machine is a file in the cache; a soak that is stopped by
 /// Ctrl-C ends with its table, and the next one goes on with the same history. A run that gave no
 /// result, as its guest did not boot, is told and makes exit code 14 unless another one failed; ten
 /// in a row end the soak.
@@ -109,13 +85,20 @@ pub(crate) fn run(ctx: &Ctx, args: SoakArgs) -> Result<ExitCode> {
     )?;
     let parts = chosen(
         "part",
-        PARTS
-            .iter()
-            .map(|(name, _)| *name)
-            .chain(["faults", "race table", "fuzz ioctl"])
-            .map(str::to_owned),
+        PARTS.iter().map(|part| part.name.to_owned()),
         args.part.as_deref(),
     )?;
+    let parts: Vec<_> = PARTS
+        .iter()
+        .filter(|part| parts.iter().any(|name| name == part.name))
+        .filter(|part| part.fits(args.topology.as_deref(), args.profile))
+        .collect();
+    if parts.is_empty() {
+        return Err(exit::coded(
+            exit::FAILED,
+            "this part has a topology and a profile of its own; leave --topology and --profile out",
+        ));
+    }
     let profiles = match args.profile {
         Some(profile) => vec![profile],
         None => vec![Profile::Base, Profile::Base, Profile::Debug],
@@ -137,15 +120,12 @@ pub(crate) fn run(ctx: &Ctx, args: SoakArgs) -> Result<ExitCode> {
     let stopped = repeat(
         time,
         everything,
-        |chosen| once(ctx, accel, chosen),
+        |chosen| chosen.part.run(ctx, accel, chosen),
         |chosen, ended, seconds| {
             if ended.exit_code == exit::GUEST_INFRASTRUCTURE {
                 ctx.ui.warn(format!(
-                    "no result of {} on {} {}: {}",
-                    chosen.part,
-                    chosen.topology,
-                    chosen.profile.name(),
-                    ended.words
+                    "no result of {} on {}: {}",
+                    chosen.part.name, chosen.place, ended.words
                 ));
             }
             let run = ended.run(&commit, chosen, seconds);
@@ -164,35 +144,6 @@ pub(crate) fn run(ctx: &Ctx, args: SoakArgs) -> Result<ExitCode> {
     println!("all runs in {}:", history.path().display());
     println!("{}", told::rate(&all));
     Ok(ExitCode::from(repeat::verdict(&runs, stopped)?))
-}
-
-/// One run in guests.
-fn once(ctx: &Ctx, accel: AccelChoice, chosen: &Chosen) -> Result<Kind> {
-    if chosen.part == "fuzz ioctl" {
-        return crate::fuzz::ioctl(ctx, accel, 180, chosen.seed);
-    }
-    let lab = Lab::prepare(ctx, &chosen.topology, chosen.profile, accel, Driver::Loaded)?;
-    let mut options = Options {
-        seed: Some(chosen.seed),
-        ..Options::default()
-    };
-    let purpose = match chosen.part.as_str() {
-        "faults" => Some(Purpose::Faults),
-        "race table" => Some(Purpose::Races),
-        _ => None,
-    };
-    if let Some(purpose) = purpose {
-        // A part of the full length: minutes and not an hour.
-        let fewer = ("DMAPLANE_ITERATIONS".to_owned(), "50".to_owned());
-        options.selection.env.extend([fewer]);
-        return faults::run(ctx, &lab, purpose, options);
-    }
-    let filter = PARTS.iter().find(|(name, _)| *name == chosen.part);
-    options.selection = Selection {
-        filter: filter.map(|(_, filter)| (*filter).to_owned()),
-        ..Selection::default()
-    };
-    cli::test(ctx, &lab, &options)
 }
 
 /// Those that the user wants; an unknown name lists those that exist.

@@ -1,27 +1,54 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One run after the other, each chosen at random and noted, and what they come to together.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
 use super::history::{self, Run};
+use super::parts::Part;
 use crate::exit;
+use crate::fuzz::Found;
 use crate::guest::verdict::Kind;
 use crate::kernel::Profile;
 
 /// Runs in a row without a result that end a soak: its guests do not boot any more, or each run fails at once.
 pub(super) const IN_VAIN: usize = 10;
 
+/// Where something runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In guests of a topology, on a kernel.
+    Guests(String, Profile),
+    /// On this machine itself.
+    Host,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (topology, profile) = self.names();
+        write!(f, "{topology} {profile}")
+    }
+}
+
+impl Place {
+    /// What the history calls it: topology and profile.
+    fn names(&self) -> (&str, &str) {
+        match self {
+            Self::Guests(topology, profile) => (topology, profile.name()),
+            Self::Host => ("host", "-"),
+        }
+    }
+}
+
 /// What one run is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Chosen {
     /// What is run.
-    pub(super) part: String,
+    pub(super) part: &'static Part,
     /// Where.
-    pub(super) topology: String,
-    /// On which kernel.
-    pub(super) profile: Profile,
+    pub(super) place: Place,
     /// What runs it again.
     pub(super) seed: u64,
 }
@@ -29,7 +56,7 @@ pub(super) struct Chosen {
 /// What is chosen from, and the sequence that chooses.
 pub(super) struct Everything {
     /// Never empty, as the others.
-    pub(super) parts: Vec<String>,
+    pub(super) parts: Vec<&'static Part>,
     pub(super) topologies: Vec<String>,
     pub(super) profiles: Vec<Profile>,
     pub(super) choices: Choices,
@@ -37,16 +64,14 @@ pub(super) struct Everything {
 
 impl Everything {
     fn choose(&mut self) -> Chosen {
-        let part = self.choices.of(&self.parts).clone();
+        let part = *self.choices.of(&self.parts);
         let topology = self.choices.of(&self.topologies).clone();
         let profile = *self.choices.of(&self.profiles);
         let seed = self.choices.next() >> 32;
-        // The fuzzer has a place of its own.
-        let fuzz = part == "fuzz ioctl";
+        let place = part.place();
         Chosen {
             part,
-            topology: if fuzz { "numa2".to_owned() } else { topology },
-            profile: if fuzz { Profile::Debug } else { profile },
+            place: place.unwrap_or(Place::Guests(topology, profile)),
             seed,
         }
     }
@@ -86,8 +111,8 @@ pub(super) enum Stopped {
 pub(super) fn repeat(
     time: Duration,
     mut everything: Everything,
-    mut once: impl FnMut(&Chosen) -> Result<Kind>,
-    mut note: impl FnMut(Chosen, Ended, Duration) -> Result<()>,
+    mut once: impl FnMut(&Chosen) -> Result<Ended>,
+    mut note: impl FnMut(&Chosen, Ended, Duration) -> Result<()>,
 ) -> Stopped {
     let start = Instant::now();
     let mut in_vain = 0;
@@ -95,7 +120,7 @@ pub(super) fn repeat(
         let chosen = everything.choose();
         let begun = Instant::now();
         let ended = match once(&chosen) {
-            Ok(kind) => Ended::of(kind),
+            Ok(ended) => ended,
             // Ctrl-C: what was run is told all the same.
             Err(err) if exit::number_of(&err) == exit::INTERRUPTED => return Stopped::Interrupted,
             Err(err) => Ended::not_made(&err),
@@ -104,7 +129,7 @@ pub(super) fn repeat(
             exit::GUEST_INFRASTRUCTURE => in_vain + 1,
             _ => 0,
         };
-        if let Err(err) = note(chosen, ended, begun.elapsed()) {
+        if let Err(err) = note(&chosen, ended, begun.elapsed()) {
             return Stopped::Unwritten(err);
         }
         if in_vain == IN_VAIN {
@@ -123,10 +148,23 @@ pub(super) struct Ended {
 }
 
 impl Ended {
-    fn of(kind: Kind) -> Self {
+    /// In guests.
+    pub(super) fn of(kind: Kind) -> Self {
         Self {
             exit_code: kind.code(),
             words: kind.words().to_owned(),
+        }
+    }
+
+    /// A fuzzer on the host, which found something or not.
+    pub(super) fn found(found: Found) -> Self {
+        let (exit_code, words) = match found {
+            Found::Nothing => (0, "ok"),
+            Found::Crash => (exit::FAILED, "FAILED"),
+        };
+        Self {
+            exit_code,
+            words: words.to_owned(),
         }
     }
 
@@ -139,13 +177,14 @@ impl Ended {
     }
 
     /// What the history gets.
-    pub(super) fn run(self, commit: &str, chosen: Chosen, time: Duration) -> Run {
+    pub(super) fn run(self, commit: &str, chosen: &Chosen, time: Duration) -> Run {
+        let (topology, profile) = chosen.place.names();
         Run {
             at: history::now(),
             commit: commit.to_owned(),
-            part: chosen.part,
-            topology: chosen.topology,
-            profile: chosen.profile.name().to_owned(),
+            part: chosen.part.name.to_owned(),
+            topology: topology.to_owned(),
+            profile: profile.to_owned(),
             seed: chosen.seed,
             exit_code: self.exit_code,
             words: self.words,
@@ -195,11 +234,12 @@ pub(super) fn verdict(runs: &[Run], stopped: Stopped) -> Result<u8> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::parts::PARTS;
     use super::*;
 
     fn everything() -> Everything {
         Everything {
-            parts: vec!["storm".to_owned(), "many".to_owned()],
+            parts: PARTS.iter().collect(),
             topologies: vec!["pair".to_owned()],
             profiles: vec![Profile::Base],
             choices: Choices(1),
@@ -214,7 +254,7 @@ mod tests {
         let stopped = repeat(
             Duration::MAX,
             everything(),
-            |_| ends.next().unwrap_or_else(interrupted),
+            |_| ends.next().unwrap_or_else(interrupted).map(Ended::of),
             |chosen, ended, seconds| {
                 runs.push(ended.run("abc", chosen, seconds));
                 Ok(())
@@ -284,7 +324,7 @@ mod tests {
         let stopped = repeat(
             Duration::MAX,
             everything(),
-            |_| Ok(Kind::Ok),
+            |_| Ok(Ended::of(Kind::Ok)),
             |chosen, ended, seconds| {
                 runs.push(ended.run("abc", chosen, seconds));
                 Err(anyhow::anyhow!("no space left"))
@@ -293,5 +333,21 @@ mod tests {
         assert_eq!(runs.len(), 1);
         let err = verdict(&runs, stopped).unwrap_err();
         assert!(format!("{err:#}").contains("no space left"), "{err:#}");
+    }
+
+    #[test]
+    fn what_has_a_place_of_its_own_is_noted_there_with_its_seed() {
+        let mut all = everything();
+        all.parts.retain(|part| part.name == "fuzz wire");
+        let chosen = all.choose();
+        let seed = chosen.seed;
+        let run = Ended::found(Found::Crash).run("abc", &chosen, Duration::ZERO);
+        assert_eq!((run.topology.as_str(), run.seed), ("host", seed));
+        assert!(run.failed() && run.counts());
+        assert!(
+            !Ended::found(Found::Nothing)
+                .run("abc", &all.choose(), Duration::ZERO)
+                .failed()
+        );
     }
 }
