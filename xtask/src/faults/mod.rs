@@ -2,6 +2,7 @@
 //! Runs of the suite with a purpose: `vm-test --faults` and `vm-test --races`, in full length, with a table at the end.
 
 mod needs;
+mod races;
 mod table;
 
 use std::collections::BTreeMap;
@@ -17,7 +18,9 @@ pub(crate) use needs::require;
 use crate::ctx::Ctx;
 use crate::guest::cli::Options;
 use crate::guest::session::Lab;
+use crate::guest::suite::SuiteRun;
 use crate::guest::verdict::Kind;
+use races::Race;
 
 /// What the guest leaves in its share; tests/framework/src/faults/record.rs has the other side.
 const RECORD: &str = "faults.json";
@@ -35,7 +38,7 @@ pub(crate) enum Purpose {
 }
 
 /// What a guest has counted.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub(crate) struct Record {
     /// The driver's points.
     pub(crate) points: BTreeMap<String, Counts>,
@@ -43,8 +46,17 @@ pub(crate) struct Record {
     pub(crate) sweeps: BTreeMap<String, (u32, u32)>,
     /// Seeds of storms.
     pub(crate) seeds: Vec<u64>,
-    /// Races: iterations and milliseconds.
+    /// Races that came to their end: iterations and milliseconds.
     pub(crate) races: BTreeMap<String, (u64, u64)>,
+}
+
+/// What is put beside the results of the tests.
+#[derive(Serialize)]
+struct Told<'a> {
+    points: &'a BTreeMap<String, Counts>,
+    sweeps: &'a BTreeMap<String, (u32, u32)>,
+    seeds: &'a [u64],
+    races: &'a BTreeMap<String, Race>,
 }
 
 /// What a point has counted.
@@ -100,13 +112,25 @@ pub(crate) fn run(ctx: &Ctx, lab: &Lab, purpose: Purpose, options: Options) -> R
     let mut options = options;
     let whole = options.selection.filter.is_none();
     purpose.apply(&mut options);
-    let (kind, record) = crate::guest::cli::test_and(ctx, lab, &options, read)?;
-    let Some(record) = record? else {
-        return Ok(kind);
+    let look = |run: &SuiteRun| {
+        let record = read(&run.outcome.share(&run.outcome.guests[0]));
+        (record, run.tests.clone())
     };
-    print!("{}", table::text(&record, purpose));
+    let (kind, (record, tests)) = crate::guest::cli::test_and(ctx, lab, &options, look)?;
+    let record = record?;
+    let races = races::of(record.as_ref(), &tests);
+    if record.is_none() && races.is_empty() {
+        return Ok(kind);
+    }
+    let record = record.unwrap_or_default();
+    print!("{}", table::text(&record, &races, purpose));
+    if tests.unreadable.is_some() {
+        println!(
+            "  the tests have left no report: what is not in the table did not come to its end"
+        );
+    }
     if let Some(json) = &options.telling.json {
-        add_to(json, &record)?;
+        add_to(json, &record, &races)?;
     }
     let silent = table::silent(&record);
     if purpose == Purpose::Faults && whole && !silent.is_empty() {
@@ -128,11 +152,17 @@ pub(crate) fn read(share: &Path) -> Result<Option<Record>> {
 }
 
 /// Puts the record beside the results of the tests.
-fn add_to(json: &Path, record: &Record) -> Result<()> {
+fn add_to(json: &Path, record: &Record, races: &BTreeMap<String, Race>) -> Result<()> {
     let text = fs::read_to_string(json)?;
     let mut told: serde_json::Value = serde_json::from_str(&text)?;
     if let Some(told) = told.as_object_mut() {
-        told.insert("faults".to_owned(), serde_json::to_value(record)?);
+        let own = Told {
+            points: &record.points,
+            sweeps: &record.sweeps,
+            seeds: &record.seeds,
+            races,
+        };
+        told.insert("faults".to_owned(), serde_json::to_value(own)?);
     }
     let text = serde_json::to_string_pretty(&told)? + "\n";
     fs::write(json, text).with_context(|| format!("cannot write {}", json.display()))
@@ -141,6 +171,7 @@ fn add_to(json: &Path, record: &Record) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::guest::verdict::Tests;
 
     #[test]
     fn a_filter_of_the_users_narrows_the_runs_own() {
@@ -164,16 +195,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(read(dir.path()).unwrap(), None);
         let text = r#"{"points": {"freeze": {"passed": 3, "fired": 1}}, "sweeps": {"open": [4, 3]},
-            "seeds": [7], "races": {}}"#;
+            "seeds": [7], "races": {"close": [1000, 61000]}}"#;
         fs::write(dir.path().join(RECORD), text).unwrap();
         let record = read(dir.path()).unwrap().unwrap();
         assert_eq!(record.points["freeze"].fired, 1);
         let json = dir.path().join("result.json");
         fs::write(&json, r#"{"exit_code": 0}"#).unwrap();
-        add_to(&json, &record).unwrap();
+        add_to(&json, &record, &races::of(Some(&record), &Tests::default())).unwrap();
         let told: serde_json::Value =
             serde_json::from_str(&fs::read_to_string(json).unwrap()).unwrap();
         assert_eq!(told["faults"]["sweeps"]["open"][0], 4);
+        let race = serde_json::json!({"iterations": 1000, "failures": 0, "seconds": 61.0});
+        assert_eq!(told["faults"]["races"]["close"], race);
         assert_eq!(told["exit_code"], 0);
     }
 }

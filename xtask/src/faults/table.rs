@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The record of a run as tables for people.
 
+use std::collections::BTreeMap;
+
+use super::races::Race;
 use super::{Purpose, Record};
 
 /// The tables that belong to a purpose.
-pub(super) fn text(record: &Record, purpose: Purpose) -> String {
+pub(super) fn text(record: &Record, races: &BTreeMap<String, Race>, purpose: Purpose) -> String {
     let mut text = String::new();
     if purpose == Purpose::Faults {
         text += &format!(
@@ -22,11 +25,16 @@ pub(super) fn text(record: &Record, purpose: Purpose) -> String {
             text += &format!("\n  storm of seed {seed}; --seed {seed} runs it again\n");
         }
     }
-    if !record.races.is_empty() {
-        text += &format!("\n  {:48} {:>10} {:>8}\n", "race", "iterations", "seconds");
-        for (name, (iterations, milliseconds)) in &record.races {
-            let seconds = milliseconds / 1000;
-            text += &format!("  {name:48} {iterations:>10} {seconds:>8}\n");
+    if !races.is_empty() {
+        text += &format!(
+            "\n  {:48} {:>10} {:>8} {:>8}\n",
+            "race", "iterations", "failures", "seconds"
+        );
+        for (name, race) in races {
+            text += &format!(
+                "  {name:48} {:>10} {:>8} {:>8.0}\n",
+                race.iterations, race.failures, race.seconds
+            );
         }
     }
     text
@@ -50,15 +58,22 @@ mod tests {
             let counts = Counts { passed: 9, fired };
             record.points.insert(name.to_owned(), counts);
         }
-        record.races.insert("close".to_owned(), (1000, 61_000));
-        let told = text(&record, Purpose::Faults);
+        let race = Race {
+            iterations: 42,
+            failures: 3,
+            seconds: 61.2,
+        };
+        let races = [("close".to_owned(), race)].into();
+        let told = text(&record, &races, Purpose::Faults);
         assert!(
             told.contains("post_send") && told.contains("close"),
             "{told}"
         );
         assert_eq!(silent(&record), ["post_send"]);
-        let told = text(&record, Purpose::Races);
+        let told = text(&record, &races, Purpose::Races);
         assert!(!told.contains("post_send"), "{told}");
-        assert!(told.contains("61"), "{told}");
+        let row = told.lines().find(|line| line.contains("close")).unwrap();
+        let row: Vec<_> = row.split_whitespace().collect();
+        assert_eq!(row, ["close", "42", "3", "61"], "{told}");
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The command `vm-test`, and what it has in common with `vm`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::guest::scanner::Marker;
 use crate::guest::selftest;
 use crate::guest::session::{Driver, Event, Lab};
 pub(crate) use crate::guest::shell::{VmArgs, run as run_vm};
-use crate::guest::suite::{Built, Selection, Suite};
+use crate::guest::suite::{Built, Selection, Suite, SuiteRun};
 use crate::guest::topology::Topology;
 use crate::guest::verdict::Kind;
 use crate::kernel::Profile;
@@ -141,12 +141,12 @@ pub(crate) fn test(ctx: &Ctx, lab: &Lab, options: &Options) -> Result<Kind> {
     Ok(test_and(ctx, lab, options, |_| ())?.0)
 }
 
-/// Runs a suite, tells its results, and looks at what the first guest shared before that is gone.
+/// Runs a suite, tells its results, and looks at what it left before that is gone.
 pub(crate) fn test_and<T>(
     ctx: &Ctx,
     lab: &Lab,
     options: &Options,
-    look: impl FnOnce(&Path) -> T,
+    look: impl FnOnce(&SuiteRun) -> T,
 ) -> Result<(Kind, T)> {
     let built = Built::build(ctx, lab)?;
     let suite = Suite::select(ctx, lab, &built, options.selection.clone())?;
@@ -175,7 +175,7 @@ pub(crate) fn test_and<T>(
     };
     let mut run = suite.run(ctx, lab, seed, options.limit, &mut follow)?;
     drop(progress);
-    let seen = look(&run.outcome.share(&run.outcome.guests[0]));
+    let seen = look(&run);
     let kind = report::tell(ctx, lab, &mut run, seed, &options.telling)?;
     Ok((kind, seen))
 }

@@ -17,7 +17,7 @@ pub(crate) mod accel;
 mod binaries;
 pub(crate) mod cli;
 mod clock;
-mod junit;
+pub(crate) mod junit;
 mod kmods;
 pub(crate) mod limits;
 mod machine;
