@@ -2,11 +2,11 @@
 //! The fuzzer of system calls in a guest, guided by the kernel's coverage of the driver.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::ctx::Ctx;
 use crate::faults;
@@ -24,14 +24,24 @@ const KEPT: usize = 256;
 const BYTES: u64 = 2048;
 
 /// What the guest leaves; tests/framework/src/hostile/guided.rs has the other side.
-#[derive(Deserialize)]
-struct Seen {
+#[derive(Debug, Deserialize, Serialize)]
+pub(super) struct Seen {
     played: u64,
     calls: u64,
     places: usize,
     known: usize,
     fresh: usize,
     milliseconds: u64,
+}
+
+/// What a run came to.
+pub(super) struct Fuzzed {
+    /// The judgement.
+    pub(super) kind: Kind,
+    /// What the guest has seen, if it left that.
+    pub(super) seen: Option<Seen>,
+    /// Where everything is that a guest that broke has left.
+    pub(super) artefacts: Option<PathBuf>,
 }
 
 /// Runs it so long and judges the guest.
@@ -41,7 +51,7 @@ pub(super) fn run(
     seconds: u64,
     seed: u64,
     save: bool,
-) -> Result<Kind> {
+) -> Result<Fuzzed> {
     let lab = Lab::prepare(ctx, "numa2", Profile::Debug, accel, Driver::Loaded)?;
     faults::require(ctx, &lab, &["CONFIG_KCOV"])?;
     let guest = lab.topology.guests[0].name.clone();
@@ -83,13 +93,16 @@ pub(super) fn run(
     for (kind, reason) in &verdict.reasons {
         println!("  {}: {reason}", kind.words());
     }
+    let mut artefacts = None;
     if verdict.kind != Kind::Ok {
+        let kept = outcome.dir.keep(ctx)?;
         println!(
             "  the tape that was played last and all else: {}",
-            outcome.dir.keep(ctx)?.display()
+            kept.display()
         );
+        artefacts = Some(kept);
     }
-    let told = match seen {
+    let told = match &seen {
         Ok(seen) => format!(
             "{} tapes, {} system calls, {} places of the driver's code reached ({} by known tapes), {} new tapes in {} s",
             seen.played,
@@ -106,7 +119,11 @@ pub(super) fn run(
         lab.title(),
         verdict.kind.words()
     );
-    Ok(verdict.kind)
+    Ok(Fuzzed {
+        kind: verdict.kind,
+        seen: seen.ok(),
+        artefacts,
+    })
 }
 
 fn seen(share: &Path) -> Result<Seen> {

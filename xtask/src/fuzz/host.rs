@@ -71,7 +71,7 @@ pub(super) fn run(ctx: &Ctx, target: &str, seconds: u64, seed: u64, save: bool) 
             "fuzz {target}: FAILED ({status}); the input is in {}; seed {seed}",
             crash.display()
         );
-        return Ok(Found::Crash);
+        return Ok(Found::Crash(crash));
     }
     if save {
         merge(&program, &work, &known)?;

@@ -4,17 +4,23 @@
 mod guest;
 mod host;
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
+use serde::Serialize;
 
 use crate::ctx::Ctx;
 use crate::exit;
 use crate::guest::accel::AccelChoice;
+use crate::guest::verdict::Kind;
+use guest::Seen;
 
 /// What to fuzz.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Target {
     /// Greetings and control messages of a hostile peer, on the host.
     Wire,
@@ -25,12 +31,30 @@ pub(crate) enum Target {
 }
 
 /// What a fuzzer on the host came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
     /// Nothing that breaks.
     Nothing,
-    /// An input that breaks something, which is told and kept.
-    Crash,
+    /// An input that breaks something; it is in this folder.
+    Crash(PathBuf),
+}
+
+/// What `--json` writes.
+#[derive(Serialize)]
+struct Told {
+    target: Target,
+    /// As `--help` lists them.
+    exit_code: u8,
+    /// In words.
+    words: &'static str,
+    /// What runs it again.
+    seed: u64,
+    /// How long it was to last.
+    seconds: u64,
+    /// What a guest has seen, if it left that.
+    seen: Option<Seen>,
+    /// The folder with what broke something.
+    artefacts: Option<PathBuf>,
 }
 
 /// Fuzzes for a time. What reaches new code is kept with --save; what breaks something ends the run.
@@ -51,6 +75,9 @@ pub(crate) struct FuzzArgs {
     /// Puts what reached new code into the corpus in the checkout.
     #[arg(long)]
     save: bool,
+    /// Writes the result as JSON: target, exit code, seed, what was reached, what broke.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
     /// What guests run on.
     #[arg(long, value_enum)]
     accel: Option<AccelChoice>,
@@ -65,20 +92,52 @@ pub(crate) fn run(ctx: &Ctx, args: FuzzArgs) -> Result<ExitCode> {
         Some(seed) => seed,
         None => crate::guest::cli::random()?,
     };
-    let target = match args.target {
-        Target::Wire => "wire",
-        Target::Ring => "ring",
-        Target::Ioctl => {
-            let accel = args.accel.unwrap_or(AccelChoice::Auto);
-            let kind = guest::run(ctx, accel, args.minutes * 60, seed, args.save)?;
-            return Ok(ExitCode::from(kind.code()));
-        }
+    let seconds = args.minutes * 60;
+    let mut told = Told {
+        target: args.target,
+        exit_code: 0,
+        words: Kind::Ok.words(),
+        seed,
+        seconds,
+        seen: None,
+        artefacts: None,
     };
-    let found = host::run(ctx, target, args.minutes * 60, seed, args.save)?;
-    Ok(ExitCode::from(match found {
-        Found::Nothing => 0,
-        Found::Crash => exit::FAILED,
-    }))
+    if args.target == Target::Ioctl {
+        let accel = args.accel.unwrap_or(AccelChoice::Auto);
+        let fuzzed = guest::run(ctx, accel, seconds, seed, args.save)?;
+        told.exit_code = fuzzed.kind.code();
+        told.words = fuzzed.kind.words();
+        told.seen = fuzzed.seen;
+        told.artefacts = fuzzed.artefacts;
+    } else {
+        let found = host::run(ctx, args.target.name(), seconds, seed, args.save)?;
+        if let Found::Crash(folder) = found {
+            told.exit_code = exit::FAILED;
+            told.words = "FAILED";
+            told.artefacts = Some(folder);
+        }
+    }
+    if let Some(json) = &args.json {
+        told.write(json)?;
+    }
+    Ok(ExitCode::from(told.exit_code))
+}
+
+impl Target {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Wire => "wire",
+            Self::Ring => "ring",
+            Self::Ioctl => "ioctl",
+        }
+    }
+}
+
+impl Told {
+    fn write(&self, path: &Path) -> Result<()> {
+        fs::write(path, serde_json::to_string_pretty(self)? + "\n")
+            .with_context(|| format!("cannot write {}", path.display()))
+    }
 }
 
 /// Runs a fuzzer on the host for so many seconds, as a part of something larger.
@@ -87,11 +146,36 @@ pub(crate) fn host(ctx: &Ctx, target: &str, seconds: u64, seed: u64) -> Result<F
 }
 
 /// Runs the fuzzer of system calls for so many seconds, as a part of something larger.
-pub(crate) fn ioctl(
-    ctx: &Ctx,
-    accel: AccelChoice,
-    seconds: u64,
-    seed: u64,
-) -> Result<crate::guest::verdict::Kind> {
-    guest::run(ctx, accel, seconds, seed, false)
+pub(crate) fn ioctl(ctx: &Ctx, accel: AccelChoice, seconds: u64, seed: u64) -> Result<Kind> {
+    Ok(guest::run(ctx, accel, seconds, seed, false)?.kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_json_says_what_was_reached_and_how_it_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("fuzz.json");
+        let seen = r#"{"played": 9, "calls": 800, "places": 70, "known": 60, "fresh": 2, "milliseconds": 5000}"#;
+        let told = Told {
+            target: Target::Ioctl,
+            exit_code: Kind::Splat.code(),
+            words: Kind::Splat.words(),
+            seed: 7,
+            seconds: 300,
+            seen: Some(serde_json::from_str(seen).unwrap()),
+            artefacts: Some(PathBuf::from("artefacts/x")),
+        };
+        told.write(&file).unwrap();
+        let told: serde_json::Value =
+            serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+        let wanted = serde_json::json!({
+            "target": "ioctl", "exit_code": 11, "words": "SPLAT", "seed": 7, "seconds": 300,
+            "seen": serde_json::from_str::<serde_json::Value>(seen).unwrap(),
+            "artefacts": "artefacts/x",
+        });
+        assert_eq!(told, wanted);
+    }
 }

@@ -7,6 +7,7 @@ mod parts;
 mod repeat;
 mod told;
 
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use crate::kernel::Profile;
 use history::History;
 use parts::PARTS;
 use repeat::{Choices, Everything, IN_VAIN, Stopped, repeat};
+use told::Told;
 
 /// Repeats everything with random seeds and topologies, and keeps a history of it.
 ///
@@ -57,6 +59,10 @@ pub(crate) struct SoakArgs {
     /// Prints the history's table and runs nothing.
     #[arg(long)]
     table: bool,
+    /// Writes everything as JSON: exit code, seed, runs, failures, the bound. With --table, of the
+    /// history.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
 }
 
 #[allow(
@@ -68,6 +74,9 @@ pub(crate) fn run(ctx: &Ctx, args: SoakArgs) -> Result<ExitCode> {
     let before = history.read()?;
     if args.table {
         print!("{}", told::table(&before));
+        if let Some(json) = &args.json {
+            Told::new(history.path(), &before).write(json)?;
+        }
         return Ok(ExitCode::SUCCESS);
     }
     let minutes = args.minutes.or(args.hours.map(|hours| hours * 60.0));
@@ -140,10 +149,20 @@ pub(crate) fn run(ctx: &Ctx, args: SoakArgs) -> Result<ExitCode> {
         ));
     }
     print!("{}", told::table(&runs));
+    let verdict = repeat::verdict(&runs, stopped);
+    if let Some(json) = &args.json {
+        let told = Told {
+            exit_code: verdict.as_ref().map_or_else(exit::number_of, |code| *code),
+            error: verdict.as_ref().err().map(|err| format!("{err:#}")),
+            seed: Some(seed),
+            ..Told::new(history.path(), &runs)
+        };
+        told.write(json)?;
+    }
     let all = history.read()?;
     println!("all runs in {}:", history.path().display());
     println!("{}", told::rate(&all));
-    Ok(ExitCode::from(repeat::verdict(&runs, stopped)?))
+    Ok(ExitCode::from(verdict?))
 }
 
 /// Those that the user wants; an unknown name lists those that exist.

@@ -135,7 +135,7 @@ impl Part {
         let seed = chosen.seed;
         let (topology, profile) = match (&self.what, &chosen.place) {
             (What::Host(target), _) => {
-                return fuzz::host(ctx, target, FUZZ, seed).map(Ended::found);
+                return fuzz::host(ctx, target, FUZZ, seed).map(|found| Ended::found(&found));
             }
             (What::Calls, _) => return fuzz::ioctl(ctx, accel, FUZZ, seed).map(Ended::of),
             (_, Place::Guests(topology, profile)) => (topology, *profile),

@@ -157,10 +157,10 @@ impl Ended {
     }
 
     /// A fuzzer on the host, which found something or not.
-    pub(super) fn found(found: Found) -> Self {
+    pub(super) fn found(found: &Found) -> Self {
         let (exit_code, words) = match found {
             Found::Nothing => (0, "ok"),
-            Found::Crash => (exit::FAILED, "FAILED"),
+            Found::Crash(_) => (exit::FAILED, "FAILED"),
         };
         Self {
             exit_code,
@@ -341,11 +341,11 @@ mod tests {
         all.parts.retain(|part| part.name == "fuzz wire");
         let chosen = all.choose();
         let seed = chosen.seed;
-        let run = Ended::found(Found::Crash).run("abc", &chosen, Duration::ZERO);
+        let run = Ended::found(&Found::Crash("crashes".into())).run("abc", &chosen, Duration::ZERO);
         assert_eq!((run.topology.as_str(), run.seed), ("host", seed));
         assert!(run.failed() && run.counts());
         assert!(
-            !Ended::found(Found::Nothing)
+            !Ended::found(&Found::Nothing)
                 .run("abc", &all.choose(), Duration::ZERO)
                 .failed()
         );

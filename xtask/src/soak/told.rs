@@ -1,10 +1,48 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Runs as a table for people, and what they say together.
+//! Runs as a table for people, as JSON for machines, and what they say together.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
 
 use super::bound;
 use super::history::Run;
+
+/// What runs say together.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(super) struct Sum {
+    /// Runs with a result.
+    pub(super) completed: u64,
+    /// Of them, those that failed.
+    pub(super) failures: u64,
+    /// Runs without one.
+    pub(super) no_result: u64,
+    /// How long all of them took.
+    pub(super) seconds: u64,
+    /// The share of such runs that fail at most, with 95 % confidence.
+    pub(super) upper_bound: f64,
+}
+
+/// What `--json` writes.
+#[derive(Serialize)]
+pub(super) struct Told<'a> {
+    /// As `--help` lists them.
+    pub(super) exit_code: u8,
+    /// Why it is not 0, if that is no run's fault.
+    pub(super) error: Option<String>,
+    /// Where the choices started; none for the history's table.
+    pub(super) seed: Option<u64>,
+    /// Where the runs of all soaks are.
+    pub(super) history: &'a Path,
+    /// The runs of this one; of the history's table, all.
+    pub(super) runs: &'a [Run],
+    /// What these say together.
+    #[serde(flatten)]
+    pub(super) sum: Sum,
+}
 
 /// The runs of one part at one place.
 #[derive(Default)]
@@ -66,24 +104,57 @@ fn one(run: &Run) -> String {
     )
 }
 
+impl Sum {
+    fn of(runs: &[Run]) -> Self {
+        let completed = runs.iter().filter(|run| run.counts()).count() as u64;
+        let failures = runs.iter().filter(|run| run.failed()).count() as u64;
+        Self {
+            completed,
+            failures,
+            no_result: runs.len() as u64 - completed,
+            seconds: runs.iter().map(|run| run.seconds).sum(),
+            upper_bound: bound::upper(failures, completed),
+        }
+    }
+}
+
 /// What the runs say about the failure rate.
 pub(super) fn rate(runs: &[Run]) -> String {
-    let count = runs.iter().filter(|run| run.counts()).count() as u64;
-    let failures = runs.iter().filter(|run| run.failed()).count() as u64;
-    let seconds: u64 = runs.iter().map(|run| run.seconds).sum();
+    let sum = Sum::of(runs);
     let mut text = format!(
-        "soak: {count} runs in {} min, {failures} failed",
-        seconds / 60
+        "soak: {} runs in {} min, {} failed",
+        sum.completed,
+        sum.seconds / 60,
+        sum.failures
     );
-    let not_made = runs.len() as u64 - count;
-    if not_made > 0 {
-        text += &format!(", {not_made} more gave no result");
+    if sum.no_result > 0 {
+        text += &format!(", {} more gave no result", sum.no_result);
     }
-    if count == 0 {
+    if sum.completed == 0 {
         return text + "; nothing is proven";
     }
-    let bound = 100.0 * bound::upper(failures, count);
+    let bound = 100.0 * sum.upper_bound;
     text + &format!("; with 95 % confidence fewer than {bound:.2} % of such runs fail")
+}
+
+impl<'a> Told<'a> {
+    /// Of these runs; good unless said otherwise.
+    pub(super) fn new(history: &'a Path, runs: &'a [Run]) -> Self {
+        Self {
+            exit_code: 0,
+            error: None,
+            seed: None,
+            history,
+            runs,
+            sum: Sum::of(runs),
+        }
+    }
+
+    /// Writes the JSON.
+    pub(super) fn write(&self, path: &Path) -> Result<()> {
+        fs::write(path, serde_json::to_string_pretty(self)? + "\n")
+            .with_context(|| format!("cannot write {}", path.display()))
+    }
 }
 
 #[cfg(test)]
@@ -126,5 +197,26 @@ mod tests {
             told.contains("0 failed, 3 more gave no result; nothing is proven"),
             "{told}"
         );
+    }
+
+    #[test]
+    fn the_json_has_the_runs_and_what_they_say() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("soak.json");
+        let runs = [run(0, "ok"), run(11, "SPLAT"), run(14, "no QEMU")];
+        let told = Told {
+            exit_code: 11,
+            seed: Some(7),
+            ..Told::new(Path::new("history.jsonl"), &runs)
+        };
+        told.write(&file).unwrap();
+        let text = fs::read_to_string(file).unwrap();
+        let told: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(told["exit_code"], 11);
+        assert_eq!(told["seed"], 7);
+        let sum = ["completed", "failures", "no_result", "seconds"].map(|name| &told[name]);
+        assert_eq!(sum, [2, 1, 1, 180]);
+        assert_eq!(told["runs"][1]["words"], "SPLAT");
+        assert!(told["upper_bound"].as_f64().unwrap() > 0.9, "{text}");
     }
 }
