@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
+use super::corpus::Changes;
 use crate::ctx::Ctx;
 use crate::faults;
 use crate::guest::accel::AccelChoice;
@@ -19,10 +20,6 @@ use crate::kernel::Profile;
 
 /// Known tapes, in the checkout.
 const CORPUS: &str = "tests/corpus/ioctl";
-/// Most tapes that are kept there, and most bytes of one.
-const KEPT: usize = 256;
-const BYTES: u64 = 2048;
-
 /// What the guest leaves; tests/framework/src/hostile/guided.rs has the other side.
 #[derive(Debug, Deserialize, Serialize)]
 pub(super) struct Seen {
@@ -42,6 +39,8 @@ pub(super) struct Fuzzed {
     pub(super) seen: Option<Seen>,
     /// Where everything is that a guest that broke has left.
     pub(super) artefacts: Option<PathBuf>,
+    /// What has changed in the corpus.
+    pub(super) changes: Changes,
 }
 
 /// Runs it so long and judges the guest.
@@ -58,7 +57,7 @@ pub(super) fn run(
     let program = lab.binaries.dir.join("dmaplane-fuzz").display().to_string();
     let corpus = ctx.root.join(CORPUS);
     fs::create_dir_all(&corpus)?;
-    let argv = [
+    let mut argv = vec![
         program,
         "--seconds".to_owned(),
         seconds.to_string(),
@@ -71,6 +70,9 @@ pub(super) fn run(
         "--address".to_owned(),
         lab.topology.local_ip().to_owned(),
     ];
+    if save {
+        argv.push("--places".to_owned());
+    }
     let mut work = job("fuzz", argv);
     work.netns = matches!(lab.topology.network, Network::Veth { .. }).then(|| "dp0".to_owned());
     let mut request = Request::empty();
@@ -87,8 +89,14 @@ pub(super) fn run(
     let verdict = lab.judge(&outcome)?;
     let share = outcome.share(outcome.guest(&guest)?);
     let seen = seen(&share);
+    let mut changes = Changes::default();
     if save && verdict.kind == Kind::Ok {
-        println!("{} tapes added to {CORPUS}", keep(&share, &corpus)?);
+        changes = super::corpus::save(&share, &corpus)?;
+        println!(
+            "{CORPUS}: {} tapes that reach something new added, {} removed for which others stand in",
+            changes.added.len(),
+            changes.removed.len()
+        );
     }
     for (kind, reason) in &verdict.reasons {
         println!("  {}: {reason}", kind.words());
@@ -123,60 +131,11 @@ pub(super) fn run(
         kind: verdict.kind,
         seen: seen.ok(),
         artefacts,
+        changes,
     })
 }
 
 fn seen(share: &Path) -> Result<Seen> {
     let text = fs::read_to_string(share.join("seen.json")).context("no figures")?;
     Ok(serde_json::from_str(&text)?)
-}
-
-/// Copies short new tapes into the corpus as long as there is room; how many.
-fn keep(share: &Path, corpus: &Path) -> Result<usize> {
-    let tapes = |folder: &Path| -> Result<Vec<_>> {
-        let mut found = Vec::new();
-        for entry in fs::read_dir(folder)? {
-            let path = entry?.path();
-            let is_tape = path
-                .extension()
-                .is_some_and(|extension| extension == "tape");
-            if is_tape && path.file_stem().is_some_and(|stem| stem != "last") {
-                found.push((fs::metadata(&path)?.len(), path));
-            }
-        }
-        found.sort();
-        Ok(found)
-    };
-    let room = KEPT.saturating_sub(tapes(corpus)?.len());
-    let fresh = tapes(share)?;
-    let mut kept = 0;
-    for (bytes, path) in fresh.into_iter().take(room) {
-        if bytes <= BYTES {
-            let name = path.file_name().context("a tape without a name")?;
-            fs::copy(&path, corpus.join(name))?;
-            kept += 1;
-        }
-    }
-    Ok(kept)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn short_tapes_are_kept_and_the_last_one_is_none() {
-        let share = tempfile::tempdir().unwrap();
-        let corpus = tempfile::tempdir().unwrap();
-        for (name, bytes) in [
-            ("a.tape", 8),
-            ("b.tape", 4096),
-            ("last.tape", 8),
-            ("x.json", 8),
-        ] {
-            fs::write(share.path().join(name), vec![0; bytes]).unwrap();
-        }
-        assert_eq!(keep(share.path(), corpus.path()).unwrap(), 1);
-        assert!(corpus.path().join("a.tape").exists());
-    }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The command `fuzz`: what the driver reads from peers and from user space, fed with whatever reaches new code.
 
+mod corpus;
 mod guest;
 mod host;
 
@@ -16,6 +17,7 @@ use crate::ctx::Ctx;
 use crate::exit;
 use crate::guest::accel::AccelChoice;
 use crate::guest::verdict::Kind;
+use corpus::Changes;
 use guest::Seen;
 
 /// What to fuzz.
@@ -55,6 +57,8 @@ struct Told {
     seen: Option<Seen>,
     /// The folder with what broke something.
     artefacts: Option<PathBuf>,
+    /// What has changed in the corpus of tapes.
+    changes: Changes,
 }
 
 /// Fuzzes for a time. What reaches new code is kept with --save; what breaks something ends the run.
@@ -72,7 +76,8 @@ pub(crate) struct FuzzArgs {
     /// Where the random choices start.
     #[arg(long)]
     seed: Option<u64>,
-    /// Puts what reached new code into the corpus in the checkout.
+    /// Puts what reached new code into the corpus in the checkout. That of `ioctl` has room for 256
+    /// tapes; when it is full, a new one takes the place of one that reaches less by itself.
     #[arg(long)]
     save: bool,
     /// Writes the result as JSON: target, exit code, seed, what was reached, what broke.
@@ -101,6 +106,7 @@ pub(crate) fn run(ctx: &Ctx, args: FuzzArgs) -> Result<ExitCode> {
         seconds,
         seen: None,
         artefacts: None,
+        changes: Changes::default(),
     };
     if args.target == Target::Ioctl {
         let accel = args.accel.unwrap_or(AccelChoice::Auto);
@@ -109,6 +115,7 @@ pub(crate) fn run(ctx: &Ctx, args: FuzzArgs) -> Result<ExitCode> {
         told.words = fuzzed.kind.words();
         told.seen = fuzzed.seen;
         told.artefacts = fuzzed.artefacts;
+        told.changes = fuzzed.changes;
     } else {
         let found = host::run(ctx, args.target.name(), seconds, seed, args.save)?;
         if let Found::Crash(folder) = found {
@@ -167,6 +174,10 @@ mod tests {
             seconds: 300,
             seen: Some(serde_json::from_str(seen).unwrap()),
             artefacts: Some(PathBuf::from("artefacts/x")),
+            changes: Changes {
+                added: vec!["a.tape".to_owned()],
+                removed: Vec::new(),
+            },
         };
         told.write(&file).unwrap();
         let told: serde_json::Value =
@@ -174,7 +185,7 @@ mod tests {
         let wanted = serde_json::json!({
             "target": "ioctl", "exit_code": 11, "words": "SPLAT", "seed": 7, "seconds": 300,
             "seen": serde_json::from_str::<serde_json::Value>(seen).unwrap(),
-            "artefacts": "artefacts/x",
+            "artefacts": "artefacts/x", "changes": {"added": ["a.tape"], "removed": []},
         });
         assert_eq!(told, wanted);
     }

@@ -51,15 +51,20 @@ pub struct Seen {
     pub milliseconds: u64,
 }
 
-/// Plays, changes and keeps tapes until the time is over; gives those that are new too, and shows each before it is
-/// played: when the kernel dies of it, it must be known.
+/// Plays, changes and keeps tapes until the time is over; gives those that are new too. Shows each before it is played:
+/// when the kernel dies of it, it must be known. Tells of each which places it has reached.
 ///
 /// # Errors
 /// When the driver cannot be opened or the kernel does not tell its coverage.
-pub fn guided(guided: &Guided, mut show: impl FnMut(&[u64])) -> Result<(Seen, Vec<Vec<u64>>)> {
+pub fn guided(
+    guided: &Guided,
+    mut show: impl FnMut(&[u64]),
+    mut tell: impl FnMut(&[u64], &HashSet<u64>),
+) -> Result<(Seen, Vec<Vec<u64>>)> {
     let start = Instant::now();
     let mut numbers = Numbers::new(guided.plan.seed);
-    let mut reached = HashSet::new();
+    let mut reached = HashSet::<u64>::new();
+    let mut here = HashSet::new();
     let mut corpus = guided.corpus.clone();
     let mut fresh = Vec::new();
     let mut seen = Seen::default();
@@ -84,10 +89,13 @@ pub fn guided(guided: &Guided, mut show: impl FnMut(&[u64])) -> Result<(Seen, Ve
             while thread.numbers.is_playing() {
                 thread.step()?;
             }
-            let before = reached.len();
+            here.clear();
             coverage.each(|place| {
-                reached.insert(place);
+                here.insert(place);
             });
+            tell(&tape, &here);
+            let before = reached.len();
+            reached.extend(&here);
             seen.played += 1;
             if known.is_some() {
                 seen.known = reached.len();

@@ -2,6 +2,8 @@
 
 //! The fuzzer of system calls, guided by the kernel's coverage of the driver. Runs inside a guest.
 
+mod places;
+
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -11,6 +13,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use dmaplane_testkit::hostile::{Guided, Plan, guided};
+use places::Places;
 
 /// Ill-treats the driver by system calls and ring entries, and keeps what reaches new code of it.
 #[derive(Debug, Parser)]
@@ -31,6 +34,9 @@ struct Args {
     /// Address of an RDMA device.
     #[arg(long, value_name = "IP")]
     address: IpAddr,
+    /// Plays known and new tapes once more in the end, and leaves which places each of them reaches.
+    #[arg(long)]
+    places: bool,
 }
 
 fn main() -> ExitCode {
@@ -58,16 +64,30 @@ fn run(args: &Args) -> Result<()> {
     };
     let last = args.out.join("last.tape");
     let mut count = 0u64;
-    let (seen, fresh) = guided(&guided_by, |tape| {
+    let mut show = |tape: &[u64]| {
         count += 1;
         // Each write is a round trip to the host. The one that a kernel dies of is among the next few.
         if count % 16 == 1 {
             let _ = fs::write(&last, bytes(tape));
         }
-    })?;
+    };
+    let (seen, fresh) = guided(&guided_by, &mut show, |_, _| {})?;
     for tape in &fresh {
-        let name = format!("{:016x}.tape", name(tape));
+        let name = file_name(tape);
         fs::write(args.out.join(&name), bytes(tape)).with_context(|| name.clone())?;
+    }
+    if args.places {
+        let again = Guided {
+            time: Duration::ZERO,
+            corpus: in_order(guided_by.corpus, fresh),
+            ..guided_by
+        };
+        let mut places = Places::default();
+        guided(&again, &mut show, |tape, reached| {
+            places.add(file_name(tape), reached);
+        })?;
+        let text = serde_json::to_string(&places)?;
+        fs::write(args.out.join("places.json"), text)?;
     }
     let text = serde_json::to_string_pretty(&seen)?;
     fs::write(args.out.join("seen.json"), &text)?;
@@ -96,6 +116,19 @@ fn load(folder: &Path) -> Result<Vec<Vec<u64>>> {
     paths.iter().map(tape).collect()
 }
 
+/// All tapes as the next run would load them: each is to be judged by what it reaches there.
+fn in_order(known: Vec<Vec<u64>>, fresh: Vec<Vec<u64>>) -> Vec<Vec<u64>> {
+    let mut all = known;
+    all.extend(fresh);
+    all.sort_by_key(|tape| name(tape));
+    all.dedup();
+    all
+}
+
+fn file_name(tape: &[u64]) -> String {
+    format!("{:016x}.tape", name(tape))
+}
+
 fn bytes(tape: &[u64]) -> Vec<u8> {
     tape.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
@@ -104,4 +137,20 @@ fn bytes(tape: &[u64]) -> Vec<u8> {
 fn name(tape: &[u64]) -> u64 {
     let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     bytes(tape).into_iter().fold(0xcbf2_9ce4_8422_2325, step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tapes_are_played_again_in_the_order_of_their_files() {
+        let tape = |word: u64| vec![word; 3];
+        let known: Vec<_> = (0..20).map(tape).collect();
+        let fresh: Vec<_> = (15..40).map(tape).collect();
+        let all = in_order(known, fresh);
+        assert_eq!(all.len(), 40, "one of each");
+        let names: Vec<_> = all.iter().map(|tape| file_name(tape)).collect();
+        assert!(names.is_sorted(), "{names:?}");
+    }
 }
