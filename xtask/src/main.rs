@@ -11,6 +11,7 @@ mod faults;
 mod fuzz;
 mod guest;
 mod hash;
+mod interrupt;
 mod kernel;
 mod lint;
 mod setup;

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 
 use super::Found;
 use crate::ctx::Ctx;
+use crate::interrupt;
 
 /// What makes the compiler count the edges that are run, and show what is compared.
 const COVERAGE: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
@@ -66,6 +67,8 @@ pub(super) fn run(ctx: &Ctx, target: &str, seconds: u64, seed: u64, save: bool) 
     let status = fuzz
         .status()
         .with_context(|| format!("cannot run {}", program.display()))?;
+    // Ctrl-C ends the fuzzer as well, and is nothing that it found.
+    interrupt::check()?;
     if !status.success() {
         eprintln!(
             "fuzz {target}: FAILED ({status}); the input is in {}; seed {seed}",

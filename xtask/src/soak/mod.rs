@@ -19,6 +19,7 @@ use crate::exit;
 use crate::guest::accel::AccelChoice;
 use crate::guest::cli::random;
 use crate::guest::topology::Topology;
+use crate::interrupt;
 use crate::kernel::Profile;
 use history::History;
 use parts::PARTS;
@@ -112,6 +113,7 @@ pub(crate) fn run(ctx: &Ctx, args: SoakArgs) -> Result<ExitCode> {
         Some(profile) => vec![profile],
         None => vec![Profile::Base, Profile::Base, Profile::Debug],
     };
+    interrupt::notice()?;
     ctx.ui.step(format!(
         "soaking for {} min from seed {seed}; history: {}",
         time.as_secs() / 60,
@@ -129,7 +131,12 @@ pub(crate) fn run(ctx: &Ctx, args: SoakArgs) -> Result<ExitCode> {
     let stopped = repeat(
         time,
         everything,
-        |chosen| chosen.part.run(ctx, accel, chosen),
+        |chosen| {
+            interrupt::check()?;
+            let ended = chosen.part.run(ctx, accel, chosen);
+            // It reaches builds as well, whose failure then means nothing.
+            ended.or_else(|err| interrupt::check().and(Err(err)))
+        },
         |chosen, ended, seconds| {
             if ended.exit_code == exit::GUEST_INFRASTRUCTURE {
                 ctx.ui.warn(format!(

@@ -11,6 +11,7 @@ use super::{End, Event, GuestOutcome, SHARE_FOLDER};
 use crate::guest::machine::{Qemu, Tail, lossy};
 use crate::guest::plan::{self, PLAN_FILE, Plan, REPORT_FILE};
 use crate::guest::qemu::{Machine, quoted};
+use crate::interrupt;
 
 /// How often consoles and processes are looked at.
 const LOOK: Duration = Duration::from_millis(50);
@@ -40,6 +41,8 @@ pub(super) fn watch_over(
     // Once one guest is off, the others have little left to do.
     let mut all_off_by = None;
     loop {
+        // The guests end with whoever has started them.
+        interrupt::check()?;
         for guest in guests.iter_mut() {
             guest.follow(watch)?;
         }
