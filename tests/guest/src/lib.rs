@@ -11,9 +11,10 @@ pub mod scenario;
 pub mod storm;
 pub mod swept;
 
-pub use local::Local;
+pub use local::{Local, Primed};
 
 use std::mem::offset_of;
+use std::ops::Range;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
@@ -113,8 +114,21 @@ impl Connection {
     /// # Errors
     /// When it cannot be made or granted.
     pub fn remote_buffer(&mut self, guest: &Guest, bytes: u64) -> Result<(Id, RemoteGrant)> {
+        self.remote_buffer_for(guest, bytes, Rights::WRITE)
+    }
+
+    /// As [`Connection::remote_buffer`], for other accesses.
+    ///
+    /// # Errors
+    /// When it cannot be made or granted.
+    pub fn remote_buffer_for(
+        &mut self,
+        guest: &Guest,
+        bytes: u64,
+        rights: Rights,
+    ) -> Result<(Id, RemoteGrant)> {
         let buffer = self.peer.create(Request::CreateBuffer { bytes })?;
-        self.grant_remote(buffer, 0, bytes, 0)?;
+        self.grant_remote_for(buffer, 0..bytes, 0, rights)?;
         let grant = self.endpoint.wait_grant(guest.limit(10))?;
         ensure!(
             grant.length() == bytes,
@@ -129,13 +143,24 @@ impl Connection {
     /// # Errors
     /// When the peer cannot.
     pub fn grant_remote(&mut self, buffer: Id, offset: u64, length: u64, label: u64) -> Result<Id> {
+        self.grant_remote_for(buffer, offset..offset + length, label, Rights::WRITE)
+    }
+
+    fn grant_remote_for(
+        &mut self,
+        buffer: Id,
+        range: Range<u64>,
+        label: u64,
+        rights: Rights,
+    ) -> Result<Id> {
         let limit_ms = self.peer.limit_ms();
         let endpoint = self.remote;
         self.peer.create(Request::Grant {
             endpoint,
             buffer,
-            offset,
-            length,
+            offset: range.start,
+            length: range.end - range.start,
+            rights: rights.bits(),
             label,
             limit_ms,
         })

@@ -5,10 +5,47 @@
 use std::net::SocketAddr;
 
 use dmaplane::{
-    Buffer, ConnectOptions, Context, Endpoint, GrantTerms, Listener, LocalGrant, Placement,
-    RemoteGrant,
+    Buffer, Channel, ConnectOptions, Context, Endpoint, Entry, GrantTerms, Listener, LocalGrant,
+    Placement, RemoteGrant,
 };
 use dmaplane_testkit::{Guest, Result, ensure, poll};
+
+use crate::complete;
+
+/// What [`Local::primed`] makes.
+///
+/// Fields are dropped from top to bottom.
+#[derive(Debug)]
+pub struct Primed {
+    /// The near side's.
+    pub here: Channel,
+    /// The near side's.
+    pub mine: Buffer,
+    /// All of the far side's buffer.
+    pub given: RemoteGrant,
+    _own: LocalGrant,
+    _theirs: Buffer,
+}
+
+impl Primed {
+    /// A WRITE of all of it.
+    ///
+    /// # Errors
+    /// When that is more than an operation may have.
+    pub fn whole(&self) -> Result<Entry> {
+        let all = self.mine.range(0, u32::try_from(self.mine.len())?);
+        Ok(Entry::write(all, self.given.at(0)))
+    }
+
+    /// A WRITE_IMM of all of it.
+    ///
+    /// # Errors
+    /// As [`Primed::whole`].
+    pub fn whole_imm(&self, imm: u32) -> Result<Entry> {
+        let all = self.mine.range(0, u32::try_from(self.mine.len())?);
+        Ok(Entry::write_imm(all, self.given.at(0), imm))
+    }
+}
 
 /// Two endpoints of one process, each in a context of its own, connected to each other.
 ///
@@ -98,6 +135,26 @@ impl Local {
         let own = self.far.grant_on(&buffer, 0..bytes, terms, limit)?;
         let given = self.near.wait_grant(limit)?;
         Ok((buffer, own, given))
+    }
+
+    /// A buffer of either side of so many bytes, the far one granted to the near one, whose own is registered: what the near
+    /// side submits next is posted at once, and is the first thing that the far one hears of.
+    ///
+    /// # Errors
+    /// When they cannot be made, granted or written.
+    pub fn primed(&self, guest: &Guest, bytes: u64) -> Result<Primed> {
+        let mine = Buffer::create(&self.near_context, bytes, Placement::Any)?;
+        let (theirs, own, given) = self.granted_bytes(guest, bytes, &GrantTerms::default())?;
+        let mut here = Channel::builder().entries(4).build(&self.near_context)?;
+        here.push(Entry::write(mine.range(0, 8), given.at(0)))?;
+        complete(&mut here, 1, guest.limit(10))?[0].result()?;
+        Ok(Primed {
+            here,
+            mine,
+            given,
+            _own: own,
+            _theirs: theirs,
+        })
     }
 
     /// Waits until the near side may send `count` arrivals.

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use dmaplane::observe::tracefs::Recording;
 use dmaplane::{
     Buffer, Channel, ChannelBuilder, ConnectOptions, Context, Endpoint, EndpointState, Entry,
     Listener, LocalGrant, Placement, Polling, RemoteGrant, Rights,
@@ -34,6 +35,7 @@ pub struct Agent<'a> {
     polling: Option<Polling>,
     exports: Vec<OwnedFd>,
     link: Option<Link>,
+    recording: Option<Recording>,
     progress: Option<&'a AtomicU64>,
 }
 
@@ -125,9 +127,18 @@ impl<'a> Agent<'a> {
             }
             Request::Gauges => Ok(Reply::Gauges(Gauges::read()?)),
             Request::RdmaLink { present } => self.set_link(present),
+            Request::Record => {
+                self.recording = Some(Recording::start(&[])?);
+                Ok(Reply::Done)
+            }
+            Request::Recorded => {
+                let recording = self.recording.take().context("nothing is recorded")?;
+                Ok(Reply::Text(recording.text()?))
+            }
             Request::Fill { .. }
             | Request::Verify { .. }
             | Request::Export { .. }
+            | Request::Revoke { .. }
             | Request::Checksum { .. } => self.memory(request),
             Request::Grant { .. } | Request::WaitGrant { .. } | Request::Query { .. } => {
                 self.connection(request)
@@ -164,6 +175,10 @@ impl<'a> Agent<'a> {
                 let pid = std::process::id();
                 Ok(Reply::Exported { pid, fd })
             }
+            Request::Revoke { buffer } => {
+                self.buffer(buffer)?.revoke()?;
+                Ok(Reply::Done)
+            }
             Request::Checksum { buffer } => {
                 let buffer = self.buffer(buffer)?;
                 Ok(Reply::Checksum(fnv(&buffer.to_vec(0..buffer.len()))))
@@ -179,13 +194,15 @@ impl<'a> Agent<'a> {
                 buffer,
                 offset,
                 length,
+                rights,
                 label,
                 limit_ms,
             } => {
+                let rights = Rights::from_bits(rights);
                 let endpoint = self.endpoint(endpoint)?;
                 let range = offset..offset.saturating_add(length);
                 let buffer = self.buffer(buffer)?;
-                let grant = endpoint.grant(buffer, range, Rights::WRITE, label, ms(limit_ms))?;
+                let grant = endpoint.grant(buffer, range, rights, label, ms(limit_ms))?;
                 Ok(Reply::Id(self.add(Object::LocalGrant(grant))))
             }
             Request::WaitGrant { endpoint, limit_ms } => {

@@ -244,6 +244,11 @@ impl Peer {
         Ok(())
     }
 
+    /// Whether it runs on another machine.
+    pub fn is_remote(&self) -> bool {
+        self.child.is_none()
+    }
+
     /// The limit of requests that wait, for the peer's own time limits: shorter than this side's.
     pub fn limit_ms(&self) -> u64 {
         u64::try_from(self.limit.as_millis()).unwrap_or(u64::MAX) / 2

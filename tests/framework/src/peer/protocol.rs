@@ -112,12 +112,17 @@ pub enum Request {
         /// The buffer.
         buffer: Id,
     },
+    /// Take a buffer's memory away from everybody. Answer: [`Reply::Done`].
+    Revoke {
+        /// The buffer.
+        buffer: Id,
+    },
     /// Add a buffer's bytes up (FNV-1a). Answer: [`Reply::Checksum`].
     Checksum {
         /// The buffer.
         buffer: Id,
     },
-    /// Grant write access. Answer: [`Reply::Id`].
+    /// Grant access. Answer: [`Reply::Id`].
     Grant {
         /// To whose peer.
         endpoint: Id,
@@ -127,6 +132,8 @@ pub enum Request {
         offset: u64,
         /// Bytes of the range.
         length: u64,
+        /// `RIGHT_*` bits.
+        rights: u32,
         /// Label.
         label: u64,
         /// Time limit.
@@ -209,6 +216,10 @@ pub enum Request {
         /// The object.
         id: Id,
     },
+    /// Record all of the driver's events from now on. Answer: [`Reply::Done`].
+    Record,
+    /// End that. Answer: [`Reply::Text`].
+    Recorded,
     /// Read the gauges of the peer's machine. Answer: [`Reply::Gauges`].
     Gauges,
     /// Delete (or make again) the RDMA link of the peer's namespace. Answer: [`Reply::Done`].
@@ -286,6 +297,8 @@ pub enum Reply {
     Gauges(Gauges),
     /// Completions so far.
     Progress(u64),
+    /// What was recorded, as tracefs tells it.
+    Text(String),
 }
 
 #[cfg(test)]

@@ -92,6 +92,7 @@ impl Other {
             buffer,
             offset: 0,
             length: BYTES,
+            rights: Rights::WRITE.bits(),
             label: 0,
             limit_ms,
         })?;
