@@ -86,6 +86,7 @@ struct net *dmaplane_current_net(void);
 
 /* Verbs that are inline. */
 int dmaplane_ib_device_node(struct ib_device *device);
+bool dmaplane_ib_is_rxe(struct ib_device *device);
 void *dmaplane_ib_get_client_data(struct ib_device *device, struct ib_client *client);
 int dmaplane_ib_post_send(struct ib_qp *qp, const struct ib_send_wr *wr,
 			  const struct ib_send_wr **bad_wr);

@@ -196,6 +196,11 @@ int dmaplane_pci_device_node(const char *name, int *nid)
 }
 
 /* The node of the adapter; that of what carries its first port where the adapter itself is none. */
+bool dmaplane_ib_is_rxe(struct ib_device *device)
+{
+	return device->ops.driver_id == RDMA_DRIVER_RXE;
+}
+
 int dmaplane_ib_device_node(struct ib_device *device)
 {
 	int nid = dev_to_node(&device->dev);

@@ -14,8 +14,11 @@ use core::{
 };
 use kernel::prelude::*;
 
-/// Most work requests of one operation.
-pub(crate) const MAX_PIECES: usize = 10;
+/// Most pieces of one operation.
+const MAX_PIECES: usize = 10;
+
+/// Most work requests of one operation: its pieces, and what confirms a READ.
+const MAX_REQUESTS: usize = MAX_PIECES + 1;
 
 /// RDMA WRITEs or READs that make up one operation, and what its owner needs when they are done.
 ///
@@ -24,7 +27,7 @@ pub(crate) const MAX_PIECES: usize = 10;
 ///
 /// # Invariants
 ///
-/// `1 <= count <= MAX_PIECES` once [`Self::push`] succeeded, and the first `count` requests and elements are
+/// `1 <= count <= MAX_REQUESTS` once [`Self::push`] succeeded, and the first `count` requests and elements are
 /// filled in, but for their pointers to each other, which [`Self::link`] sets.
 #[repr(C)]
 pub(crate) struct Transfer<T> {
@@ -33,8 +36,8 @@ pub(crate) struct Transfer<T> {
     first_error: AtomicU32,
     count: usize,
     next: Next<Self>,
-    requests: [raw::ib_rdma_wr; MAX_PIECES],
-    elements: [raw::ib_sge; MAX_PIECES],
+    requests: [raw::ib_rdma_wr; MAX_REQUESTS],
+    elements: [raw::ib_sge; MAX_REQUESTS],
     body: Option<T>,
 }
 
@@ -94,6 +97,9 @@ impl<T> Transfer<T> {
     /// Adds a piece under the keys of its segments. `EMSGSIZE` when it would be one too many.
     pub(crate) fn push(&mut self, piece: &Piece, lkey: u32, rkey: u32) -> Result {
         let length = u32::try_from(piece.length).map_err(|_| EMSGSIZE)?;
+        if self.count >= MAX_PIECES {
+            return Err(EMSGSIZE);
+        }
         let element = self.elements.get_mut(self.count).ok_or(EMSGSIZE)?;
         let request = self.requests.get_mut(self.count).ok_or(EMSGSIZE)?;
         *element = raw::ib_sge {
@@ -109,11 +115,37 @@ impl<T> Transfer<T> {
         Ok(())
     }
 
-    /// Makes all requests READs.
-    pub(crate) fn set_read(&mut self) {
+    /// Makes all requests READs. If they are to be confirmed, the last byte is read once more: that completes only where the
+    /// queue pair has survived the others, and is what the operation's end is told by.
+    pub(crate) fn set_read(&mut self, confirm: bool) {
         for request in self.requests.iter_mut().take(self.count) {
             request.wr.opcode = raw::ib_wr_opcode_IB_WR_RDMA_READ;
         }
+        if confirm {
+            self.read_last_byte_again();
+        }
+    }
+
+    fn read_last_byte_again(&mut self) {
+        let (requests, elements) = (&mut self.requests, &mut self.elements);
+        let (requests, rest) = requests.split_at_mut(self.count.min(MAX_PIECES));
+        let (elements, other) = elements.split_at_mut(self.count.min(MAX_PIECES));
+        let last = requests.last().zip(elements.last());
+        let next = rest.first_mut().zip(other.first_mut());
+        let (Some((last, element)), Some((request, again))) = (last, next) else {
+            return;
+        };
+        let skip = u64::from(element.length.saturating_sub(1));
+        *again = raw::ib_sge {
+            addr: element.addr + skip,
+            length: element.length.min(1),
+            lkey: element.lkey,
+        };
+        request.wr.opcode = raw::ib_wr_opcode_IB_WR_RDMA_READ;
+        request.wr.num_sge = 1;
+        request.remote_addr = last.remote_addr + skip;
+        request.rkey = last.rkey;
+        self.count += 1;
     }
 
     /// Makes the last request carry an immediate.
@@ -126,6 +158,12 @@ impl<T> Transfer<T> {
             request.wr.opcode = raw::ib_wr_opcode_IB_WR_RDMA_WRITE_WITH_IMM;
             request.wr.ex.imm_data = ManuallyDrop::new(imm.to_be());
         }
+    }
+
+    /// Whether it is a READ.
+    pub(super) fn is_read(&self) -> bool {
+        let first = self.requests.first().filter(|_| self.count > 0);
+        first.is_some_and(|first| first.wr.opcode == raw::ib_wr_opcode_IB_WR_RDMA_READ)
     }
 
     /// Chains the requests and names their completions. The box is not moved out of from here on.

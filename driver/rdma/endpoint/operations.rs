@@ -46,7 +46,7 @@ impl Endpoint {
             return ticket.complete(outcome);
         }
         let deadline = ticket.deadline();
-        let transfer = match build(ticket, op) {
+        let transfer = match build(ticket, op, self.connection.confirms_reads()) {
             Ok(transfer) => transfer,
             Err((ticket, error)) => return ticket.fail(error),
         };
@@ -112,7 +112,7 @@ type Built = core::result::Result<KBox<Transfer<Posted>>, (Ticket, Error)>;
 
 /// Cuts an operation into work requests.
 #[allow(clippy::result_large_err)] // Reason: what fails is the ticket itself, which goes on to say so.
-fn build(ticket: Ticket, op: Op) -> Built {
+fn build(ticket: Ticket, op: Op, confirms_reads: bool) -> Built {
     // An allocation failure drops the ticket, which would say "canceled": so the box comes first.
     let mut transfer = match Transfer::empty() {
         Ok(transfer) => transfer,
@@ -129,7 +129,7 @@ fn build(ticket: Ticket, op: Op) -> Built {
                 transfer.set_immediate(imm);
                 unannounced = transfer.count() > 1;
             }
-            Direction::Read => transfer.set_read(),
+            Direction::Read => transfer.set_read(confirms_reads),
         }
     }
     let posted = Posted {

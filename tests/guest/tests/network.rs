@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Bad networks: what was said to have been written is there and right, and what was not ends in a documented state.
+//! Bad networks: what was said to have been carried out is there, right and in order, and what was not ends in a documented
+//! state.
+
+use std::time::Instant;
 
 use dmaplane::observe::state::State;
-use dmaplane::{Buffer, Channel, Entry, Placement, RemoteGrant, State as End};
+use dmaplane::{Buffer, Channel, Entry, Placement, RemoteGrant, Rights, State as End};
 use dmaplane_guest_tests::Connection;
 use dmaplane_testkit::iproute2::ip;
 use dmaplane_testkit::netem::Netem;
@@ -18,7 +21,34 @@ const CHUNK: u32 = 16 << 10;
 /// Operations under way.
 const DEPTH: u32 = 16;
 
-/// A connection over the network with something to write.
+/// Bytes of a SEND: it is for receives without memory.
+const WORD: u32 = 0;
+
+/// What is done with a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Write,
+    WriteImm,
+    Read,
+    Send,
+}
+
+/// They take turns.
+fn kind_of(chunk: u32) -> Kind {
+    match chunk % 4 {
+        0 => Kind::Write,
+        1 => Kind::WriteImm,
+        2 => Kind::Read,
+        _ => Kind::Send,
+    }
+}
+
+/// Whether the peer needs a receive for it, and tells of it.
+fn arrives(chunk: u32) -> bool {
+    matches!(kind_of(chunk), Kind::WriteImm | Kind::Send)
+}
+
+/// A connection over the network with something to write, to read and to send.
 struct Way {
     given: RemoteGrant,
     mine: Buffer,
@@ -29,16 +59,32 @@ struct Way {
 
 impl Way {
     fn new(guest: &Guest) -> Result<Self> {
-        let chunks = guest.pick(128, 16);
+        let chunks = guest.pick(64, 16);
         let bytes = u64::from(chunks) * u64::from(CHUNK);
         let mut connection = Connection::to_peer(guest)?;
-        let (theirs, given) = connection.remote_buffer(guest, bytes)?;
+        let rights = Rights::from_bits(Rights::WRITE.bits() | Rights::READ.bits());
+        let (theirs, given) = connection.remote_buffer_for(guest, bytes, rights)?;
         let mine = Buffer::create(&connection.context, bytes, Placement::Any)?;
         for chunk in 0..chunks {
-            let at = u64::from(chunk) * u64::from(CHUNK);
+            let offset = u64::from(chunk) * u64::from(CHUNK);
+            let (length, seed) = (CHUNK.into(), seed_of(chunk));
             // Each chunk has a pattern of its own: one at a wrong place is wrong data.
-            pattern::fill_memory(&mine, at, CHUNK.into(), seed_of(chunk), 0);
+            if kind_of(chunk) == Kind::Read {
+                connection.peer.ask(Request::Fill {
+                    buffer: theirs,
+                    offset,
+                    length,
+                    seed,
+                })?;
+            } else {
+                pattern::fill_memory(&mine, offset, length, seed, 0);
+            }
         }
+        let count = (0..chunks).filter(|chunk| arrives(*chunk)).count();
+        connection.peer.ask(Request::PostReceives {
+            endpoint: connection.remote,
+            count: u32::try_from(count)?,
+        })?;
         Ok(Self {
             given,
             mine,
@@ -48,9 +94,20 @@ impl Way {
         })
     }
 
-    /// Writes every chunk once. How each ended. When a quarter has ended `begin` happens, then more is submitted, so that
+    fn entry(&self, chunk: u32) -> Entry {
+        let at = u64::from(chunk) * u64::from(CHUNK);
+        let (mine, given) = (self.mine.range(at, CHUNK), self.given.at(at));
+        match kind_of(chunk) {
+            Kind::Write => Entry::write(mine, given),
+            Kind::WriteImm => Entry::write_imm(mine, given, chunk),
+            Kind::Read => Entry::read(mine, given),
+            Kind::Send => Entry::send(&self.connection.endpoint, self.mine.range(at, WORD), chunk),
+        }
+    }
+
+    /// Transfers every chunk once. How each ended. When a quarter has ended `begin` happens, then more is submitted, so that
     /// something is under way at `finish`.
-    fn write<T>(
+    fn transfer<T>(
         &self,
         guest: &Guest,
         begin: impl FnOnce() -> Result<T>,
@@ -68,9 +125,7 @@ impl Way {
                 None => self.chunks,
             };
             while pushed < most && pushed - ended < DEPTH {
-                let at = u64::from(pushed) * u64::from(CHUNK);
-                let entry = Entry::write(self.mine.range(at, CHUNK), self.given.at(at));
-                channel.push(entry.user_data(pushed.into()))?;
+                channel.push(self.entry(pushed).user_data(pushed.into()))?;
                 pushed += 1;
             }
             if let Some(begun) = begun.take()
@@ -99,26 +154,67 @@ impl Way {
             .collect()
     }
 
-    /// Fails unless each chunk whose write ended well is there.
+    /// Fails unless each chunk whose transfer ended well is where it was to go, and what arrived came once and in order.
     fn verify(&mut self, states: &[End]) -> Result<()> {
+        let mut arrived = Vec::new();
         for (chunk, state) in (0..).zip(states) {
             match state {
                 End::Ok => {}
                 End::PeerDead | End::Error | End::Canceled => continue,
                 other => bail!("chunk {chunk} ended in {other:?}"),
             }
-            let offset = u64::from(chunk) * u64::from(CHUNK);
-            match self.connection.peer.ask(Request::Verify {
-                buffer: self.theirs,
-                offset,
-                length: CHUNK.into(),
-                seed: seed_of(chunk),
-            })? {
-                Reply::Mismatch(None) => {}
-                other => bail!("chunk {chunk} was written and is wrong: {other:?}"),
+            if arrives(chunk) {
+                arrived.push(chunk);
+            }
+            let wrong = self.wrong(chunk)?;
+            let kind = kind_of(chunk);
+            ensure!(
+                wrong.is_none(),
+                "chunk {chunk}, {kind:?}, is wrong: {wrong:?}"
+            );
+        }
+        let count = (0..self.chunks).filter(|chunk| arrives(*chunk)).count();
+        // Those for which nothing comes any more end with their endpoint, which may have to notice that first.
+        let received = match self.connection.peer.ask(Request::WaitReceives {
+            count: u32::try_from(count)?,
+            limit_ms: self.connection.peer.limit_ms(),
+        })? {
+            Reply::Received(received) => received,
+            other => bail!("{other:?}"),
+        };
+        let came = received.immediates;
+        ensure!(came.is_sorted_by(|a, b| a < b), "not in order: {came:?}");
+        // More may have arrived than this side knows of, but nothing that it did not send.
+        let strange = came.iter().find(|chunk| !arrives(**chunk));
+        ensure!(strange.is_none(), "{strange:?} came");
+        let lost = arrived.iter().find(|chunk| !came.contains(chunk));
+        ensure!(lost.is_none(), "{lost:?} ended well and never came");
+        Ok(())
+    }
+
+    /// Where a chunk is wrong at the side where it was to go, if it is.
+    fn wrong(&mut self, chunk: u32) -> Result<Option<u64>> {
+        let offset = u64::from(chunk) * u64::from(CHUNK);
+        let (length, seed) = (u64::from(CHUNK), seed_of(chunk));
+        match kind_of(chunk) {
+            // What a receive takes has no place.
+            Kind::Send => Ok(None),
+            Kind::Read => {
+                let mine = &self.mine;
+                Ok(pattern::mismatch_in_memory(mine, offset, length, seed, 0))
+            }
+            Kind::Write | Kind::WriteImm => {
+                match self.connection.peer.ask(Request::Verify {
+                    buffer: self.theirs,
+                    offset,
+                    length,
+                    seed,
+                })? {
+                    Reply::Mismatch(wrong) => Ok(wrong),
+                    other => bail!("{other:?}"),
+                }
             }
         }
-        Ok(())
     }
 }
 
@@ -133,7 +229,7 @@ fn all_ok(states: &[End]) -> bool {
 
 fn works_again(guest: &Guest) -> Result<()> {
     let mut way = Way::new(guest).context("the next connection")?;
-    let states = way.write(guest, || Ok(()), Ok)?;
+    let states = way.transfer(guest, || Ok(()), Ok)?;
     ensure!(all_ok(&states), "afterwards: {states:?}");
     way.verify(&states)
 }
@@ -195,7 +291,7 @@ fn network_netem_loses_reorders_duplicates_and_corrupts() {
         ] {
             let mut way = Way::new(guest)?;
             let bad = both_ways(&both_links(guest)?, words)?;
-            let states = way.write(guest, || Ok(()), Ok).context(words);
+            let states = way.transfer(guest, || Ok(()), Ok).context(words);
             end(bad)?;
             let states = states?;
             let ok = states.iter().filter(|state| **state == End::Ok).count();
@@ -211,11 +307,15 @@ fn network_partition_that_heals_in_time() {
     test(|guest| {
         let mut way = Way::new(guest)?;
         let links = both_links(guest)?;
-        let begin = || both_ways(&links, "loss 100%");
-        let states = way.write(guest, begin, |bad| {
+        let begin = || Ok((Instant::now(), both_ways(&links, "loss 100%")?));
+        let states = way.transfer(guest, begin, |(begun, bad)| {
+            println!("{:?} until it is cut off", begun.elapsed());
             // It is felt by then; the seconds after which the peer counts as dead are not over.
             seen(guest, "an operation that is stuck", is_stuck)?;
-            end(bad)
+            println!("{:?} until it is stuck", begun.elapsed());
+            end(bad)?;
+            println!("{:?} until it is healed", begun.elapsed());
+            Ok(())
         })?;
         ensure!(all_ok(&states), "{states:?}");
         way.verify(&states)
@@ -229,7 +329,7 @@ fn network_partition_that_lasts() {
         let mut bad = Vec::new();
         let links = both_links(guest)?;
         let begin = || both_ways(&links, "loss 100%");
-        let states = way.write(guest, begin, |begun| {
+        let states = way.transfer(guest, begin, |begun| {
             bad = begun;
             Ok(())
         });
@@ -250,14 +350,14 @@ fn network_mtu_shrinks_and_grows() {
         let link = Link::only()?;
         let mtu = |bytes: u32| ip(&format!("link set {} mtu {bytes}", link.netdev));
         let mut way = Way::new(guest)?;
-        let states = way.write(
+        let states = way.transfer(
             guest,
             || mtu(1400),
             |()| {
                 // Packets meet it: what is under way goes through in smaller ones, or is stuck.
                 let through = |state: &State| {
                     let mut operations = state.operations.iter();
-                    !operations.any(|line| line.text("op") == "write")
+                    !operations.any(|line| line.text("op") != "recv")
                 };
                 seen(guest, "what is under way, through or lost", |state| {
                     through(state) || is_stuck(state)
@@ -285,7 +385,7 @@ fn network_address_goes_and_comes_back() {
         let link = Link::only()?;
         let address = format!("{}/24 dev {}", guest.local, link.netdev);
         let mut way = Way::new(guest)?;
-        let states = way.write(guest, || ip(&format!("address del {address}")), Ok);
+        let states = way.transfer(guest, || ip(&format!("address del {address}")), Ok);
         ip(&format!("address add {address}")).map_err(|error| anyhow!("{error:#}"))?;
         let states = states?;
         println!("all well: {}", all_ok(&states));

@@ -16,14 +16,14 @@ use core::sync::atomic::Ordering;
 use kernel::{container_of, prelude::*};
 
 /// Runs `tell` with the connection's view for callbacks, after giving `requests` places in the send queue
-/// back.
+/// back, those of a READ if `read` says so.
 ///
 /// # Safety
 ///
 /// `queue` is a completion queue that [`Connection::open`] made with the same `Q`, in one of its callbacks.
 unsafe fn in_callback<Q: Queue>(
     queue: *mut raw::ib_cq,
-    requests: u32,
+    (requests, read): (u32, bool),
     tell: impl FnOnce(&Q, &InCallback<'_, Q>),
 ) {
     FAULTS.complete_delay.stall(LATE_MS);
@@ -32,6 +32,7 @@ unsafe fn in_callback<Q: Queue>(
     let id = {
         let mut gate = connection.gate.lock();
         gate.send_free += requests;
+        gate.reading &= !read;
         gate.id
     };
     // Set before the first request was posted, cleared after the drain: there always is one.
@@ -82,7 +83,7 @@ pub(super) unsafe extern "C" fn received<Q: Queue>(
     let index = unsafe { (*container_of!(entry, ReceiveSlot, cqe)).index };
     // SAFETY: As above.
     unsafe {
-        in_callback::<Q>(queue, 0, |owner, view| {
+        in_callback::<Q>(queue, (0, false), |owner, view| {
             if !status.is_success() {
                 owner.receive_ended(view, status);
                 return;
@@ -129,7 +130,7 @@ pub(super) unsafe extern "C" fn message_sent<Q: Queue>(
     let index = unsafe { (*container_of!(entry, MessageSlot, cqe)).index };
     // SAFETY: As above.
     unsafe {
-        in_callback::<Q>(queue, 0, |owner, view| {
+        in_callback::<Q>(queue, (0, false), |owner, view| {
             // Told first: the slot's next use must not find this one's owner.
             owner.message_done(view, index, status);
             // It came from this list, so there is room, unless teardown took the list away.
@@ -165,10 +166,11 @@ pub(super) unsafe extern "C" fn transfer_done<Q: Queue>(
         status.or_failed(&FAULTS.complete_error)
     });
     let (status, count) = (transfer.status(), transfer.count() as u32);
+    let read = transfer.is_read();
     let op = Transfer::into_body(transfer);
     // SAFETY: This callback's own queue.
     unsafe {
-        in_callback::<Q>(queue, count, |owner, view| {
+        in_callback::<Q>(queue, (count, read), |owner, view| {
             if flushed {
                 // The other queue pairs' way there is an error of their own.
                 view.disconnect();
@@ -216,7 +218,7 @@ pub(super) unsafe extern "C" fn registered<Q: Queue>(
     drop(request);
     // SAFETY: This callback's own queue.
     unsafe {
-        in_callback::<Q>(queue, 0, |_, view| {
+        in_callback::<Q>(queue, (0, false), |_, view| {
             if broken {
                 // A provider that fails a request has the queue pair in error.
                 view.disconnect();

@@ -118,6 +118,10 @@ struct Gate<Op> {
     queue_pair: Option<NonNull<raw::ib_qp>>,
     parts: Option<NonNull<Parts>>,
     send_free: u32,
+    /// Whether nothing is posted behind a READ that is under way, see [`Device::fences_reads`](super::client::Device::fences_reads).
+    fences_reads: bool,
+    /// Whether one is, where that matters.
+    reading: bool,
     registrations_free: u32,
     free_messages: KVec<u16>,
     /// Operations that the provider took a part of only; see posting.
@@ -174,6 +178,8 @@ impl<Q: Queue> Connection<Q> {
                     queue_pair: None,
                     parts: None,
                     send_free: 0,
+                    fences_reads: false,
+                    reading: false,
                     registrations_free: 0,
                     free_messages: KVec::new(),
                     stranded: Chain::new(),
@@ -230,6 +236,7 @@ impl<Q: Queue> Connection<Q> {
             gate.queue_pair = Some(queue_pair);
             gate.parts = Some(parts_pointer);
             gate.send_free = SEND_DEPTH;
+            gate.fences_reads = pd.device().fences_reads();
             gate.registrations_free = REGISTRATIONS;
             gate.free_messages = free_messages;
         }

@@ -48,8 +48,8 @@ pub(crate) enum Posted {
 pub(crate) type Refused<Op> = (Error, KBox<Transfer<Op>>);
 
 impl<Q: Queue> Connection<Q> {
-    /// Posts an operation's work requests. `EAGAIN` when the send queue has no room for them: then the
-    /// operation waits for another one's end. `ESHUTDOWN` after teardown began.
+    /// Posts an operation's work requests. `EAGAIN` when the send queue has no room for them, or a READ
+    /// is to come back first: then the operation waits for another one's end. `ESHUTDOWN` after teardown began.
     pub(crate) fn post(
         &self,
         transfer: KBox<Transfer<Q::Op>>,
@@ -62,9 +62,10 @@ impl<Q: Queue> Connection<Q> {
         if count == 0 {
             return Err((EINVAL, transfer));
         }
-        if gate.send_free < count {
+        if gate.send_free < count || gate.reading {
             return Err((EAGAIN, transfer));
         }
+        let reads = gate.fences_reads && transfer.is_read();
         if FAULTS.post_send.fires() {
             return Err((ENOMEM, transfer));
         }
@@ -97,19 +98,26 @@ impl<Q: Queue> Connection<Q> {
             return Ok(Posted::InPart);
         }
         gate.send_free -= count;
+        gate.reading = reads;
         Ok(Posted::Whole)
+    }
+
+    /// Whether READs want to be confirmed, see [`Transfer::set_read`].
+    pub(crate) fn confirms_reads(&self) -> bool {
+        self.gate.lock().fences_reads
     }
 
     /// Whether an operation of so many work requests could be posted now. Only other operations take that room.
     pub(crate) fn room_for(&self, requests: usize) -> bool {
         let gate = self.gate.lock();
-        gate.queue_pair.is_some() && gate.send_free as usize >= requests
+        gate.queue_pair.is_some() && gate.send_free as usize >= requests && !gate.reading
     }
 
-    /// Whether a message could be sent now, as far as slots go.
+    /// Whether a message could be sent now, as far as slots and READs go. A last will asks for slots only: what is read when
+    /// it goes ends with the connection.
     pub(crate) fn can_send_message(&self) -> bool {
         let gate = self.gate.lock();
-        gate.queue_pair.is_some() && !gate.free_messages.is_empty()
+        gate.queue_pair.is_some() && !gate.free_messages.is_empty() && !gate.reading
     }
 
     /// Sends a control message and tells its slot, by which [`Queue::message_done`] will name it. `EAGAIN` without a
