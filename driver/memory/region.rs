@@ -117,5 +117,9 @@ impl Drop for Region {
     fn drop(&mut self) {
         self.revoke();
         self.domain.forget_region(self.id);
+        if self.set.is_stuck() {
+            // Rather lost than somebody else's, while the provider may still write into it.
+            core::mem::forget(self.memory.clone());
+        }
     }
 }

@@ -18,7 +18,10 @@ use kernel::{
     error::{from_err_ptr, to_result},
     new_mutex,
     prelude::*,
-    sync::{Arc, Mutex},
+    sync::{
+        atomic::{Atomic, Relaxed},
+        Arc, Mutex,
+    },
 };
 
 /// What a registration allows.
@@ -39,9 +42,9 @@ pub(crate) enum Access {
 ///
 /// # Invariants
 ///
-/// `table` is allocated and mapped on `device`, `mr` is alive and refers to the table's addresses.
+/// As long as `mr` is there, it is alive and refers to the addresses of `table`, which is allocated and mapped on `device`.
 struct Segment {
-    mr: NonNull<raw::ib_mr>,
+    mr: Option<NonNull<raw::ib_mr>>,
     table: KBox<bindings::sg_table>,
     device: Device,
 }
@@ -77,7 +80,11 @@ impl Segment {
             return Err(error);
         }
         match Self::region(pd, &mut table, count, max_pages) {
-            Ok(mr) => Ok(Self { mr, table, device }),
+            Ok(mr) => Ok(Self {
+                mr: Some(mr),
+                table,
+                device,
+            }),
             Err(error) => {
                 // SAFETY: Mapped and allocated above, each undone once.
                 unsafe {
@@ -130,26 +137,46 @@ impl Segment {
         Ok(mr)
     }
 
-    fn key(&self, access: Access) -> u32 {
+    /// The region and the key by which it is used.
+    fn region_and_key(&self, access: Access) -> Result<(NonNull<raw::ib_mr>, u32)> {
+        let mr = self.mr.ok_or(ESHUTDOWN)?;
         // SAFETY: By the type invariant the region is alive, and its keys are constant after allocation.
-        unsafe {
+        let key = unsafe {
             match access {
-                Access::Local => (*self.mr.as_ptr()).lkey,
-                Access::Remote { .. } => (*self.mr.as_ptr()).rkey,
+                Access::Local => (*mr.as_ptr()).lkey,
+                Access::Remote { .. } => (*mr.as_ptr()).rkey,
             }
+        };
+        Ok((mr, key))
+    }
+}
+
+impl Segment {
+    /// Gives the region and its mapping back, once the provider is done with both. False when the provider refuses that,
+    /// which none may do to the kernel: it may go on using the addresses, so they stay mapped.
+    fn end(&mut self) -> bool {
+        let Some(mr) = self.mr.take() else {
+            return true;
+        };
+        // SAFETY: By the type invariant the region is ours, and it is given back once, as it was taken just above. This
+        // waits until the provider is done with it.
+        let refused = unsafe { raw::ib_dereg_mr_user(mr.as_ptr(), ptr::null_mut()) };
+        if refused != 0 {
+            pr_err!("a provider refuses to deregister memory (error {refused}), which is leaked\n");
+            return false;
         }
+        // SAFETY: By the type invariant table and device are ours; the provider is done with the addresses.
+        unsafe {
+            raw::dmaplane_ib_dma_unmap_sgtable(self.device.as_ptr(), &mut *self.table);
+            bindings::sg_free_table(&mut *self.table);
+        }
+        true
     }
 }
 
 impl Drop for Segment {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant all three are ours. Deregistration waits until the provider is done with
-        // the region; only then do its addresses go.
-        unsafe {
-            raw::ib_dereg_mr_user(self.mr.as_ptr(), ptr::null_mut());
-            raw::dmaplane_ib_dma_unmap_sgtable(self.device.as_ptr(), &mut *self.table);
-            bindings::sg_free_table(&mut *self.table);
-        }
+        let _given_back = self.end();
     }
 }
 
@@ -170,6 +197,8 @@ pub(crate) struct RegionSet {
     access: Access,
     segment_bytes: u64,
     keys: KVVec<u32>,
+    /// Whether the provider would not give a segment back.
+    stuck: Atomic<bool>,
     #[pin]
     segments: Mutex<KVVec<Segment>>,
 }
@@ -199,7 +228,8 @@ impl RegionSet {
         let mut keys = KVVec::with_capacity(chunks.len(), GFP_KERNEL)?;
         for chunk in chunks {
             let segment = Segment::new(pd, chunk, wanted as u32)?;
-            keys.push(segment.key(access), GFP_KERNEL)?;
+            let (_, key) = segment.region_and_key(access)?;
+            keys.push(key, GFP_KERNEL)?;
             segments.push(segment, GFP_KERNEL)?;
         }
         Arc::pin_init(
@@ -207,6 +237,7 @@ impl RegionSet {
                 access,
                 segment_bytes: (wanted * PAGE_BYTES) as u64,
                 keys,
+                stuck: Atomic::new(false),
                 segments <- new_mutex!(segments, "RegionSet::segments"),
             }),
             GFP_KERNEL,
@@ -226,7 +257,18 @@ impl RegionSet {
     /// Ends all access and waits until the provider is done with the pages. Whoever calls it second returns when the
     /// first is done: the lock is held meanwhile.
     pub(crate) fn revoke(&self) {
-        self.segments.lock().clear();
+        let mut segments = self.segments.lock();
+        for segment in segments.iter_mut() {
+            if !segment.end() {
+                self.stuck.store(true, Relaxed);
+            }
+        }
+        segments.clear();
+    }
+
+    /// Whether the provider may still use the pages after a revocation: then they must never be anybody else's.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.stuck.load(Relaxed)
     }
 
     /// The work request that registers segment `index`; `ESHUTDOWN` after a revocation.
@@ -244,9 +286,10 @@ impl RegionSet {
                     | allowed(write, raw::ib_access_flags_IB_ACCESS_REMOTE_WRITE)
             }
         };
+        let (mr, key) = segment.region_and_key(self.access)?;
         let mut request = raw::ib_reg_wr {
-            mr: segment.mr.as_ptr(),
-            key: segment.key(self.access),
+            mr: mr.as_ptr(),
+            key,
             access: access as i32,
             ..Default::default()
         };
