@@ -73,6 +73,8 @@ pub(crate) struct Context {
     serial: u64,
     /// The process that opened it.
     pid: i32,
+    /// Whether its file has been closed.
+    closing: Atomic<u32>,
     _count: Held,
 }
 
@@ -94,6 +96,7 @@ impl Context {
                 readiness: readiness,
                 serial: SERIALS.fetch_add(1, Relaxed),
                 pid: kernel::current!().tgid_nr_ns(None),
+                closing: Atomic::new(0),
                 table <- new_mutex!(Table::new(), "Context::table"),
                 _count: GAUGES.contexts.hold(1),
             }),
@@ -239,7 +242,7 @@ impl Context {
     /// then what carries it, then what it is made of; each step waits until it is done.
     fn close(&self) {
         let _teardown = Teardown::of_context(self.serial);
-        observe::leave(self);
+        self.closing.store(1, Relaxed);
         let objects = self.table.lock().take_all();
         let listeners = objects
             .iter()
@@ -259,5 +262,7 @@ impl Context {
         objects.iter().cloned().for_each(Object::end);
         drop(objects);
         self.domains.close();
+        // The last: whoever looks for what is stuck sees what this waits for.
+        observe::leave(self);
     }
 }

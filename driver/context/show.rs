@@ -4,7 +4,7 @@
 
 use super::{Context, Object};
 use crate::rdma::Endpoint;
-use kernel::fmt;
+use kernel::{fmt, sync::atomic::Relaxed};
 
 /// How much of each kind a context has.
 #[derive(Clone, Copy, Default)]
@@ -61,9 +61,10 @@ impl Context {
             holds.channels, holds.listeners
         )?;
         write!(f, " endpoints={} pools={}", holds.endpoints, holds.pools)?;
+        let closing = self.closing.load(Relaxed);
         writeln!(
             f,
-            " grants={} peer_grants={}",
+            " grants={} peer_grants={} closing={closing}",
             holds.grants, holds.peer_grants
         )
     }
@@ -104,13 +105,48 @@ impl Context {
             };
         });
         result?;
-        self.each_named_endpoint(|_, endpoint| endpoint.show_grant_regions(f))
+        self.each_shown_endpoint(|_, endpoint| endpoint.show_grant_regions(f))
     }
 
-    /// Shows every endpoint with its handle to `look`, without a lock. One that is made meanwhile may be left out.
-    pub(crate) fn each_named_endpoint(
+    /// The watches of its buffers.
+    pub(crate) fn show_watches(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut result = Ok(());
+        self.table.lock().each(|_, object| {
+            if let (Object::Buffer(buffer), Ok(())) = (object, result) {
+                result = buffer.show_watches(f);
+            }
+        });
+        result
+    }
+
+    /// Shows every endpoint with its handle to `look`, without a lock: first those that have one, then those that are
+    /// ending, with 0. One that is made or ends meanwhile may be left out.
+    pub(crate) fn each_shown_endpoint(
         &self,
         mut look: impl FnMut(u32, &Endpoint) -> fmt::Result,
+    ) -> fmt::Result {
+        self.each_named_endpoint(&mut look)?;
+        let mut result = Ok(());
+        self.domains.each_endpoint(|endpoint| {
+            if result.is_ok() && endpoint.record().is_torn_down() && !self.names(endpoint) {
+                result = look(0, endpoint);
+            }
+        });
+        result
+    }
+
+    /// Whether an endpoint has a handle.
+    fn names(&self, endpoint: &Endpoint) -> bool {
+        let named = |object: &Object| match object {
+            Object::Endpoint(other) => core::ptr::eq(&**other, endpoint).then_some(()),
+            _ => None,
+        };
+        self.table.lock().find_from(0, named).is_some()
+    }
+
+    fn each_named_endpoint(
+        &self,
+        look: &mut impl FnMut(u32, &Endpoint) -> fmt::Result,
     ) -> fmt::Result {
         let mut from = 0;
         loop {

@@ -82,7 +82,15 @@ impl Buffer {
             memory.bytes()
         )?;
         write!(f, " policy={policy} node={node}")?;
-        writeln!(f, " mappings={}", memory.mappings())
+        write!(f, " mappings={}", memory.mappings())?;
+        memory.show(f)?;
+        writeln!(f)
+    }
+
+    /// Writes a line for each watch of its memory that came by its name.
+    pub(crate) fn show_watches(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let serial = self.memory.mark.serial();
+        self.memory.tenure.watches.show(f, self.key(), serial)
     }
 
     /// Writes a line for each of its regions; one line that says so while one is being made.

@@ -40,6 +40,13 @@ pub(super) struct Imported {
     _count: Held,
 }
 
+impl Imported {
+    /// Its size, also where the kernel has no pages of it.
+    pub(super) fn bytes(&self) -> u64 {
+        self.import.dmabuf().bytes()
+    }
+}
+
 impl Memory {
     /// Imports a dma-buf. `EINVAL` for one that is smaller than a page, `E2BIG` beyond `most` bytes, `EDQUOT`, `ENODEV` when
     /// its exporter takes it back, `ETIMEDOUT` when other devices are at it for too long, or what the exporter says.
@@ -90,12 +97,6 @@ impl Memory {
     pub(super) fn original(&self) -> Option<DmaBuf> {
         let imported = self.imported.as_ref();
         imported.map(|imported| imported.import.dmabuf().clone())
-    }
-
-    /// Bytes of imported memory, which may have no pages.
-    pub(super) fn imported_bytes(&self) -> Option<u64> {
-        let imported = self.imported.as_ref();
-        imported.map(|imported| imported.import.dmabuf().bytes())
     }
 
     /// `IMPORT_*` bits and one of `IMPORT_LACKS_*`, as an import tells them.

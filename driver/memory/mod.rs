@@ -35,6 +35,7 @@ use crate::{
 use backing::Backing;
 use import::Imported;
 use kernel::{
+    fmt,
     mm::virt::VmaNew,
     prelude::*,
     sync::{
@@ -52,6 +53,8 @@ pub(crate) struct Memory {
     backing: Backing,
     tenure: Arc<Tenure>,
     placement: Placed,
+    /// Pages on each node, as they were when it was made; empty for what is part of other memory.
+    nodes: KVec<u64>,
     mappings: Atomic<usize>,
     mark: MemoryMark,
     imported: Option<Imported>,
@@ -110,6 +113,7 @@ impl Memory {
         Self::made_of(backing, tenure, placed, Some(charge), bytes, None)
     }
 
+    /// `bytes` are those that the gauge counts.
     fn made_of(
         backing: Backing,
         tenure: Arc<Tenure>,
@@ -118,6 +122,16 @@ impl Memory {
         bytes: usize,
         imported: Option<Imported>,
     ) -> Result<Arc<Self>> {
+        let whole = match &imported {
+            Some(imported) => imported.bytes(),
+            None => (backing.count() * PAGE_BYTES) as u64,
+        };
+        // Only for those who look on: without memory for it they are not told.
+        let nodes = match &backing {
+            _ if charge.is_none() => KVec::new(),
+            Backing::Pages(pages) | Backing::Lent { pages, .. } => placement.by_node(pages),
+            Backing::Device { .. } => placement.by_node_of_device(backing.count() as u64),
+        };
         // Its place first: memory of a device may not go while it is being made, under the device's lock, which it takes
         // when it goes.
         let place = UniqueArc::new_uninit(GFP_KERNEL)?;
@@ -125,8 +139,9 @@ impl Memory {
             backing,
             tenure,
             placement,
+            nodes,
             mappings: Atomic::new(0),
-            mark: MemoryMark::new(bytes as u64),
+            mark: MemoryMark::new(whole),
             imported,
             _charge: charge,
             _buffers: GAUGES.buffers.hold(1),
@@ -171,10 +186,7 @@ impl Memory {
 
     /// Its size.
     pub(crate) fn bytes(&self) -> u64 {
-        match self.imported_bytes() {
-            Some(bytes) => bytes,
-            None => (self.count() * PAGE_BYTES) as u64,
-        }
+        self.mark.bytes()
     }
 
     /// Where it was asked to be.
@@ -199,6 +211,27 @@ impl Memory {
             // All of a device's memory is where the device is, if that is known.
             Backing::Device { .. } => self.placement.census_of_device(self.count() as u64),
         }
+    }
+
+    /// Writes where its pages are, and what became of it.
+    fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match &self.backing {
+            Backing::Pages(_) | Backing::Lent { .. } if self.imported.is_some() => "import",
+            Backing::Pages(_) | Backing::Lent { .. } => "host",
+            Backing::Device { .. } => "device",
+        };
+        let state = match self.standing().0 {
+            uapi::MEMORY_LIVE => "live",
+            uapi::MEMORY_REVOKING => "revoking",
+            _ => "revoked",
+        };
+        write!(f, " kind={kind} state={state}")?;
+        let mut before = " nodes=";
+        for (node, pages) in self.nodes.iter().enumerate().filter(|(_, pages)| **pages > 0) {
+            write!(f, "{before}{node}:{pages}")?;
+            before = ",";
+        }
+        Ok(())
     }
 
     /// Fills in what is on the node that is asked for. A device's memory has no folios.

@@ -204,6 +204,18 @@ impl Placed {
         Ok((by_node, misplaced))
     }
 
+    /// Pages on each node alone; nothing without memory for that.
+    pub(super) fn by_node(&self, pages: &Pages) -> KVec<u64> {
+        let counted = self.census(pages);
+        counted.map_or(KVec::new(), |(by_node, _)| by_node)
+    }
+
+    /// As above, of a device's memory.
+    pub(super) fn by_node_of_device(&self, count: u64) -> KVec<u64> {
+        let counted = self.census_of_device(count);
+        counted.map_or(KVec::new(), |(by_node, _)| by_node)
+    }
+
     /// The same of so many pages of a device's memory, which are all where it is.
     pub(super) fn census_of_device(&self, count: u64) -> Result<(KVec<u64>, u64)> {
         let mut by_node = KVec::from_elem(0u64, nodes::node_ids() as usize, GFP_KERNEL)?;

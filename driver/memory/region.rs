@@ -21,7 +21,7 @@ pub(crate) struct Region {
     set: Arc<RegionSet>,
     id: u64,
     domain: Arc<Domain>,
-    mark: RegionMark,
+    mark: Arc<RegionMark>,
     _count: Held,
     memory: Arc<Memory>,
 }
@@ -58,7 +58,8 @@ impl Region {
         let domain = endpoint.domain().clone();
         let remote = matches!(access, Access::Remote { .. });
         let mark = RegionMark::new(memory.mark(), (count * PAGE_BYTES) as u64, remote);
-        let (set, id) = domain.make_region(memory, first, count, access)?;
+        let mark = Arc::new(mark, GFP_KERNEL)?;
+        let (set, id) = domain.make_region(memory, first, count, access, &mark)?;
         let region = Arc::new(
             Self {
                 set,

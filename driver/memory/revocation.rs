@@ -265,7 +265,7 @@ impl Tenure {
         }
         // Those that were being given when it began.
         domains.each_endpoint(|endpoint| endpoint.fence_memory(key));
-        domains.each_region(key, |set| set.revoke());
+        domains.revoke_regions(key);
         WINDOWS.quiet.pass();
         self.space.zap(&tenure.place);
         // The last first: whom the memory belongs to came first, and gives it to somebody else when the rest have let go.

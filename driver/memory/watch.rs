@@ -7,8 +7,9 @@ use crate::{
     channel::{Ticket, TicketKey},
     kx::chain::{Chain, Link, Next},
     logic::outcome::{Down, Outcome, State as Terminal},
+    observe::{show_rest, MAX_SHOWN},
 };
-use kernel::{new_spinlock, prelude::*, sync::SpinLock};
+use kernel::{fmt, new_spinlock, prelude::*, sync::SpinLock};
 
 /// Most watches of one piece of memory.
 const MAX_WATCHES: u32 = 1024;
@@ -66,6 +67,24 @@ impl Watches {
         })
     }
 
+    /// Writes a line for each that came by a buffer, of which `serial` tells; so many at most, and then how many more.
+    pub(super) fn show(&self, f: &mut fmt::Formatter<'_>, buffer: usize, serial: u64) -> fmt::Result {
+        let (mut result, mut count) = (Ok(()), 0);
+        self.state.lock().waiting.for_each(|watch| {
+            if watch.buffer != buffer {
+                return;
+            }
+            count += 1;
+            if result.is_ok() && count <= MAX_SHOWN {
+                let mark = watch.ticket.mark();
+                result = write!(f, "buffer={serial} ")
+                    .and_then(|()| mark.show(f, "queued", "revocation"));
+            }
+        });
+        result?;
+        show_rest(f, format_args!("buffer={serial}"), "revocation", count)
+    }
+
     /// The revocation is over.
     pub(super) fn tell(&self, cause: u32) {
         self.state.lock().cause = Some(cause);
@@ -91,7 +110,7 @@ impl Watches {
 }
 
 impl Buffer {
-    fn key(&self) -> usize {
+    pub(super) fn key(&self) -> usize {
         core::ptr::from_ref(self).addr()
     }
 

@@ -36,7 +36,7 @@ fn regions(_: &State, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 
 fn endpoints(_: &State, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     contexts::each(|context| {
-        context.each_named_endpoint(|handle, endpoint| {
+        context.each_shown_endpoint(|handle, endpoint| {
             write!(f, "context={} handle={handle} ", context.serial())?;
             endpoint.show(f)
         })
@@ -44,20 +44,23 @@ fn endpoints(_: &State, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 }
 
 fn credits(_: &State, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    contexts::each(|context| context.each_named_endpoint(|_, endpoint| endpoint.show_credits(f)))
+    contexts::each(|context| context.each_shown_endpoint(|_, endpoint| endpoint.show_credits(f)))
 }
 
 fn grants(_: &State, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    contexts::each(|context| context.each_named_endpoint(|_, endpoint| endpoint.show_grants(f)))
+    contexts::each(|context| context.each_shown_endpoint(|_, endpoint| endpoint.show_grants(f)))
 }
 
 fn operations(_: &State, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    contexts::each(|context| context.each_named_endpoint(|_, endpoint| endpoint.show_operations(f)))
+    contexts::each(|context| {
+        context.each_shown_endpoint(|_, endpoint| endpoint.show_operations(f))?;
+        context.show_watches(f)
+    })
 }
 
 fn totals(_: &State, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     contexts::each(|context| {
-        context.each_named_endpoint(|_, endpoint| {
+        context.each_shown_endpoint(|_, endpoint| {
             let record = endpoint.record();
             for (kind, name) in Kind::each() {
                 let (ended, failed, bytes) = record.totals(kind);
@@ -78,7 +81,7 @@ fn histograms(_: &State, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         return writeln!(f, "no memory");
     };
     contexts::each(|context| {
-        context.each_named_endpoint(|_, endpoint| {
+        context.each_shown_endpoint(|_, endpoint| {
             let record = endpoint.record();
             for (kind, name) in Kind::each() {
                 for (stage, stage_name) in Stage::ALL {
@@ -94,13 +97,21 @@ fn histograms(_: &State, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                         " count={} p50_ns={} p99_ns={}",
                         all.count, all.p50, all.p99
                     )?;
-                    writeln!(
+                    write!(
                         f,
                         " p999_ns={} max_ns={} lost={}",
                         all.p999,
                         all.max,
                         record.lost()
                     )?;
+                    // For those who want to know what was counted between two readings.
+                    write!(f, " buckets=")?;
+                    let counted = counts.iter().enumerate().filter(|(_, count)| **count != 0);
+                    for (nth, (bucket, count)) in counted.enumerate() {
+                        let comma = if nth == 0 { "" } else { "," };
+                        write!(f, "{comma}{bucket}:{count}")?;
+                    }
+                    writeln!(f)?;
                 }
             }
             Ok(())

@@ -96,6 +96,11 @@ impl EndpointRecord {
         !self.torn_down.xchg(true, kernel::sync::atomic::Full)
     }
 
+    /// Whether its teardown has begun.
+    pub(crate) fn is_torn_down(&self) -> bool {
+        self.torn_down.load(Relaxed)
+    }
+
     /// Counts an operation that has ended.
     pub(super) fn ended(&self, op: u8, outcome: Outcome, bytes: u64, times: Times) {
         let Some(kind) = Kind::of(op) else { return };

@@ -35,6 +35,11 @@ impl MemoryMark {
         self.serial
     }
 
+    /// Size of the memory.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// It is there, as asked for or not. `misplaced` counts the pages that are elsewhere.
     pub(crate) fn allocated(&self, policy: u32, node: i32, misplaced: impl FnOnce() -> u64) {
         trace::buffer_alloc(|| trace::BufferAlloc {

@@ -21,7 +21,7 @@ pub(crate) use endpoint::EndpointRecord;
 pub(crate) use fdinfo::fdinfo;
 pub(crate) use histograms::{Kind, Stage};
 pub(crate) use memory::{MemoryMark, RegionMark};
-pub(crate) use op::{tells_of_entries, Mark, Probe};
+pub(crate) use op::{show_rest, tells_of_entries, Mark, Probe, MAX_SHOWN};
 pub(crate) use teardown::Teardown;
 
 use kernel::time::Delta;

@@ -51,6 +51,22 @@ impl Mark {
     }
 }
 
+/// Most operations that are shown of one place where they wait: lines are written under a spinlock.
+pub(crate) const MAX_SHOWN: u32 = 64;
+
+/// Says how many operations of one place, of `count`, were not shown.
+pub(crate) fn show_rest(
+    f: &mut fmt::Formatter<'_>,
+    of: fmt::Arguments<'_>,
+    waits_on: &str,
+    count: u32,
+) -> fmt::Result {
+    match count.checked_sub(MAX_SHOWN) {
+        None | Some(0) => Ok(()),
+        Some(more) => writeln!(f, "{of} more={more} waits_on={waits_on}"),
+    }
+}
+
 /// A ticket's part of the record.
 pub(crate) struct Probe {
     record: Option<Arc<EndpointRecord>>,

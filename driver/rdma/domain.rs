@@ -15,6 +15,7 @@ use crate::{
     },
     logic::outcome::Down,
     memory::Memory,
+    observe::RegionMark,
 };
 use kernel::{
     new_mutex,
@@ -45,10 +46,20 @@ pub(crate) struct Domain {
     regions: Mutex<RBTree<u64, Listed>>,
 }
 
-/// A region's registration and the key of the memory under it.
+/// A region's registration, its mark in the record, and the key of the memory under it.
+#[derive(Clone)]
 struct Listed {
     set: Arc<RegionSet>,
+    mark: Arc<RegionMark>,
     memory: usize,
+}
+
+impl Listed {
+    /// Ends it. Whoever comes second returns when it is done.
+    fn revoke(&self) {
+        self.set.revoke();
+        self.mark.revoked();
+    }
 }
 
 /// What lives on the domain. The lists hold references so that removal finds them; whoever ends one of them by
@@ -131,6 +142,7 @@ impl Domain {
         first: usize,
         count: usize,
         access: Access,
+        mark: &Arc<RegionMark>,
     ) -> Result<(Arc<RegionSet>, u64)> {
         let mut state = self.state.lock();
         let state = &mut *state;
@@ -140,6 +152,7 @@ impl Domain {
         let mut regions = self.regions.lock();
         let listed = Listed {
             set: set.clone(),
+            mark: mark.clone(),
             memory: memory.key(),
         };
         regions.try_create_and_insert(id, listed, GFP_KERNEL)?;
@@ -162,8 +175,8 @@ impl Domain {
         }
     }
 
-    /// Shows every registration of some memory to `look`, without a lock.
-    fn each_region(&self, memory: usize, look: &mut impl FnMut(&RegionSet)) {
+    /// Ends every registration of some memory.
+    fn revoke_regions(&self, memory: usize) {
         let mut last = 0;
         loop {
             let next = {
@@ -171,17 +184,17 @@ impl Domain {
                 let mut behind = regions
                     .iter()
                     .filter(|(id, listed)| **id > last && listed.memory == memory);
-                behind.next().map(|(id, listed)| (*id, listed.set.clone()))
+                behind.next().map(|(id, listed)| (*id, listed.clone()))
             };
-            let Some((id, set)) = next else { return };
-            look(&set);
+            let Some((id, listed)) = next else { return };
+            listed.revoke();
             last = id;
         }
     }
 
     pub(crate) fn forget_region(&self, id: u64) {
         // Dropped after the lock.
-        let _set = self.regions.lock().remove(&id);
+        let _listed = self.regions.lock().remove(&id);
     }
 
     /// Ends everything on the domain and the domain itself: endpoints first, which completes all operations,
@@ -206,11 +219,11 @@ impl Domain {
             let first = {
                 let regions = self.regions.lock();
                 let mut regions = regions.iter();
-                regions.next().map(|(id, listed)| (*id, listed.set.clone()))
+                regions.next().map(|(id, listed)| (*id, listed.clone()))
             };
-            let Some((id, set)) = first else { break };
+            let Some((id, listed)) = first else { break };
             // In the list until it is done: whoever revokes the memory waits for it as well.
-            set.revoke();
+            listed.revoke();
             self.forget_region(id);
         }
         let pd = self.state.lock().pd.take();
@@ -270,9 +283,9 @@ impl Domains {
         self.each(|domain| domain.each_endpoint(&mut look));
     }
 
-    /// Shows every registration of some memory to `look`, without a lock. One that is made meanwhile may be left out.
-    pub(crate) fn each_region(&self, key: usize, mut look: impl FnMut(&RegionSet)) {
-        self.each(|domain| domain.each_region(key, &mut look));
+    /// Ends every registration of some memory. One that is made meanwhile may be left out.
+    pub(crate) fn revoke_regions(&self, key: usize) {
+        self.each(|domain| domain.revoke_regions(key));
     }
 
     /// Ends them all. The context's objects are gone by now, or go here.

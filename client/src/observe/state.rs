@@ -116,10 +116,12 @@ impl State {
         let waiting = |line: &&Line| {
             !matches!(
                 line.text("waits_on"),
-                "arrival" | "arrivals" | "end-of-grant"
+                "arrival" | "arrivals" | "end-of-grant" | "revocation"
             )
         };
-        let old = self.operations.iter().filter(waiting);
+        // A line that counts those which are not shown is no operation.
+        let shown = |line: &&Line| line.number("more") == 0;
+        let old = self.operations.iter().filter(shown).filter(waiting);
         let mut old: Vec<_> = old
             .filter(|line| line.number("age_ns") >= oldest_ns)
             .collect();
@@ -168,6 +170,7 @@ pub fn explain(waits_on: &str) -> &'static str {
         "turn" => "its turn, which comes at once",
         "arrival" | "arrivals" => "the peer has not sent",
         "end-of-grant" => "the grant lives",
+        "revocation" => "the memory is there",
         _ => "something that this version does not know",
     }
 }
@@ -272,6 +275,8 @@ mod tests {
             "endpoint=1 op=recv age_ns=900 waits_on=arrival",
             "endpoint=1 op=write_imm age_ns=100 waits_on=order",
             "endpoint=1 op=write_imm age_ns=500 waits_on=peer-receives",
+            "endpoint=1 more=36 waits_on=order",
+            "buffer=3 op=watch age_ns=900 waits_on=revocation",
         ];
         let state = State {
             operations: lines.map(Line::parse).to_vec(),
@@ -280,6 +285,7 @@ mod tests {
         let stuck = state.stuck(100);
         assert_eq!(stuck.len(), 2);
         assert_eq!(stuck[0].text("waits_on"), "peer-receives");
+        assert_eq!(state.stuck(0).len(), 2);
         assert!(state.stuck(501).is_empty());
     }
 

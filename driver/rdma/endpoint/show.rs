@@ -11,13 +11,11 @@ use crate::{
         chain::Chain,
         rdma::{connection::Connection, transfer::Transfer},
     },
+    observe::{show_rest, MAX_SHOWN},
     uapi::{self, SockAddr},
 };
 use core::net::{Ipv4Addr, Ipv6Addr};
 use kernel::fmt;
-
-/// Most operations of each kind that are shown of one endpoint.
-const MAX_SHOWN: u32 = 64;
 
 /// An address as people write it.
 struct Shown<'a>(&'a SockAddr);
@@ -92,7 +90,8 @@ impl State {
             // The others wait for it.
             waits_on = "order";
         });
-        result
+        result?;
+        show_rest(f, format_args!("endpoint={endpoint}"), "order", shown)
     }
 
     fn show_flying(&mut self, f: &mut fmt::Formatter<'_>, endpoint: u64) -> fmt::Result {
@@ -114,7 +113,8 @@ impl State {
                 }),
             };
         });
-        result
+        result?;
+        show_rest(f, format_args!("endpoint={endpoint}"), "provider", shown)
     }
 
     fn show_waiting(&mut self, f: &mut fmt::Formatter<'_>, endpoint: u64) -> fmt::Result {
@@ -125,6 +125,9 @@ impl State {
                 result = line(f, endpoint, &receive.ticket, "queued", "arrival");
             }
         });
+        result?;
+        let of = format_args!("endpoint={endpoint}");
+        show_rest(f, of, "arrival", shown)?;
         shown = 0;
         self.watches.for_each(|watch| {
             shown += 1;
@@ -136,7 +139,8 @@ impl State {
                 result = line(f, endpoint, &watch.ticket, "queued", waits_on);
             }
         });
-        result
+        result?;
+        show_rest(f, of, "watched", shown)
     }
 }
 
@@ -172,7 +176,8 @@ impl Endpoint {
         write!(f, " device={device} in_flight={}", query.in_flight)?;
         write!(f, " posted={} peer_end={}", query.posted, query.peer_end)?;
         let silent = self.shared.state.lock().pulse.silent_beats();
-        writeln!(f, " silent_beats={silent}")
+        let ending = u32::from(self.record().is_torn_down());
+        writeln!(f, " silent_beats={silent} ending={ending}")
     }
 
     /// Its credits, in both directions.
