@@ -54,6 +54,8 @@ points! {
     fails alloc_request,
     /// No memory for a device that comes.
     fails alloc_device,
+    /// No memory for a latency histogram, which is made where sleeping is forbidden.
+    acts alloc_histogram,
     /// Memory cannot be mapped for a device.
     fails dma_map,
     /// A device takes fewer pages than asked into a memory region.

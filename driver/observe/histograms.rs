@@ -3,6 +3,7 @@
 //! Where an endpoint's histograms are kept: one for each kind of operation, stage and CPU, made when first used.
 
 use crate::{
+    faults::FAULTS,
     logic::histogram::{gather, record, summarize, Counter, Summary, BUCKETS},
     uapi,
 };
@@ -128,6 +129,7 @@ impl Histogram {
     /// May be called where sleeping is forbidden.
     fn new() -> Result<Self> {
         let flags = GFP_NOWAIT | __GFP_NOWARN;
+        FAULTS.alloc_histogram.fail(ENOMEM)?;
         let mut buckets = KVec::with_capacity(BUCKETS, flags)?;
         for _ in 0..BUCKETS {
             buckets.push(Cell(Atomic::new(0)), flags)?;

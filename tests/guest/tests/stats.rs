@@ -11,6 +11,7 @@ use dmaplane::{
     Stage,
 };
 use dmaplane_guest_tests::{Local, complete};
+use dmaplane_testkit::faults::{self, Point, record};
 use dmaplane_testkit::{Guest, Result, ensure, sys, test};
 use dmaplane_uapi as abi;
 
@@ -91,6 +92,27 @@ fn stats_count_each_operation_and_its_stages() {
                 == u64::from(count)
         );
         Ok(())
+    });
+}
+
+#[test]
+fn stats_tell_what_found_no_memory() {
+    test(|guest| {
+        faults::require()?;
+        faults::quiet()?;
+        let local = Local::new(guest)?;
+        let (_target, _own, given) = local.granted(guest, &TERMS)?;
+        let refused = Point::always("alloc_histogram")?;
+        write(guest, &local, &given, 3)?;
+        ensure!(refused.fired()? > 0, "no histogram was refused");
+        drop(refused);
+        let latency = || local.near.latency(OpKind::Write, Stage::Total, false);
+        let before = latency()?;
+        ensure!(before.count == 0 && before.lost >= 3, "{before:?}");
+        write(guest, &local, &given, 2)?;
+        let after = latency()?;
+        ensure!(after.count == 2 && after.lost == before.lost, "{after:?}");
+        record(|_| ())
     });
 }
 
