@@ -38,6 +38,10 @@ pub(crate) struct Windows {
     pub(crate) landed: Window,
     /// A WRITE_IMM or SEND came, and its receive was not found yet.
     pub(crate) arrived: Window,
+    /// A grant is there, and the peer was not told of it yet.
+    pub(crate) granting: Window,
+    /// The side that listens hears that a connection is up, and has not noted that yet.
+    pub(crate) established: Window,
     /// The peer gave a grant back, and it was not deregistered yet.
     pub(crate) answered: Window,
     /// An operation was taken out of its queue to end, and its completion was not posted yet.
@@ -83,6 +87,8 @@ pub(crate) static WINDOWS: Windows = Windows {
     accepted: Window::new(),
     landed: Window::new(),
     arrived: Window::new(),
+    granting: Window::new(),
+    established: Window::new(),
     answered: Window::new(),
     taken: Window::new(),
     entered: Window::new(),
@@ -111,6 +117,8 @@ pub(crate) fn debugfs(dir: &Dir) -> impl PinInit<Scope<&'static Windows>> + '_ {
         dir.read_write_file(c"accepted", &windows.accepted.0);
         dir.read_write_file(c"landed", &windows.landed.0);
         dir.read_write_file(c"arrived", &windows.arrived.0);
+        dir.read_write_file(c"granting", &windows.granting.0);
+        dir.read_write_file(c"established", &windows.established.0);
         dir.read_write_file(c"answered", &windows.answered.0);
         dir.read_write_file(c"taken", &windows.taken.0);
         dir.read_write_file(c"entered", &windows.entered.0);

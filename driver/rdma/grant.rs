@@ -44,6 +44,10 @@ impl Grant {
     /// Most grants that one endpoint may have given, those being revoked included.
     pub(crate) const MAX_PER_ENDPOINT: usize = 1024;
 
+    /// Most keys of them all: the other side keeps them, in memory that no user of it is charged for. A megabyte's, for
+    /// 512 GiB where a device takes 2 MiB into a region, as rxe does.
+    pub(crate) const MAX_KEYS: usize = 1 << 18;
+
     pub(super) fn new(
         endpoint: Arc<Endpoint>,
         number: u32,
@@ -80,9 +84,10 @@ impl Grant {
 
 impl Drop for Grant {
     fn drop(&mut self) {
-        self.endpoint.take_back(self.number);
-        // Somebody else may be at it: whoever waits for this drop waits for the end of the access.
-        self.region.revoke();
+        if self.endpoint.take_back(self.number) {
+            // Somebody else may be at it: whoever waits for this drop waits for the end of the access.
+            self.region.revoke();
+        }
     }
 }
 

@@ -276,14 +276,20 @@ impl Endpoint {
     pub(super) fn arm(&self, deadline: Option<Instant<Monotonic>>) {
         let Some(deadline) = deadline else { return };
         let mut state = self.shared.state.lock();
-        let sooner = state
-            .next_tick
-            .is_none_or(|next| (deadline - next).is_negative());
-        if sooner {
-            state.next_tick = Some(deadline);
-            // Under the lock, so that a later moment does not win over an earlier one.
-            self.clock.run_within(ahead_ms(deadline));
-        }
+        run_by(&self.clock, &mut state.next_tick, deadline);
+    }
+}
+
+/// Has a clock run at a moment, unless it runs before. The caller holds its endpoint's lock, so that a later moment does not
+/// win over an earlier one.
+pub(super) fn run_by(
+    clock: &Tick<Clockwork>,
+    next_tick: &mut Option<Instant<Monotonic>>,
+    moment: Instant<Monotonic>,
+) {
+    if next_tick.is_none_or(|next| (moment - next).is_negative()) {
+        *next_tick = Some(moment);
+        clock.run_within(ahead_ms(moment));
     }
 }
 
@@ -333,9 +339,7 @@ impl Ticked for Clockwork {
             }
             return;
         }
-        shared.fence_grants(&self.connection, uapi::GRANT_END_EXPIRED, |given| {
-            given.is_expired(now)
-        });
+        shared.end_expired(&self.connection, now);
         shared.tell_held_back(&self.connection);
         WINDOWS.ticking.pass();
         let beat = shared.beat(&self.connection, now);
@@ -345,7 +349,7 @@ impl Ticked for Clockwork {
             state.next_tick = Some(now);
             return clock.run_within(0);
         }
-        let next = earlier(state.next_deadline(), state.grants.next_expiry());
+        let next = earlier(state.next_deadline(), state.grants.next_look());
         state.next_tick = earlier(earlier(next, beat), state.telling());
         if let Some(next) = state.next_tick {
             clock.run_within(ahead_ms(next));

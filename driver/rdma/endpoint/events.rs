@@ -2,7 +2,7 @@
 
 //! What the connection manager and the completion queue tell.
 
-use super::{Phase, Shared, Step};
+use super::{Phase, Shared, State, Step};
 use crate::{
     faults::{self, FAULTS},
     kx::rdma::{
@@ -67,29 +67,42 @@ impl cm::Handler for Shared {
     }
 }
 
+impl State {
+    /// Why the receives are flushed, where nobody has said so.
+    fn flushed_for(&self) -> Down {
+        if self.broken {
+            Down::Transfer
+        } else {
+            Down::Peer
+        }
+    }
+}
+
 impl Shared {
     /// The connection is up; false when the peer's greeting makes no sense.
     fn establish(&self, private: &[u8]) -> bool {
         let greeted = self.state.lock().greeted;
-        if !greeted {
+        if greeted {
+            WINDOWS.established.pass();
+        } else {
             match Hello::decode(private) {
                 Ok(_) if FAULTS.cm_greeting.fires() => return self.refuse_greeting(),
                 Ok(hello) => self.greet_active(hello),
                 Err(_) => return self.refuse_greeting(),
             }
         }
-        let flushed = {
+        let (flushed, cause) = {
             let mut state = self.state.lock();
             if let Phase::Connecting = state.phase {
                 state.phase = Phase::Up;
                 state.step = Some(Step::Done);
             }
-            state.flushed
+            (state.flushed, state.flushed_for())
         };
         self.changed.notify_all();
         if flushed {
             // Its receives are gone already, and with them what would have told of its end.
-            self.go_down(Down::Peer);
+            self.go_down(cause);
             self.end_receives();
         }
         !flushed
@@ -165,10 +178,17 @@ impl Shared {
         {
             let mut state = self.state.lock();
             state.broken = true;
-            // In the same breath: who finds it broken and not down has a cause of its own.
-            if !matches!(state.phase, Phase::Down(_)) {
-                state.phase = Phase::Down(cause);
-                self.record.down(cause);
+            match state.phase {
+                // The connection manager was faster, and knows no reason: nothing has ended with it yet.
+                Phase::Down(Down::Peer) if cause == Down::Protocol => {
+                    state.phase = Phase::Down(cause);
+                }
+                Phase::Down(_) => {}
+                // In the same breath: who finds it broken and not down has a cause of its own.
+                Phase::Connecting | Phase::Up => {
+                    state.phase = Phase::Down(cause);
+                    self.record.down(cause);
+                }
             }
         }
         self.go_down(cause);
@@ -283,14 +303,17 @@ impl Queue for Shared {
         self.failed(view, status);
         // While connecting, the connection manager moves the queue pair to the error state before it tells why:
         // then that event says it, and the thread that connects cleans up.
-        let connecting = {
+        let (connecting, cause) = {
             let mut state = self.state.lock();
             state.flushed = true;
-            matches!(state.phase, Phase::Connecting)
+            (
+                matches!(state.phase, Phase::Connecting),
+                state.flushed_for(),
+            )
         };
         if !connecting {
             // The queue pair went into error by itself, or somebody moved it there and has said why.
-            self.go_down(Down::Peer);
+            self.go_down(cause);
             self.end_receives();
         }
     }

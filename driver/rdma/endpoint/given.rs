@@ -9,6 +9,7 @@ use crate::{
     logic::flow::Violation,
     memory::Region,
     rdma::{grant::Fate, Grant, PeerGrant},
+    uapi,
 };
 use kernel::{
     fmt,
@@ -29,21 +30,43 @@ pub(super) struct Given {
     pub(super) counted: bool,
     /// When the peer was asked to give it back.
     pub(super) asked: Option<Instant<Monotonic>>,
+    /// When its access ends without an answer, and why, where nobody waits for that: its time to live is over, or whoever
+    /// took it back was killed.
+    pub(super) left: Option<(Instant<Monotonic>, u32)>,
     /// Set when the peer has answered, or never will.
     pub(super) answered: Arc<Signal>,
 }
 
 impl Given {
-    /// Whether its time to live is over at this moment.
+    /// Whether its time to live is over at this moment, and nobody takes it back yet.
     pub(super) fn is_expired(&self, now: Instant<Monotonic>) -> bool {
-        self.expires
-            .is_some_and(|moment| !(now - moment).is_negative())
+        self.revocation == Revocation::None && has_passed(self.expires, now)
+    }
+
+    /// Why it ends at this moment, if nobody waits for its answer and the time for that is over.
+    fn is_left(&self, now: Instant<Monotonic>) -> Option<u32> {
+        let (moment, why) = self.left?;
+        has_passed(Some(moment), now).then_some(why)
+    }
+
+    /// When the clock has to look at it.
+    fn next_look(&self) -> Option<Instant<Monotonic>> {
+        match (self.left, &self.revocation) {
+            (Some((moment, _)), _) => Some(moment),
+            (None, Revocation::None) => self.expires,
+            // Somebody waits for its answer.
+            (None, _) => None,
+        }
     }
 
     /// Whether it gives access to some memory.
     pub(super) fn is_over(&self, memory: usize) -> bool {
         self.region.memory().key() == memory
     }
+}
+
+fn has_passed(moment: Option<Instant<Monotonic>>, now: Instant<Monotonic>) -> bool {
+    moment.is_some_and(|moment| !(now - moment).is_negative())
 }
 
 /// How far the taking back of a grant is.
@@ -95,7 +118,11 @@ impl Grants {
 
     /// The peer gave a grant. More than its limit is a violation.
     pub(super) fn arrived(&mut self, grant: &Arc<PeerGrant>) -> Result<(), Violation> {
-        if self.known.len() >= Grant::MAX_PER_ENDPOINT || self.inbox.is_full() {
+        let keys = self.known.iter().map(|grant| grant.keys().len());
+        if self.known.len() >= Grant::MAX_PER_ENDPOINT
+            || self.inbox.is_full()
+            || keys.sum::<usize>() + grant.keys().len() > Grant::MAX_KEYS
+        {
             return Err(Violation);
         }
         self.known
@@ -109,14 +136,33 @@ impl Grants {
         self.given.iter().for_each(|given| given.answered.set());
     }
 
-    /// When the next grant ends by itself.
-    pub(super) fn next_expiry(&self) -> Option<Instant<Monotonic>> {
+    /// When the clock has to look at the next grant.
+    pub(super) fn next_look(&self) -> Option<Instant<Monotonic>> {
         self.given
             .iter()
-            .fold(None, |next, given| earlier(next, given.expires))
+            .fold(None, |next, given| earlier(next, given.next_look()))
     }
 
-    /// The peer answered a revocation, or has used a grant up, which is told by its number. Anything else is a violation.
+    /// The first grant that ends at this moment because nobody waits for its answer, and why.
+    pub(super) fn first_left(&self, now: Instant<Monotonic>) -> Option<(u32, u32)> {
+        let mut left = self.given.iter();
+        left.find_map(|given| Some((given.number, given.is_left(now)?)))
+    }
+
+    /// Whether one with so many keys more is not too much, which the peer would not take.
+    pub(super) fn has_room(&self, more: usize) -> bool {
+        let keys = self.given.iter().map(|given| given.region.keys().len());
+        self.given.len() < Grant::MAX_PER_ENDPOINT && keys.sum::<usize>() + more <= Grant::MAX_KEYS
+    }
+
+    /// Whether a grant is there, and the peer was not asked to give it back.
+    pub(super) fn is_live(&self, number: u32) -> bool {
+        let mut given = self.given.iter();
+        given.any(|given| given.number == number && given.revocation == Revocation::None)
+    }
+
+    /// The peer answered a revocation, or has used a grant up. Why its access ends now, where nobody waits who would end
+    /// it. Anything else is a violation.
     pub(super) fn answered(&mut self, number: u32) -> Result<Option<u32>, Violation> {
         // One that was answered too late is gone, which is no news.
         let given = self.given.iter_mut().find(|given| given.number == number);
@@ -126,7 +172,8 @@ impl Grants {
                 let unasked = given.revocation == Revocation::None;
                 given.revocation = Revocation::Answered;
                 given.answered.set();
-                Ok(unasked.then_some(number))
+                let left = given.left.map(|(_, why)| why);
+                Ok(unasked.then_some(uapi::GRANT_END_USED).or(left))
             }
             None if number >= self.next => Err(Violation),
             None => Ok(None),

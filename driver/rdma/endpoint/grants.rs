@@ -3,6 +3,7 @@
 //! Giving grants and taking them back, and waiting for those of the peer.
 
 use super::{
+    ending::run_by,
     given::{Given, Grants, Revocation},
     Endpoint, Phase, Shared,
 };
@@ -16,7 +17,6 @@ use crate::{
     },
     logic::{
         flow::Violation,
-        outcome::Down,
         wire::{GrantPart, KEYS},
     },
     memory::{Memory, Region},
@@ -90,7 +90,7 @@ impl Endpoint {
                 return Err(ENOTCONN);
             }
             let grants = &mut state.grants;
-            if grants.given.len() >= Grant::MAX_PER_ENDPOINT {
+            if !grants.has_room(region.keys().len()) {
                 return Err(EMFILE);
             }
             let number = grants.next;
@@ -103,6 +103,7 @@ impl Endpoint {
                 expires,
                 counted: terms.max_uses != 0,
                 asked: None,
+                left: None,
                 answered,
             };
             // There is room, see above.
@@ -113,6 +114,7 @@ impl Endpoint {
             number
         };
         drop(guard);
+        WINDOWS.granting.pass();
         self.record().granted(number, terms.length, terms.rights);
         let told = self.tell_alone(number, terms, &region, deadline);
         // From here on the grant's drop takes it back.
@@ -120,7 +122,7 @@ impl Endpoint {
         told?;
         self.arm(expires);
         if FAULTS.revoke_at_grant.fires() {
-            self.take_back(number);
+            let _ended = self.take_back(number);
         }
         Ok(grant)
     }
@@ -174,7 +176,7 @@ impl Endpoint {
                         return Some(Err(ENOTCONN));
                     }
                     // The peer has been asked for it, or will be: nothing of it may come behind that.
-                    if region.memory().is_revoked() {
+                    if region.memory().is_revoked() || !state.grants.is_live(number) {
                         return Some(Err(ESTALE));
                     }
                     let part = waiting.take()?;
@@ -193,9 +195,9 @@ impl Endpoint {
     }
 
     /// Takes a grant back for its owner, see [`Shared::take_back`].
-    pub(crate) fn take_back(&self, number: u32) {
-        self.shared
-            .take_back(&self.connection, number, uapi::GRANT_END_REVOKED);
+    pub(crate) fn take_back(&self, number: u32) -> bool {
+        let why = uapi::GRANT_END_REVOKED;
+        self.shared.take_back(&self.connection, number, why)
     }
 
     /// Waits for the peer's next grant.
@@ -247,40 +249,73 @@ impl Shared {
     }
 
     /// Takes a grant back: tells the peer, waits until it has nothing under way, and ends the access. When this
-    /// returns, nothing of the peer's lands in the range, whatever the peer did.
-    pub(super) fn take_back(&self, connection: &Connection<Self>, number: u32, why: u32) {
+    /// returns true, nothing of the peer's lands in the range, whatever the peer did. False when its owner was killed in the
+    /// wait: the access ends when the peer has answered, or with its time for that.
+    pub(super) fn take_back(&self, connection: &Connection<Self>, number: u32, why: u32) -> bool {
         self.record.revoking(number, why);
         if let Some((answer, asked)) = self.ask_back(number) {
             self.pump(connection);
             // Without an answer the access ends all the same, just below.
             let left = TUNING.answer_ms().saturating_sub(elapsed_ms(asked));
-            if !answer.wait_killable_for(left) && is_killed() {
-                self.hear_out(connection, &answer, asked, why);
+            if why == uapi::GRANT_END_REVOKED {
+                let killed = !answer.wait_killable_for(left) && is_killed();
+                if killed && self.leave_to_clock(number, asked, why) {
+                    return false;
+                }
+            } else {
+                // Whoever takes memory away may be killed: that is no reason to end the connections of those who had it,
+                // which an access that ends in mid-write does.
+                let _answered = answer.wait_at_most(left);
             }
         }
+        // An endpoint that ends wakes whoever waits. Its last will comes first: what ends in mid-write takes that along.
+        self.await_will();
         WINDOWS.answered.pass();
         self.fence(number, why);
+        true
     }
 
-    /// What a thread that was killed still does before it ends an access, because one that ends in mid-write ends the
-    /// connection, and the peer would not be told why: it gives the peer a moment to answer, and then, if the access is its
-    /// owner's to end, a last will. Memory is taken away by others too, whose death is not the owner's. All this takes no more
-    /// than the time for an answer and for a will.
-    fn hear_out(
-        &self,
-        connection: &Connection<Self>,
-        answer: &Signal,
-        asked: Instant<Monotonic>,
-        why: u32,
-    ) {
-        let left = TUNING.answer_ms().saturating_sub(elapsed_ms(asked));
-        let answered = answer.wait_at_most(left.min(TUNING.will_ms()));
-        if !answered && why == uapi::GRANT_END_REVOKED {
-            self.bequeath_for(connection, Down::Local);
-            self.go_down(Down::Local);
-            self.await_will();
-            // What the provider has is flushed, for whoever else has the file.
-            connection.disconnect();
+    /// Leaves the end of a grant that the peer was asked for to its answer and to the clock; false when neither can come.
+    fn leave_to_clock(&self, number: u32, asked: Instant<Monotonic>, why: u32) -> bool {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let mut given = state.grants.given.iter_mut();
+        let Some(given) = given.find(|given| given.number == number) else {
+            return false;
+        };
+        if !matches!(state.phase, Phase::Up) || given.revocation != Revocation::Asked {
+            return false;
+        }
+        let Some(clock) = &state.clock else {
+            return false;
+        };
+        let end = asked + Delta::from_millis(TUNING.answer_ms().into());
+        given.left = Some((end, why));
+        run_by(clock, &mut state.next_tick, end);
+        true
+    }
+
+    /// Takes back the grants whose time to live is over, and ends those for which nobody waits and the peer's time is over.
+    /// Waits for nobody: the clock has more to do.
+    pub(super) fn end_expired(&self, connection: &Connection<Self>, now: Instant<Monotonic>) {
+        let mut last = 0;
+        while let Some(number) = self.next_given(last, |given: &Given| given.is_expired(now)) {
+            let why = uapi::GRANT_END_EXPIRED;
+            self.record.revoking(number, why);
+            let asked = self.ask_back(number);
+            let left = asked.is_some_and(|(_, asked)| self.leave_to_clock(number, asked, why));
+            if !left {
+                self.fence(number, why);
+            }
+            last = number;
+        }
+        if last != 0 {
+            self.pump(connection);
+        }
+        loop {
+            let first = self.state.lock().grants.first_left(now);
+            let Some((number, why)) = first else { break };
+            self.fence(number, why);
         }
     }
 
@@ -333,7 +368,7 @@ impl Shared {
         self.ask_back_all(connection, &due);
         let mut last = 0;
         while let Some(number) = self.next_given(last, &due) {
-            self.take_back(connection, number, why);
+            let _ended = self.take_back(connection, number, why);
             last = number;
         }
     }
@@ -360,9 +395,9 @@ impl Shared {
 
     /// The peer gives a grant back, as it was asked to or because its uses are used up.
     pub(super) fn take_answer(&self, number: u32) -> Result<(), Violation> {
-        let used = self.state.lock().grants.answered(number)?;
-        if let Some(number) = used {
-            self.fence(number, uapi::GRANT_END_USED);
+        let ended = self.state.lock().grants.answered(number)?;
+        if let Some(why) = ended {
+            self.fence(number, why);
         }
         Ok(())
     }

@@ -42,7 +42,12 @@ impl Endpoint {
         if !self.shared.state.lock().registering.begin(key) {
             return Err(EBUSY);
         }
-        let result = self.connection.register(set, TUNING.will_ms());
+        let result = self.connection.register(set, TUNING.will_ms(), || {
+            // The end of whoever waits here: the peer, and others who have the file, are told of it.
+            self.bequeath_for(Down::Local);
+            self.shared.go_down(Down::Local);
+            self.shared.await_will();
+        });
         self.shared.state.lock().registering.end(key);
         result
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use dmaplane::{Buffer, Channel, EndpointState, Entry, Errno, Placement, State};
 use dmaplane_guest_tests::{Connection, complete, patient_answers, patient_wills};
 use dmaplane_testkit::counters::Tuned;
-use dmaplane_testkit::peer::protocol::Request;
+use dmaplane_testkit::peer::protocol::{Id, Request};
 use dmaplane_testkit::window::Window;
 use dmaplane_testkit::{
     ErrorContext as _, Gauges, Guest, Result, Skip, ensure, gauges, poll, test,
@@ -79,25 +79,7 @@ fn death_in_a_registration() {
                 .create(Request::CreateBuffer { bytes: BYTES })?;
             let mut channel = Channel::builder().entries(4).build(&connection.context)?;
             let window = Window::open("registered", Duration::from_millis(guest.pick(100, 500)))?;
-            // Its first operation registers the source. Its answer never comes.
-            let _ = connection.peer.begin(Request::Send {
-                buffer: source,
-                grant,
-                length: BYTES,
-                chunk: 4096,
-                order_seed: 3,
-                immediates: false,
-                rounds: u64::MAX,
-                depth: 16,
-                limit_ms: u64::MAX,
-            })?;
-            if !guest.topology.is_pair() {
-                // The granted region is one; the other one is being registered.
-                let begun = poll::until(guest.limit(10), || {
-                    Ok((Gauges::read()?.get("regions") > 1).then_some(()))
-                })?;
-                begun.context("nothing is registered")?;
-            }
+            send_for_ever(&mut connection, source, grant)?;
             told_why(guest, &mut connection, &mut channel, None)
                 .with_context(|| format!("round {round}"))?;
             drop(window);
@@ -106,12 +88,66 @@ fn death_in_a_registration() {
     });
 }
 
+/// The provider's answer comes later than a killed thread waits for it, which then ends the connection itself. It used to
+/// do so without a word.
+#[test]
+fn death_in_a_registration_that_takes_long() {
+    test(|guest| {
+        if guest.topology.is_pair() {
+            return Err(Skip::new("another kernel's windows are its own").into());
+        }
+        let _patience = Tuned::set("will_ms", guest.pick(40, 300))?;
+        let before = Gauges::read()?;
+        for round in 0..guest.pick(5, 2) {
+            gauges::settle(&before, guest.limit(10))?;
+            let mut connection = Connection::to_peer(guest)?;
+            let (_buffer, _given, grant) = connection.local_buffer(guest, BYTES)?;
+            let source = connection
+                .peer
+                .create(Request::CreateBuffer { bytes: BYTES })?;
+            let mut channel = Channel::builder().entries(4).build(&connection.context)?;
+            let window = Window::open("registered", Duration::from_secs(1))?;
+            send_for_ever(&mut connection, source, grant)?;
+            told_why(guest, &mut connection, &mut channel, None)
+                .with_context(|| format!("round {round}"))?;
+            drop(window);
+        }
+        Ok(())
+    });
+}
+
+/// Has the peer write until it dies. Its answer never comes.
+fn send_for_ever(connection: &mut Connection, buffer: Id, grant: Id) -> Result<()> {
+    // Its first operation registers the source.
+    let _ = connection.peer.begin(Request::Send {
+        buffer,
+        grant,
+        length: BYTES,
+        chunk: 4096,
+        order_seed: 3,
+        immediates: false,
+        rounds: u64::MAX,
+        depth: 16,
+        limit_ms: u64::MAX,
+    })?;
+    if connection.peer.is_remote() {
+        return Ok(());
+    }
+    // The granted region is one; the other one is being registered.
+    let begun = poll::until(Duration::from_secs(30), || {
+        Ok((Gauges::read()?.get("regions") > 1).then_some(()))
+    })?;
+    begun.context("nothing is registered")
+}
+
 /// What a killed revocation meets.
 struct Scene {
     /// Bytes of each of the writes that are under way.
     bytes: u32,
     /// How late this side reads that the grant is taken back.
     late: Option<Duration>,
+    /// Whether the memory is taken away as a whole.
+    memory: bool,
 }
 
 /// The peer is killed while it takes a grant back that this side writes through.
@@ -128,7 +164,11 @@ fn killed_while_revoking(guest: &Guest, scene: &Scene) -> Result<()> {
     complete(&mut channel, 1, guest.limit(10))?[0].result()?;
     let late = scene.late.map(|length| Window::open("mailed", length));
     let _late = late.transpose()?;
-    let _ = connection.peer.begin(Request::Close { id: own })?;
+    let _ = connection.peer.begin(if scene.memory {
+        Request::Revoke { buffer: theirs }
+    } else {
+        Request::Close { id: own }
+    })?;
     if !guest.topology.is_pair() {
         let asked = poll::until(guest.limit(10), || {
             let grants = std::fs::read_to_string(GRANTS)?;
@@ -149,6 +189,7 @@ fn death_in_a_revocation() {
             // Another kernel is not as patient as this one is told to be.
             bytes: if pair { 4096 } else { 64 << 10 },
             late: (!pair).then(|| Duration::from_millis(guest.pick(100, 500))),
+            memory: false,
         };
         let before = Gauges::read()?;
         for round in 0..guest.pick(10, 3) {
@@ -173,6 +214,33 @@ fn death_in_a_revocation_that_is_not_answered() {
         let scene = Scene {
             bytes: 1 << 20,
             late: Some(Duration::from_millis(guest.pick(200, 1000))),
+            memory: false,
+        };
+        let before = Gauges::read()?;
+        for round in 0..guest.pick(5, 2) {
+            gauges::settle(&before, guest.limit(10))?;
+            killed_while_revoking(guest, &scene).with_context(|| format!("round {round}"))?;
+        }
+        Ok(())
+    });
+}
+
+/// As above, of memory that is taken away as a whole.
+#[test]
+fn death_in_a_revocation_of_memory() {
+    test(|guest| {
+        if guest.topology.is_pair() {
+            return Err(Skip::new("another kernel answers when it likes").into());
+        }
+        let _patient = (
+            patient_answers(guest)?,
+            Tuned::set("will_ms", guest.pick(40, 300))?,
+        );
+        let scene = Scene {
+            // The answer comes when all that is under way has, which is slow on a kernel that checks everything.
+            bytes: guest.pick(1 << 20, 64 << 10),
+            late: Some(Duration::from_millis(guest.pick(200, 1000))),
+            memory: true,
         };
         let before = Gauges::read()?;
         for round in 0..guest.pick(5, 2) {

@@ -5,7 +5,8 @@
 use std::time::{Duration, Instant};
 
 use dmaplane::{Buffer, Channel, EndpointState, Entry, Errno, GrantTerms, Placement, State};
-use dmaplane_guest_tests::{Local, complete, patient_wills};
+use dmaplane_guest_tests::{Local, complete, patient_answers, patient_wills, refusal};
+use dmaplane_testkit::window::Window;
 use dmaplane_testkit::{Result, ensure, poll, test};
 use dmaplane_uapi as abi;
 
@@ -214,6 +215,74 @@ fn grant_ends_with_its_time_to_live() {
         there.push(Entry::watch_grant(&local.far, &own))?;
         let done = complete(&mut there, 1, guest.limit(10))?[0];
         ensure!(done.imm() == abi::GRANT_END_EXPIRED, "{done:?}");
+        ensure!(is_up(&local)?, "the endpoint ended");
+        Ok(())
+    });
+}
+
+/// The peer used to be told of the grant after it had been taken back, and then knew one that nobody ever took back.
+#[test]
+fn grant_that_is_over_before_it_is_told_is_refused() {
+    test(|guest| {
+        let local = Local::new(guest)?;
+        let theirs = Buffer::create(&local.far_context, 4096, Placement::Any)?;
+        let mut there = channel(&local.far_context)?;
+        let terms = GrantTerms {
+            time_to_live: Some(Duration::from_millis(1)),
+            ..Default::default()
+        };
+        // The clock runs for this while the grant is not told.
+        let soon = Duration::from_millis(guest.pick(50, 200));
+        there.push(Entry::recv(&local.far).time_limit(soon))?;
+        there.submit()?;
+        let window = Window::open("granting", Duration::from_millis(guest.pick(300, 1000)))?;
+        let limit = guest.limit(10);
+        let granted = local.far.grant_on(&theirs, 0..4096, &terms, limit);
+        drop(window);
+        let errno = refusal(granted)?;
+        ensure!(errno == Errno::STALE, "{errno:?}");
+        let done = complete(&mut there, 1, limit)?[0];
+        ensure!(done.state() == State::Timeout, "{done:?}");
+        // What is told next is the first that the peer hears of.
+        let terms = GrantTerms {
+            label: 7,
+            ..Default::default()
+        };
+        let _own = local.far.grant_on(&theirs, 0..4096, &terms, limit)?;
+        let given = local.near.wait_grant(limit)?;
+        ensure!(
+            given.label() == 7,
+            "the peer has the grant {}",
+            given.label()
+        );
+        ensure!(is_up(&local)?, "the endpoint ended");
+        Ok(())
+    });
+}
+
+/// Time limits used to be looked at only when the peer had answered, or its time for that was over.
+#[test]
+fn time_limits_do_not_wait_for_a_peers_answer() {
+    test(|guest| {
+        let _patient = patient_answers(guest)?;
+        let local = Local::new(guest)?;
+        let terms = GrantTerms {
+            time_to_live: Some(Duration::from_millis(50)),
+            ..Default::default()
+        };
+        let theirs = Buffer::create(&local.far_context, 4096, Placement::Any)?;
+        let mut there = channel(&local.far_context)?;
+        let limit = guest.limit(10);
+        let window = Window::open("mailed", Duration::from_secs(1))?;
+        let own = local.far.grant_on(&theirs, 0..4096, &terms, limit)?;
+        there.push(Entry::watch_grant(&local.far, &own).user_data(1))?;
+        let soon = Duration::from_millis(100);
+        there.push(Entry::recv(&local.far).time_limit(soon).user_data(2))?;
+        let done = complete(&mut there, 2, limit)?;
+        drop(window);
+        ensure!(done[0].user_data() == 2, "{done:?}");
+        ensure!(done[0].state() == State::Timeout, "{done:?}");
+        ensure!(done[1].imm() == abi::GRANT_END_EXPIRED, "{done:?}");
         ensure!(is_up(&local)?, "the endpoint ended");
         Ok(())
     });

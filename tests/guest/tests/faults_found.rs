@@ -2,16 +2,20 @@
 
 //! What the sweeps and points have found, each by itself.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use dmaplane::{Buffer, Channel, EndpointState, Entry, GrantTerms, Placement, State};
+use dmaplane::{
+    Buffer, Channel, ConnectOptions, Context, Endpoint, EndpointState, Entry, Errno, GrantTerms,
+    Listener, Placement, State,
+};
 use dmaplane_guest_tests::scenario::BIG;
 use dmaplane_guest_tests::swept::ordinary;
 use dmaplane_guest_tests::{Local, complete};
 use dmaplane_testkit::faults::{self, Point, record};
-use dmaplane_testkit::{Guest, Result, ensure, poll, test};
+use dmaplane_testkit::window::Window;
+use dmaplane_testkit::{Guest, Result, anyhow, ensure, poll, test};
 
-fn ends(guest: &Guest, endpoint: &dmaplane::Endpoint, who: &str) -> Result<()> {
+fn ends(guest: &Guest, endpoint: &Endpoint, who: &str) -> Result<()> {
     // The clock that notices runs with the heart.
     let down = poll::until(guest.limit(5), || {
         let state = endpoint.query()?.state;
@@ -70,31 +74,23 @@ fn found_refused_split_does_not_lend_its_length() {
         faults::require()?;
         faults::quiet()?;
         let local = Local::new(guest)?;
-        let mine = Buffer::create(&local.near_context, BIG, Placement::Any)?;
-        let (_theirs, _own, given) = local.granted_bytes(guest, BIG, &GrantTerms::default())?;
         let limit = guest.limit(10);
-        let mut here = Channel::builder().entries(4).build(&local.near_context)?;
+        let mut primed = local.primed(guest, BIG)?;
         let mut there = Channel::builder().entries(4).build(&local.far_context)?;
         for _ in 0..2 {
             there.push(Entry::recv(&local.far))?;
         }
         there.submit()?;
         local.credited(guest, 2)?;
-        // Its registration comes first, which is no operation.
-        here.push(Entry::write(mine.range(0, 8), given.at(0)))?;
-        complete(&mut here, 1, limit)?[0].result()?;
         let refused = Point::once("post_send")?;
-        here.push(Entry::write_imm(
-            mine.range(0, u32::try_from(BIG)?),
-            given.at(0),
-            1,
-        ))?;
-        let done = complete(&mut here, 1, limit)?;
+        primed.here.push(primed.whole_imm(1)?)?;
+        let done = complete(&mut primed.here, 1, limit)?;
         ensure!(done[0].state() == State::Error, "{done:?}");
         ensure!(refused.fired()? > 0, "nothing was refused");
         drop(refused);
-        here.push(Entry::write_imm(mine.range(0, 8), given.at(0), 2))?;
-        let next = complete(&mut here, 1, limit)?;
+        let small = Entry::write_imm(primed.mine.range(0, 8), primed.given.at(0), 2);
+        primed.here.push(small)?;
+        let next = complete(&mut primed.here, 1, limit)?;
         if next[0].is_ok() {
             let came = complete(&mut there, 1, limit)?;
             ensure!(came[0].result()? == 8, "a wrong length: {came:?}");
@@ -114,23 +110,17 @@ fn found_lost_announcement_is_no_shorter_operation() {
         faults::require()?;
         faults::quiet()?;
         let local = Local::new(guest)?;
-        let mine = Buffer::create(&local.near_context, BIG, Placement::Any)?;
-        let (_theirs, _own, given) = local.granted_bytes(guest, BIG, &GrantTerms::default())?;
         let limit = guest.limit(10);
-        let mut here = Channel::builder().entries(4).build(&local.near_context)?;
+        let mut primed = local.primed(guest, BIG)?;
         let mut there = Channel::builder().entries(4).build(&local.far_context)?;
         there.push(Entry::recv(&local.far))?;
         there.submit()?;
         local.credited(guest, 1)?;
-        // Its registration comes first, which is no operation.
-        here.push(Entry::write(mine.range(0, 8), given.at(0)))?;
-        complete(&mut here, 1, limit)?[0].result()?;
         // The clock ends what is broken: not before all has arrived that was sent.
         let late = Point::always("clock_late")?;
         let lost = Point::always("post_message")?;
-        let whole = mine.range(0, u32::try_from(BIG)?);
-        here.push(Entry::write_imm(whole, given.at(0), 1))?;
-        let done = complete(&mut here, 1, limit)?;
+        primed.here.push(primed.whole_imm(1)?)?;
+        let done = complete(&mut primed.here, 1, limit)?;
         ensure!(done[0].state() != State::Ok, "{done:?}");
         ensure!(lost.fired()? > 0, "no message was lost");
         drop(lost);
@@ -152,24 +142,61 @@ fn found_operation_taken_in_part_ends_by_itself() {
         faults::require()?;
         faults::quiet()?;
         let local = Local::new(guest)?;
-        let mine = Buffer::create(&local.near_context, BIG, Placement::Any)?;
-        let (_theirs, _own, given) = local.granted_bytes(guest, BIG, &GrantTerms::default())?;
         let limit = guest.limit(10);
-        let mut here = Channel::builder().entries(4).build(&local.near_context)?;
-        // Its registration comes first, which is no operation.
-        here.push(Entry::write(mine.range(0, 8), given.at(0)))?;
-        complete(&mut here, 1, limit)?[0].result()?;
+        let mut primed = local.primed(guest, BIG)?;
         let part = Point::once("post_part")?;
-        let whole = mine.range(0, u32::try_from(BIG)?);
-        here.push(Entry::write(whole, given.at(0)).user_data(1))?;
-        here.push(Entry::fence(&local.near).user_data(2))?;
-        for done in complete(&mut here, 2, limit)? {
+        primed.here.push(primed.whole()?.user_data(1))?;
+        primed.here.push(Entry::fence(&local.near).user_data(2))?;
+        for done in complete(&mut primed.here, 2, limit)? {
             ensure!(done.state() != State::Ok, "{done:?}");
         }
         ensure!(part.fired()? == 1, "nothing was refused");
         drop(part);
         ends(guest, &local.near, "refused")?;
         ends(guest, &local.far, "other")?;
+        record(|_| ())?;
+        ordinary(guest)
+    });
+}
+
+/// What arrives before the connection manager has said that the connection is up, and is lost here, is this side's fault:
+/// which cause was told depended on who came first.
+#[test]
+fn found_loss_while_connecting_has_one_cause() {
+    test(|guest| {
+        faults::require()?;
+        faults::quiet()?;
+        let near_context = Context::open()?;
+        let far_context = Context::open()?;
+        let listener = Listener::bind(&far_context, guest.local_any_port(), 4)?;
+        let limit = guest.limit(10);
+        let options = ConnectOptions {
+            recv_depth: 64,
+            timeout: limit,
+            ..Default::default()
+        };
+        let late = Window::open("established", Duration::from_millis(guest.pick(300, 1000)))?;
+        let far = std::thread::scope(|scope| -> Result<_> {
+            let accept = scope.spawn(|| listener.accept(64, limit));
+            let near = Endpoint::connect(&near_context, listener.local(), &options)?;
+            let lost = Point::once("post_receive")?;
+            let mine = Buffer::create(&near_context, 4096, Placement::Any)?;
+            let granted = near.grant_on(&mine, 0..4096, &GrantTerms::default(), limit);
+            let far = accept.join();
+            ensure!(lost.fired()? == 1, "no receive was refused");
+            ends(guest, &near, "granting")?;
+            drop(granted);
+            far.map_err(|_| anyhow!("the accepting thread panicked"))
+        })?;
+        drop(late);
+        let cause = match far {
+            Ok(far) => match far.query()?.state {
+                EndpointState::Down(why) => Some(why),
+                EndpointState::Up => None,
+            },
+            Err(error) => error.errno(),
+        };
+        ensure!(cause == Some(Errno::IO), "its cause is {cause:?}");
         record(|_| ())?;
         ordinary(guest)
     });

@@ -10,7 +10,7 @@ use dmaplane::observe::tracefs::Recording;
 use dmaplane::{Buffer, Channel, EndpointState, Entry, Errno, GrantTerms, Placement, State};
 use dmaplane_guest_tests::scenario::BIG;
 use dmaplane_guest_tests::swept::ordinary;
-use dmaplane_guest_tests::{Local, complete};
+use dmaplane_guest_tests::{Local, complete, destroy};
 use dmaplane_testkit::faults::{self, Point, record};
 use dmaplane_testkit::window::Window;
 use dmaplane_testkit::{ErrorContext as _, Guest, Result, ensure, poll, test};
@@ -100,6 +100,37 @@ fn hostile_peer_lies_about_a_generation() {
     test(|guest| lies_with_a_grant(guest, "generation_forged"));
 }
 
+/// It lies and hangs up. The connection manager, which knows no reasons, is faster than the lie, and used to have the last
+/// word.
+#[test]
+fn hostile_peer_lies_and_hangs_up() {
+    test(|guest| {
+        let both = Beside::new(guest)?;
+        let (near, victim) = (&both.local.near, &both.local.far);
+        let mine = Buffer::create(&both.local.near_context, 4096, Placement::Any)?;
+        let late = Window::open("mailed", Duration::from_millis(guest.pick(300, 1000)))?;
+        let forged = Point::once_here("generation_forged")?;
+        let (terms, limit) = (GrantTerms::default(), guest.limit(2));
+        let granted = near.grant_on(&mine, 0..4096, &terms, limit);
+        ensure!(forged.fired()? > 0, "nothing was forged");
+        drop(forged);
+        destroy(&both.local.near_context, near.raw_handle())?;
+        drop(granted);
+        let gone = poll::until(guest.limit(5), || {
+            let told = victim.query()?;
+            let early = told.state == EndpointState::Down(Errno::CONNRESET);
+            Ok((early || told.violations > 0).then_some(early))
+        })?;
+        println!("told first that the peer has gone: {gone:?}");
+        let noticed = poll::until(guest.limit(5), || {
+            Ok((victim.query()?.violations > 0).then_some(()))
+        })?;
+        noticed.context("the lie is not noticed")?;
+        drop(late);
+        both.found_out(guest)
+    });
+}
+
 /// The announcement of an operation's length is not believed. What follows it used to be delivered all the same, with the
 /// length of its last piece.
 #[test]
@@ -108,22 +139,16 @@ fn hostile_peer_spoils_an_announcement() {
         let both = Beside::new(guest)?;
         let local = &both.local;
         let limit = guest.limit(10);
-        let mine = Buffer::create(&local.near_context, BIG, Placement::Any)?;
-        let (_theirs, _own, given) = local.granted_bytes(guest, BIG, &GrantTerms::default())?;
-        let mut here = Channel::builder().entries(4).build(&local.near_context)?;
+        let mut primed = local.primed(guest, BIG)?;
         let mut there = Channel::builder().entries(4).build(&local.far_context)?;
         there.push(Entry::recv(&local.far))?;
         there.submit()?;
         local.credited(guest, 1)?;
-        // Its registration comes first, which is no operation.
-        here.push(Entry::write(mine.range(0, 8), given.at(0)))?;
-        complete(&mut here, 1, limit)?[0].result()?;
         // The victim reads what it is told when all of it has arrived.
         let late = Window::open("mailed", Duration::from_millis(guest.pick(200, 1000)))?;
         let forged = Point::once_here("totals_forged")?;
-        let whole = mine.range(0, u32::try_from(BIG)?);
-        here.push(Entry::write_imm(whole, given.at(0), 1))?;
-        complete(&mut here, 1, limit)?;
+        primed.here.push(primed.whole_imm(1)?)?;
+        complete(&mut primed.here, 1, limit)?;
         ensure!(forged.fired()? > 0, "no totals were forged");
         drop(late);
         let came = complete(&mut there, 1, limit)?;

@@ -2,10 +2,17 @@
 
 //! Taking grants back: the peer is told, and the connection lives on.
 
-use dmaplane::{Buffer, Channel, EndpointState, Entry, Placement, State};
-use dmaplane_guest_tests::{Connection, complete};
+use std::time::Duration;
+
+use dmaplane::{Buffer, Channel, EndpointState, Entry, GrantTerms, Placement, State};
+use dmaplane_guest_tests::{Connection, Local, complete, patient_answers, patient_wills};
 use dmaplane_testkit::peer::protocol::{Id, Request};
-use dmaplane_testkit::{ErrorContext as _, Guest, Result, ensure, test};
+use dmaplane_testkit::window::Window;
+use dmaplane_testkit::{ErrorContext as _, Guest, Result, anyhow, ensure, poll, test};
+use dmaplane_uapi as abi;
+
+/// What the driver tells of grants.
+const GRANTS: &str = "/sys/kernel/debug/dmaplane/state/grants";
 
 const PAGE: u64 = 4096;
 const CHUNK: u32 = 4096;
@@ -108,6 +115,62 @@ fn revoke_both_sides_at_once() {
             connection.peer.sent(sending)?;
             connection.peer.finish(closing)?;
             ensure!(is_up(&connection)?, "round {round}: the connection ended");
+        }
+        Ok(())
+    });
+}
+
+/// An endpoint that ends wakes whoever takes a grant back. The access used to end at once then, in mid-write, and the peer's
+/// operations in an error, because the last will was still behind what this side was sending.
+#[test]
+fn revoke_lets_the_last_will_go_first() {
+    const BYTES: u32 = 1 << 20;
+    const WRITES: u32 = 16;
+    test(|guest| {
+        let _patient = (patient_wills(guest)?, patient_answers(guest)?);
+        for round in 0..guest.pick(5, 2) {
+            let Local {
+                near,
+                far,
+                near_context,
+                far_context,
+            } = Local::new(guest)?;
+            let (terms, limit) = (GrantTerms::default(), guest.limit(10));
+            let near_memory = Buffer::create(&near_context, BYTES.into(), Placement::Any)?;
+            let far_memory = Buffer::create(&far_context, BYTES.into(), Placement::Any)?;
+            let own = near.grant_on(&near_memory, 0..BYTES.into(), &terms, limit)?;
+            let _other = far.grant_on(&far_memory, 0..BYTES.into(), &terms, limit)?;
+            let (given, taken) = (far.wait_grant(limit)?, near.wait_grant(limit)?);
+            let mut here = Channel::builder().entries(64).build(&near_context)?;
+            let mut there = Channel::builder().entries(64).build(&far_context)?;
+            for _ in 0..WRITES {
+                here.push(Entry::write(near_memory.range(0, BYTES), taken.at(0)))?;
+                there.push(Entry::write(far_memory.range(0, BYTES), given.at(0)))?;
+            }
+            let late = Window::open("mailed", Duration::from_millis(guest.pick(300, 1000)))?;
+            here.submit()?;
+            there.submit()?;
+            std::thread::scope(|scope| -> Result<()> {
+                let taker = scope.spawn(|| drop(own));
+                let asked = poll::until(limit, || {
+                    let grants = std::fs::read_to_string(GRANTS)?;
+                    Ok(grants.contains("state=waits-for-peer").then_some(()))
+                })?;
+                drop(near);
+                taker.join().map_err(|_| anyhow!("a thread panicked"))?;
+                asked.context("the grant is not taken back")
+            })?;
+            drop(late);
+            for done in complete(&mut there, WRITES, guest.limit(20))? {
+                let well = [State::Ok, State::Revoked, State::PeerDead].contains(&done.state());
+                ensure!(well, "round {round}: {done:?}");
+            }
+            // What was under way is flushed by another queue than the one that the will is in.
+            let told = poll::until(limit, || {
+                let told = far.query()?.peer_end;
+                Ok((told != abi::PEER_END_NONE).then_some(told))
+            })?;
+            ensure!(told == Some(abi::PEER_END_CLOSED), "{round}: {told:?}");
         }
         Ok(())
     });

@@ -6,9 +6,9 @@ use super::*;
 
 /// Grants the peer access to a range of a buffer ([`GrantCreate`]). Errors: `EINVAL` (empty or
 /// overflowing range, no or unknown rights), `ERANGE` (range beyond the buffer), `ENOTCONN`,
-/// `ETIMEDOUT`, `EINTR`, `ENOMEM`, `EMFILE`, `EIO` (the device does not take the memory), `ESTALE` (the memory was revoked), for
-/// an imported buffer `EOPNOTSUPP` and
-/// `EACCES` (see [`BufferImport::access`]).
+/// `ETIMEDOUT`, `EINTR`, `ENOMEM`, `EMFILE` (1024 grants, or 262144 regions of the device's under them), `EIO` (the device
+/// does not take the memory), `ESTALE` (the memory was revoked, or the time to live was over before the peer could be told),
+/// for an imported buffer `EOPNOTSUPP` and `EACCES` (see [`BufferImport::access`]).
 pub const IOC_GRANT_CREATE: u32 = (IOC_TYPE << 8) | 0x40;
 /// Takes the next grant that the peer gave ([`GrantWait`]). Errors: `ETIMEDOUT`, `EINTR`, `ENOTCONN`
 /// (the connection ended), `EMFILE`.

@@ -187,10 +187,15 @@ impl<Q: Queue> Connection<Q> {
     }
 
     /// Registers every segment of `regions`, one after the other, and waits for the provider's answers. A region must
-    /// not go while its request is queued: so a thread that is killed waits a little longer, `patience_ms`, because the
-    /// connection is to end with a word to the peer. Then it ends the connection, which flushes the request, and waits for
-    /// that. `EBUSY` when too many threads register at once.
-    pub(crate) fn register(&self, regions: &Arc<RegionSet>, patience_ms: u32) -> Result {
+    /// not go while its request is queued: so a thread that is killed waits a little longer, `patience_ms`. Then it tells
+    /// `before_end`, ends the connection, which flushes the request, and waits for that. `EBUSY` when too many threads
+    /// register at once.
+    pub(crate) fn register(
+        &self,
+        regions: &Arc<RegionSet>,
+        patience_ms: u32,
+        before_end: impl Fn(),
+    ) -> Result {
         for index in 0..regions.keys().len() {
             let wait = Arc::new(
                 Registration {
@@ -213,6 +218,7 @@ impl<Q: Queue> Connection<Q> {
             self.post_registration(boxed)?;
             if !wait.done.wait_killable() {
                 if !wait.done.wait_at_most(patience_ms) {
+                    before_end();
                     self.disconnect();
                     wait.done.wait();
                 }
