@@ -5,6 +5,7 @@
 use std::fs;
 use std::ops::ControlFlow;
 
+use dmaplane::observe::tracefs::Recording;
 use dmaplane::topology::numa_nodes;
 use dmaplane::{Buffer, Context, Errno, Placement};
 use dmaplane_guest_tests::numa::{MIB, fill_up, nodes_with_memory, until_full};
@@ -140,17 +141,24 @@ fn numa_strict_fails_and_preferred_spills_on_a_full_node() {
             ensure!(pages * 4096 == buffer.len(), "a strict buffer spilled");
         }
 
+        let recording = Recording::start(&["buffer_misplaced"])?;
+        let mut spilled = 0;
         until_full(node, &mut buffers, || {
             let buffer = Buffer::create(&context, 64 * MIB, Placement::Preferred(full))?;
             let residency = buffer.residency()?;
             let elsewhere = residency.pages_by_node.iter().sum::<u64>()
                 - residency.pages_by_node[full as usize];
             ensure!(residency.misplaced_pages == elsewhere, "{residency:?}");
+            spilled = elsewhere;
             Ok(match elsewhere {
                 0 => ControlFlow::Continue(buffer),
                 _ => ControlFlow::Break(()),
             })
         })?;
+        // One event, of the one buffer that is not where it was to be.
+        let told = recording.events()?;
+        let pages: Vec<_> = told.iter().map(|event| event.number("pages")).collect();
+        ensure!(pages == [Some(spilled)], "{told:?}");
 
         Buffer::create(&context, 4 * MIB, Placement::Strict(other)).context("the other node")?;
         drop(buffers);

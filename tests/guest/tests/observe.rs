@@ -10,7 +10,7 @@ use dmaplane::observe::state::{self, Line, State};
 use dmaplane::{Buffer, Channel, Context, Entry, GrantTerms, Placement, Rights};
 use dmaplane_guest_tests::{Local, complete, guest_program};
 use dmaplane_testkit::iproute2::rdma;
-use dmaplane_testkit::{Gauges, Result, Topology, ensure, gauges, poll, test};
+use dmaplane_testkit::{Gauges, Result, ensure, gauges, poll, test};
 
 /// The one line that has this member.
 fn with<'a>(lines: &'a [Line], name: &str, value: &str) -> Result<&'a Line> {
@@ -364,44 +364,6 @@ fn happenings(guest: &dmaplane_testkit::Guest) -> Result<()> {
     complete(&mut near, 3, guest.limit(10))?;
     own.revoke();
     Ok(())
-}
-
-#[test]
-fn observe_perf_counts_and_records_the_events() {
-    test(|guest| {
-        let folder = tempfile::tempdir()?;
-        let data = folder.path().join("perf.data");
-        let program = guest_program("dmaplane")?;
-        let output = Command::new("perf")
-            .args(["record", "-a", "-e", "dmaplane:*", "-o"])
-            .arg(&data)
-            .arg("--")
-            .arg(&program)
-            .args(["numa", "--bytes", "64K", "--no-measure"])
-            .output()?;
-        ensure!(output.status.success(), "{output:?}");
-        let output = Command::new("perf")
-            .arg("script")
-            .arg("-i")
-            .arg(&data)
-            .output()?;
-        ensure!(output.status.success(), "{output:?}");
-        let text = String::from_utf8_lossy(&output.stdout);
-        let events = dmaplane::observe::trace::parse(&text);
-        let allocated = events.iter().filter(|event| event.name == "buffer_alloc");
-        // One buffer for each node that has memory.
-        let nodes = if guest.topology == Topology::Pair {
-            1
-        } else {
-            2
-        };
-        let sizes: Vec<_> = allocated.map(|event| event.number("bytes")).collect();
-        ensure!(
-            sizes.len() >= nodes && sizes.iter().all(|size| *size == Some(65536)),
-            "{text}"
-        );
-        Ok(())
-    });
 }
 
 #[test]

@@ -117,6 +117,9 @@ fn trace_every_step_of_a_transfer() {
             let count = events.iter().filter(|event| event.name == name).count();
             ensure!(count >= 2, "{count} {name}");
         }
+        // Whoever ends first says so to the other.
+        let will = first(&events, "endpoint_last_will")?;
+        ensure!(will.number("why").is_some(), "{will:?}");
         let messages = |name| {
             let of_link = events.iter().filter(|event| event.name == name);
             of_link.filter(|event| event.number("link") == link).count()

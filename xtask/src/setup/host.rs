@@ -81,6 +81,7 @@ const PACKAGES: &[Package] = &[
     program("perftest", "ib_write_bw", true),
     program("bpftrace", "bpftrace", true),
     program("linux-perf", "perf", true),
+    program("trace-cmd", "trace-cmd", true),
 ];
 
 impl Package {
