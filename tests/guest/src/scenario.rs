@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 
 use dmaplane::{
     Buffer, Channel, Completion, ConnectOptions, Context, Endpoint, EndpointState, Entry, Errno,
-    GrantTerms, Listener, LocalGrant, Placement, RemoteGrant, Rights, State,
+    GrantTerms, Listener, LocalGrant, Placement, Polling, RemoteGrant, Rights, State,
 };
 use dmaplane_testkit::faults::{self, Nth};
 use dmaplane_testkit::{ErrorContext as _, Guest, Result, anyhow, ensure, poll};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use crate::swept::{CONNECTING, GRANTING, as_documented};
+use crate::swept::{ALWAYS, CONNECTING, GRANTING, as_documented};
 
 /// More than a region's segment holds: the operation takes two work requests.
 pub const BIG: u64 = (2 << 20) + 4096;
@@ -34,6 +34,8 @@ pub struct Plan {
     pub bytes: u64,
     /// To stay connected without doing anything until this fault point of the driver's was passed a few times.
     pub until: Option<&'static str>,
+    /// Whether a thread of the kernel's takes the near side's entries: what fails then fails in no call.
+    pub polled: bool,
 }
 
 impl Default for Plan {
@@ -41,6 +43,7 @@ impl Default for Plan {
         Self {
             bytes: PAGE,
             until: None,
+            polled: false,
         }
     }
 }
@@ -285,7 +288,11 @@ fn transfer(
     let now = Timespec::default();
     let mut polled = [PollFd::new(&file, PollFlags::IN)];
     // poll(2) itself may find no memory.
-    steps.quietly(|| rustix::event::poll(&mut polled, Some(&now)).is_ok())?;
+    let polled = steps.quietly(|| rustix::event::poll(&mut polled, Some(&now)))?;
+    if let Err(errno) = polled {
+        ensure!(ALWAYS.contains(&errno), "poll(2): {errno:?}");
+        steps.failed = true;
+    }
     Ok(())
 }
 
@@ -304,8 +311,11 @@ pub fn scenario(guest: &Guest, steps: &mut Steps<'_>, plan: &Plan) -> Result<()>
     let Some(listener) = steps.call_or(CONNECTING, bind)? else {
         return Ok(());
     };
-    let Some(here) = steps.call(|| Channel::builder().entries(16).event().build(&near_context))?
-    else {
+    let mut builder = Channel::builder().entries(16).event();
+    if plan.polled {
+        builder = builder.polling(Polling::default());
+    }
+    let Some(here) = steps.call(|| builder.build(&near_context))? else {
         return Ok(());
     };
     let Some(there) = steps.call(|| Channel::builder().entries(16).build(&far_context))? else {

@@ -19,12 +19,7 @@ use dmaplane_testkit::{Guest, Result, anyhow, ensure, test};
 
 /// Checks that a sweep met what it was for, and that all is well afterwards.
 fn swept_well(guest: &Guest, done: Swept, least: u32) -> Result<()> {
-    let least = least
-        / if faults::full() {
-            guest.pick(1, 4)
-        } else {
-            guest.pick(5, 12)
-        };
+    let least = least / if faults::full() { 1 } else { guest.pick(5, 12) };
     ensure!(
         done.failures >= least,
         "{done:?}: fewer than {least} failures, so that the sweep did not reach the call"
@@ -282,6 +277,24 @@ fn nth_scenario() {
         faults::quiet()?;
         let plan = Plan::default();
         let done = swept(guest, "connect, grant, transfer, revoke, teardown", |nth| {
+            let mut steps = Steps::new(Some(nth));
+            scenario(guest, &mut steps, &plan)?;
+            Ok(steps.failed)
+        })?;
+        swept_well(guest, done, 40)
+    });
+}
+
+#[test]
+fn nth_scenario_with_a_polling_thread() {
+    test(|guest| {
+        faults::require()?;
+        faults::quiet()?;
+        let plan = Plan {
+            polled: true,
+            ..Plan::default()
+        };
+        let done = swept(guest, "the same, with a polling thread", |nth| {
             let mut steps = Steps::new(Some(nth));
             scenario(guest, &mut steps, &plan)?;
             Ok(steps.failed)

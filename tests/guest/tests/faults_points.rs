@@ -7,7 +7,7 @@ use dmaplane_guest_tests::swept::ordinary;
 use dmaplane_testkit::faults::{self, Point, counts, names, record};
 use dmaplane_testkit::pattern::Numbers;
 use dmaplane_testkit::rdma::Link;
-use dmaplane_testkit::{ErrorContext as _, Guest, Result, ensure, seed, test};
+use dmaplane_testkit::{ErrorContext as _, Gauges, Guest, Result, ensure, gauges, seed, test};
 
 /// What makes a point be passed, beside the usual scenario.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -33,8 +33,9 @@ fn needs(point: &str) -> Needs {
 }
 
 /// Goes through a scenario in which faults may happen; whether something failed.
-fn go(guest: &Guest, needs: Needs) -> Result<bool> {
+fn go(guest: &Guest, needs: Needs, polled: bool) -> Result<bool> {
     let plan = Plan {
+        polled,
         bytes: if needs == Needs::Big { BIG } else { 4096 },
         until: match needs {
             Needs::Beats(point) => Some(point),
@@ -65,12 +66,29 @@ fn afresh(needs: Needs) -> Result<()> {
     Ok(())
 }
 
+/// The points that were asked for by name (`cargo xtask vm-test --faults --point NAME`), else all.
+fn chosen() -> Result<Vec<String>> {
+    let all = names()?;
+    let Ok(wanted) = std::env::var("DMAPLANE_POINTS") else {
+        return Ok(all);
+    };
+    let wanted: Vec<String> = wanted.split(',').map(str::to_owned).collect();
+    for name in &wanted {
+        ensure!(
+            all.contains(name),
+            "no fault point {name}; there are {all:?}"
+        );
+    }
+    Ok(wanted)
+}
+
 /// One point: the next time only, each time, and now and then.
 fn alone(guest: &Guest, name: &str) -> Result<()> {
     let needs = needs(name);
+    let idle = Gauges::read()?;
     let before = counts()?;
     let once = Point::once(name)?;
-    go(guest, needs).context("once")?;
+    go(guest, needs, false).context("once")?;
     drop(once);
     afresh(needs)?;
     let fired = counts()?[name].fired - before[name].fired;
@@ -79,17 +97,19 @@ fn alone(guest: &Guest, name: &str) -> Result<()> {
     let often = guest.pick(4, 1);
     if faults::full() {
         let always = Point::always(name)?;
-        go(guest, needs).context("always")?;
+        go(guest, needs, false).context("always")?;
+        go(guest, needs, true).context("always, with a polling thread")?;
         drop(always);
         afresh(needs)?;
         for interval in 2..2 + often {
             let every = Point::every(name, interval)?;
-            go(guest, needs).with_context(|| format!("each {interval}"))?;
+            go(guest, needs, interval % 2 == 1).with_context(|| format!("each {interval}"))?;
             drop(every);
             afresh(needs)?;
         }
     }
-    ordinary(guest).context("afterwards")
+    ordinary(guest).context("afterwards")?;
+    gauges::settle(&idle, guest.limit(10))
 }
 
 #[test]
@@ -101,7 +121,7 @@ fn point_each_fires_and_nothing_is_lost() {
         // Everyday runs on a kernel that checks everything look at a third of them, each time at another one.
         let stride = if faults::full() { 1 } else { guest.pick(1, 3) };
         let first = usize::try_from(seed()?)? % stride;
-        for name in names()?.into_iter().skip(first).step_by(stride) {
+        for name in chosen()?.into_iter().skip(first).step_by(stride) {
             // One finding does not hide the others.
             if let Err(error) = alone(guest, &name) {
                 wrong.push(format!("{name}: {error:#}"));
@@ -119,7 +139,7 @@ fn point_storm_by_seed() {
         faults::quiet()?;
         let seed = seed()?;
         let mut numbers = Numbers::new(seed);
-        let all = names()?;
+        let all = chosen()?;
         let rounds = if faults::full() {
             guest.pick(150, 30)
         } else {
@@ -131,14 +151,17 @@ fn point_storm_by_seed() {
             let mut told = Vec::new();
             for _ in 0..1 + numbers.below(4) {
                 let name = &all[numbers.below(all.len() as u64) as usize];
-                let percent = 1 + numbers.below(30);
-                // Each has its time; what is said last of one that comes twice holds.
-                points.push(Point::with(name, percent, None)?);
-                told.push(format!("{name} {percent} %"));
+                // By counting and not by chance, so that the seed says all that the threads' turns do not.
+                let interval = 2 + numbers.below(40);
+                // What is said last of one that comes twice holds.
+                points.push(Point::every(name, interval)?);
+                told.push(format!("{name} each {interval}"));
             }
             let big = numbers.below(16) == 0;
+            let polled = numbers.below(4) == 0;
             let needs = if big { Needs::Big } else { Needs::Nothing };
-            let once = go(guest, needs)
+            told.extend(polled.then(|| "a polling thread".to_owned()));
+            let once = go(guest, needs, polled)
                 .with_context(|| format!("seed {seed}, round {round}: {}", told.join(", ")))?;
             failed += u64::from(once);
         }

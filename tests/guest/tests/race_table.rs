@@ -9,8 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use dmaplane::{
-    Buffer, Channel, Context, Endpoint, Entry, GrantTerms, Placement, RemoteGrant, State,
+    Buffer, Channel, Context, Endpoint, Entry, GrantTerms, Placement, Polling, RemoteGrant, State,
+    Tier,
 };
+use dmaplane_guest_tests::device::{Bound, device, rebound};
 use dmaplane_guest_tests::swept::ordinary;
 use dmaplane_guest_tests::{Connection, Local};
 use dmaplane_testkit::faults::{self, record};
@@ -92,11 +94,27 @@ struct Work {
 }
 
 impl Work {
-    fn new(near: &Context, given: RemoteGrant) -> Result<Self> {
+    fn new(near: &Context, given: RemoteGrant, numbers: &mut Numbers) -> Result<Self> {
+        let mine = Buffer::create(near, PAGE.into(), Placement::Any)?;
+        Self::over(near, given, mine, numbers)
+    }
+
+    /// From this memory.
+    fn over(
+        near: &Context,
+        given: RemoteGrant,
+        mine: Buffer,
+        numbers: &mut Numbers,
+    ) -> Result<Self> {
+        let mut builder = Channel::builder().entries(64);
+        // Entries are taken by the caller, or by a thread of the kernel's that gets on by itself.
+        if numbers.below(4) == 0 {
+            builder = builder.polling(Polling::default());
+        }
         Ok(Self {
-            channel: Channel::builder().entries(64).build(near)?,
+            channel: builder.build(near)?,
             given,
-            mine: Buffer::create(near, PAGE.into(), Placement::Any)?,
+            mine,
         })
     }
 
@@ -111,6 +129,7 @@ impl Work {
                 3 => Entry::read(mine.range(0, PAGE), given.at(0)),
                 4 => Entry::write_imm(mine.range(0, PAGE), given.at(0), 1),
                 5 => Entry::copy(mine.range(0, 512), mine, 1024),
+                6 => Entry::watch(near, 0, 0, u32::MAX),
                 _ => Entry::write(mine.range(0, PAGE), given.at(0)),
             };
             self.channel.push(entry.user_data(name))?;
@@ -121,6 +140,16 @@ impl Work {
 
     /// Waits until each operation has its one completion, all in `states`.
     fn finish(&mut self, guest: &Guest, states: &[State]) -> Result<()> {
+        self.finish_and(guest, states, || Ok(()))
+    }
+
+    /// As above; `meanwhile` is done between two looks.
+    fn finish_and(
+        &mut self,
+        guest: &Guest,
+        states: &[State],
+        mut meanwhile: impl FnMut() -> Result<()>,
+    ) -> Result<()> {
         let mut ended = [0u32; WORK as usize];
         let start = Instant::now();
         while ended.iter().sum::<u32>() < WORK as u32 {
@@ -128,6 +157,7 @@ impl Work {
                 start.elapsed() < guest.limit(20),
                 "operations without a completion: {ended:?}"
             );
+            meanwhile()?;
             self.channel
                 .submit_and_wait(1, Duration::from_millis(100))?;
             let done: Vec<_> = self.channel.completions().collect();
@@ -144,9 +174,14 @@ impl Work {
     fn cancel_and_finish(&mut self, guest: &Guest, states: &[State]) -> Result<()> {
         let near = self.mine.context().clone();
         let mut other = Channel::builder().entries(1).build(&near)?;
-        other.push(Entry::cancel_all())?;
-        other.submit_and_wait(1, guest.limit(10))?;
-        self.finish(guest, states)
+        let limit = guest.limit(10);
+        // Again and again: a polling thread may take an entry after a cancel.
+        self.finish_and(guest, states, || {
+            other.push(Entry::cancel_all())?;
+            other.submit_and_wait(1, limit)?;
+            other.completions().for_each(drop);
+            Ok(())
+        })
     }
 }
 
@@ -159,17 +194,17 @@ struct Field {
 }
 
 impl Field {
-    fn new(guest: &Guest) -> Result<Self> {
-        Self::of(guest, Local::new(guest)?)
+    fn new(guest: &Guest, numbers: &mut Numbers) -> Result<Self> {
+        Self::of(guest, Local::new(guest)?, numbers)
     }
 
-    fn of(guest: &Guest, local: Local) -> Result<Self> {
+    fn of(guest: &Guest, local: Local, numbers: &mut Numbers) -> Result<Self> {
         let terms = GrantTerms {
             rights: dmaplane::Rights::from_bits(3),
             ..Default::default()
         };
         let (theirs, own, given) = local.granted(guest, &terms)?;
-        let work = Work::new(&local.near_context, given)?;
+        let work = Work::new(&local.near_context, given, numbers)?;
         Ok(Self {
             work,
             own,
@@ -196,7 +231,7 @@ fn race_close() {
             "close",
             &["accepted", "landed", "down", "taken"],
             |numbers| {
-                let mut field = Field::new(guest)?;
+                let mut field = Field::new(guest, numbers)?;
                 field.work.submit(&field.local.near)?;
                 moment(numbers, 3000);
                 // The name of the file goes at once; the file goes with its last mapping.
@@ -212,7 +247,7 @@ fn race_close() {
 fn race_munmap() {
     test(|guest| {
         race(guest, "munmap", &["accepted", "landed"], |numbers| {
-            let mut field = Field::new(guest)?;
+            let mut field = Field::new(guest, numbers)?;
             let second = field.work.mine.map(0..PAGE.into())?;
             second.write_at(0, &[7; 64]);
             field.work.submit(&field.local.near)?;
@@ -236,7 +271,7 @@ fn race_destroy() {
                     own,
                     theirs,
                     local,
-                } = Field::new(guest)?;
+                } = Field::new(guest, numbers)?;
                 let Local {
                     near,
                     far,
@@ -322,7 +357,7 @@ fn race_kill() {
                     depth: 16,
                     limit_ms,
                 })?;
-                let mut work = Work::new(&connection.context, given)?;
+                let mut work = Work::new(&connection.context, given, numbers)?;
                 work.submit(&connection.endpoint)?;
                 moment(numbers, 5000);
                 connection.peer.strike()?;
@@ -341,7 +376,7 @@ fn race_link_removal() {
             "rdma link del",
             &["down", "landed", "accepted"],
             |numbers| {
-                let mut field = Field::new(guest)?;
+                let mut field = Field::new(guest, numbers)?;
                 field.work.submit(&field.local.near)?;
                 moment(numbers, 3000);
                 let deleted = link.delete();
@@ -349,6 +384,41 @@ fn race_link_removal() {
                 // There again in any case, for whoever comes next.
                 link.add()?;
                 deleted?;
+                finished
+            },
+        )
+    });
+}
+
+#[test]
+fn race_device_removal() {
+    test(|guest| {
+        let watching = Context::open()?;
+        device(guest, &watching)?;
+        race(
+            guest,
+            "PCI remove",
+            &["leaving", "revoking", "entered", "quiet"],
+            |numbers| {
+                let device = rebound(guest, &watching, 0)?;
+                let bound = Bound::of(&device)?;
+                let local = Local::new(guest)?;
+                let near = &local.near_context;
+                let mine =
+                    Buffer::on_device(near, device.number, Tier::Uncached, PAGE.into(), None)?;
+                let terms = GrantTerms {
+                    rights: dmaplane::Rights::from_bits(3),
+                    ..Default::default()
+                };
+                let (_theirs, _own, given) = local.granted(guest, &terms)?;
+                let mut work = Work::over(near, given, mine, numbers)?;
+                work.submit(&local.near)?;
+                moment(numbers, 2000);
+                let unbound = bound.unbind();
+                let finished = work.cancel_and_finish(guest, CUT);
+                // There again in any case, for whoever comes next.
+                bound.bind()?;
+                unbound?;
                 finished
             },
         )
@@ -366,7 +436,7 @@ fn race_netdev_removal() {
                 Spare::with(|spare| {
                     let address = SocketAddr::new(spare.address, 0);
                     let local = Local::at(guest, address, (0, 0));
-                    let mut field = Field::of(guest, local.context("on the spare")?)?;
+                    let mut field = Field::of(guest, local.context("on the spare")?, numbers)?;
                     field.work.submit(&field.local.near)?;
                     moment(numbers, 3000);
                     spare.strike(Strike::DeleteInterface, guest.limit(10))?;
@@ -387,7 +457,7 @@ fn race_unload() {
         let path = module::path()?;
         let limit = guest.limit(10);
         race(guest, "rmmod", &["landed", "down"], |numbers| {
-            let mut field = Field::new(guest)?;
+            let mut field = Field::new(guest, numbers)?;
             field.work.submit(&field.local.near)?;
             let closed = AtomicBool::new(false);
             let pause = numbers.below(3000);

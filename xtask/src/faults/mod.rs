@@ -2,6 +2,7 @@
 //! Runs of the suite with a purpose: `vm-test --faults` and `vm-test --races`, in full length, with a table at the end.
 
 mod needs;
+pub(crate) mod points;
 mod races;
 mod table;
 
@@ -89,6 +90,18 @@ impl Purpose {
             ],
             Self::Races => &[],
         }
+    }
+
+    /// Narrows the options of a run down to some fault points.
+    pub(crate) fn only(points: &[String], options: &mut Options) {
+        let own = "test(/^point_/)";
+        let filter = match options.selection.filter.take() {
+            Some(filter) => format!("({own}) & ({filter})"),
+            None => own.to_owned(),
+        };
+        options.selection.filter = Some(filter);
+        let chosen = ("DMAPLANE_POINTS".to_owned(), points.join(","));
+        options.selection.env.extend([chosen]);
     }
 
     /// Narrows the options of a run down to this purpose, and asks for full length.
@@ -188,6 +201,14 @@ mod tests {
             Some("(binary(/^faults_/)) & (test(close))")
         );
         assert_eq!(options.selection.env["DMAPLANE_FAULTS"], "full");
+    }
+
+    #[test]
+    fn points_are_chosen_by_name() {
+        let mut options = Options::default();
+        Purpose::only(&["freeze".to_owned(), "post_send".to_owned()], &mut options);
+        assert_eq!(options.selection.filter.as_deref(), Some("test(/^point_/)"));
+        assert_eq!(options.selection.env["DMAPLANE_POINTS"], "freeze,post_send");
     }
 
     #[test]

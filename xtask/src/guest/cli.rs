@@ -71,6 +71,10 @@ pub(crate) struct VmTestArgs {
     /// is a failure.
     #[arg(long)]
     faults: bool,
+    /// With --faults: this fault point alone, and storms of those that are named. Can be given several
+    /// times; an unknown name gets the list of those that exist.
+    #[arg(long = "point", value_name = "NAME", requires = "faults")]
+    points: Vec<String>,
     /// Runs the table of races in full length, with forced windows.
     #[arg(long, conflicts_with = "faults")]
     races: bool,
@@ -101,6 +105,8 @@ pub(crate) fn run_vm_test(ctx: &Ctx, args: VmTestArgs) -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
+    // Before anything is built.
+    faults::points::check(&ctx.root, &args.points)?;
     let accel = args.lab.accel.unwrap_or(AccelChoice::Auto);
     let lab = Lab::prepare(
         ctx,
@@ -112,7 +118,7 @@ pub(crate) fn run_vm_test(ctx: &Ctx, args: VmTestArgs) -> Result<ExitCode> {
     if args.self_test {
         return selftest::run(ctx, &lab);
     }
-    let options = Options {
+    let mut options = Options {
         selection: Selection {
             filter: args.filter,
             ..Selection::default()
@@ -124,6 +130,9 @@ pub(crate) fn run_vm_test(ctx: &Ctx, args: VmTestArgs) -> Result<ExitCode> {
             keep: args.keep,
         },
     };
+    if !args.points.is_empty() {
+        Purpose::only(&args.points, &mut options);
+    }
     let purpose = match (args.faults, args.races) {
         (true, _) => Some(Purpose::Faults),
         (_, true) => Some(Purpose::Races),
