@@ -255,7 +255,7 @@ impl<H: Handler> Drop for CmId<H> {
 }
 
 fn parameters(device: Option<Device>, private: &[u8]) -> Result<raw::rdma_conn_param> {
-    let one_by_one = device.is_some_and(Device::fences_reads);
+    let one_by_one = device.is_some_and(Device::reads_alone);
     let reads = if one_by_one { 1 } else { READS };
     Ok(raw::rdma_conn_param {
         private_data: private.as_ptr().cast(),

@@ -118,8 +118,9 @@ struct Gate<Op> {
     queue_pair: Option<NonNull<raw::ib_qp>>,
     parts: Option<NonNull<Parts>>,
     send_free: u32,
-    /// Whether nothing is posted behind a READ that is under way, see [`Device::fences_reads`](super::client::Device::fences_reads).
-    fences_reads: bool,
+    /// Whether nothing is posted behind a READ that is under way, see
+    /// [`Device::reads_alone`](super::client::Device::reads_alone).
+    reads_alone: bool,
     /// Whether one is, where that matters.
     reading: bool,
     registrations_free: u32,
@@ -178,7 +179,7 @@ impl<Q: Queue> Connection<Q> {
                     queue_pair: None,
                     parts: None,
                     send_free: 0,
-                    fences_reads: false,
+                    reads_alone: false,
                     reading: false,
                     registrations_free: 0,
                     free_messages: KVec::new(),
@@ -236,7 +237,7 @@ impl<Q: Queue> Connection<Q> {
             gate.queue_pair = Some(queue_pair);
             gate.parts = Some(parts_pointer);
             gate.send_free = SEND_DEPTH;
-            gate.fences_reads = pd.device().fences_reads();
+            gate.reads_alone = pd.device().reads_alone();
             gate.registrations_free = REGISTRATIONS;
             gate.free_messages = free_messages;
         }

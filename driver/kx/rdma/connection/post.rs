@@ -65,7 +65,7 @@ impl<Q: Queue> Connection<Q> {
         if gate.send_free < count || gate.reading {
             return Err((EAGAIN, transfer));
         }
-        let reads = gate.fences_reads && transfer.is_read();
+        let reads = gate.reads_alone && transfer.is_read();
         if FAULTS.post_send.fires() {
             return Err((ENOMEM, transfer));
         }
@@ -104,7 +104,7 @@ impl<Q: Queue> Connection<Q> {
 
     /// Whether READs want to be confirmed, see [`Transfer::set_read`].
     pub(crate) fn confirms_reads(&self) -> bool {
-        self.gate.lock().fences_reads
+        self.gate.lock().reads_alone
     }
 
     /// Whether an operation of so many work requests could be posted now. Only other operations take that room.
@@ -113,8 +113,8 @@ impl<Q: Queue> Connection<Q> {
         gate.queue_pair.is_some() && gate.send_free as usize >= requests && !gate.reading
     }
 
-    /// Whether a message could be sent now, as far as slots and READs go. A last will asks for slots only: what is read when
-    /// it goes ends with the connection.
+    /// Whether a message could be sent now, as far as slots and READs go. A last will asks for slots only: it is
+    /// the last that is sent, and would come too late behind a READ.
     pub(crate) fn can_send_message(&self) -> bool {
         let gate = self.gate.lock();
         gate.queue_pair.is_some() && !gate.free_messages.is_empty() && !gate.reading
