@@ -153,6 +153,26 @@ pub enum Request {
         /// How many.
         count: u32,
     },
+    /// Post receives on that channel that take what a SEND brings. Answer: [`Reply::Done`].
+    PostReceivesInto {
+        /// The endpoint.
+        endpoint: Id,
+        /// Where the first takes it to the start, the next one behind that, and so on.
+        buffer: Id,
+        /// How many.
+        count: u32,
+        /// Bytes that each takes.
+        bytes: u32,
+    },
+    /// Submit a READ of all of a grant on that channel, without waiting for its end. Answer: [`Reply::Done`].
+    BeginRead {
+        /// The local side.
+        buffer: Id,
+        /// The other side.
+        grant: Id,
+        /// Bytes of it.
+        bytes: u32,
+    },
     /// Wait for completions of that channel. Answer: [`Reply::Received`].
     WaitReceives {
         /// How many.

@@ -10,15 +10,16 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use dmaplane::observe::tracefs::Recording;
 use dmaplane::{
-    Buffer, Channel, ChannelBuilder, ConnectOptions, Context, Endpoint, EndpointState, Entry,
-    Listener, LocalGrant, Placement, Polling, RemoteGrant, Rights,
+    Buffer, Channel, ChannelBuilder, ConnectOptions, Context, Endpoint, EndpointState, Listener,
+    LocalGrant, Placement, Polling, RemoteGrant, Rights,
 };
+
+mod transfer;
 
 use super::protocol::{Id, Reply, Request};
 use crate::gauges::Gauges;
 use crate::pattern;
 use crate::rdma::Link;
-use crate::transfer::{Receive, Received, Send, WriteLoop};
 
 /// Places of the channel for posted receives.
 const RECEIVE_ENTRIES: u32 = 128;
@@ -226,87 +227,6 @@ impl<'a> Agent<'a> {
                 })
             }
             _ => anyhow::bail!("{request:?} is no request about a connection"),
-        }
-    }
-
-    fn transfer(&mut self, request: &Request) -> Result<Reply> {
-        match *request {
-            Request::PostReceives { endpoint, count } => {
-                let mut channel = self.take_channel()?;
-                let endpoint = self.endpoint(endpoint)?;
-                for _ in 0..count {
-                    channel.push(Entry::recv(endpoint))?;
-                }
-                let submitted = channel.submit()?;
-                self.channel = Some(channel);
-                anyhow::ensure!(submitted.entries == count, "{submitted:?} of {count}");
-                Ok(Reply::Done)
-            }
-            Request::WaitReceives { count, limit_ms } => {
-                let channel = self.channel.as_mut().context("no receives were posted")?;
-                channel.wait(count, ms(limit_ms))?;
-                let received = Received::of(channel.completions().take(count as usize));
-                Ok(Reply::Received(received))
-            }
-            Request::Send {
-                buffer,
-                grant,
-                length,
-                chunk,
-                order_seed,
-                immediates,
-                rounds,
-                depth,
-                limit_ms,
-            } => {
-                let send = Send {
-                    buffer: self.buffer(buffer)?,
-                    grant: self.remote_grant(grant)?,
-                    length,
-                    chunk,
-                    order_seed,
-                    immediates,
-                    rounds,
-                };
-                let mut channel = self.stream_channel(depth)?;
-                Ok(Reply::Sent(send.run(
-                    &mut channel,
-                    self.counter()?,
-                    ms(limit_ms),
-                )?))
-            }
-            Request::Receive {
-                endpoint,
-                count,
-                depth,
-                limit_ms,
-            } => {
-                let receive = Receive {
-                    endpoint: self.endpoint(endpoint)?,
-                    count,
-                    depth,
-                };
-                let mut channel = self.stream_channel(depth)?;
-                let received = receive.run(&mut channel, self.counter()?, ms(limit_ms))?;
-                Ok(Reply::Received(received))
-            }
-            Request::WriteLoop {
-                endpoint,
-                buffer,
-                chunk,
-                depth,
-                limit_ms,
-            } => {
-                let writes = WriteLoop {
-                    endpoint: self.endpoint(endpoint)?,
-                    buffer: self.buffer(buffer)?,
-                    chunk,
-                };
-                let mut channel = self.stream_channel(depth)?;
-                let written = writes.run(&mut channel, self.counter()?, ms(limit_ms))?;
-                Ok(Reply::Written(written))
-            }
-            _ => anyhow::bail!("{request:?} is answered by the reading thread"),
         }
     }
 
