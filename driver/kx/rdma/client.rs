@@ -74,7 +74,8 @@ impl Device {
     /// Whether a READ has to be alone: nothing, another READ included, may be sent behind one whose data has not come yet. rxe
     /// takes the peer's refusal of what came out of turn for an acknowledgement of all before it, READs included, and then
     /// completes those without their data. It also completes a READ as successful whose responses are out of order, and ends
-    /// the queue pair then: so a READ is to be confirmed by what follows it. See the findings in ARCHITECTURE.md.
+    /// the queue pair then: so a READ is to be confirmed by what follows it. That others wait for it must not keep the control
+    /// messages waiting, so it goes in steps. See the findings in ARCHITECTURE.md.
     pub(super) fn reads_alone(self) -> bool {
         // SAFETY: By the type invariant the device is alive, and whose it is never changes.
         unsafe { raw::dmaplane_ib_is_rxe(self.as_ptr()) }

@@ -176,14 +176,14 @@ impl<H: Handler> CmId<H> {
 
     /// Starts to connect. The queue pair exists and receives are posted. Ends in an event.
     pub(crate) fn connect(&self, private: &[u8]) -> Result {
-        let mut param = parameters(self.device(), private)?;
+        let mut param = parameters(private)?;
         // SAFETY: The identifier is alive; the parameters are only read during the call.
         to_result(unsafe { raw::rdma_connect(self.as_ptr(), &mut param) })
     }
 
     /// Accepts a request that was taken. The queue pair exists and receives are posted.
     pub(crate) fn accept(&self, private: &[u8]) -> Result {
-        let mut param = parameters(self.device(), private)?;
+        let mut param = parameters(private)?;
         // SAFETY: As above; accepting wants the identifier's handler lock, which no caller holds, since
         // events do not lead here.
         to_result(unsafe {
@@ -254,16 +254,14 @@ impl<H: Handler> Drop for CmId<H> {
     }
 }
 
-fn parameters(device: Option<Device>, private: &[u8]) -> Result<raw::rdma_conn_param> {
-    let one_by_one = device.is_some_and(Device::reads_alone);
-    let reads = if one_by_one { 1 } else { READS };
+fn parameters(private: &[u8]) -> Result<raw::rdma_conn_param> {
     Ok(raw::rdma_conn_param {
         private_data: private.as_ptr().cast(),
         private_data_len: u8::try_from(private.len()).map_err(|_| EINVAL)?,
         retry_count: RETRIES,
         // Each side's reads wait for the other's answers, so that both are bounded alike.
-        responder_resources: reads,
-        initiator_depth: reads,
+        responder_resources: READS,
+        initiator_depth: READS,
         // Receivers are always ready, by credits: a peer that is not is broken, and found out at once.
         rnr_retry_count: 0,
         ..Default::default()

@@ -51,13 +51,21 @@ impl Status {
     /// What a request gets that the provider did not come to.
     const FLUSHED: Self = Self(raw::ib_wc_status_IB_WC_WR_FLUSH_ERR);
 
+    /// What a request gets that the provider refused when others of its operation were done already.
+    const FAILED: Self = Self(raw::ib_wc_status_IB_WC_GENERAL_ERR);
+
     /// This status, or a failure in the place of a success when a fault point fires.
     fn or_failed(self, point: &Point) -> Self {
         if self.is_success() && point.fires() {
-            Self(raw::ib_wc_status_IB_WC_GENERAL_ERR)
+            Self::FAILED
         } else {
             self
         }
+    }
+
+    /// Whether the queue pair was in error before the provider came to it.
+    pub(crate) fn is_flushed(self) -> bool {
+        self.0 == Self::FLUSHED.0
     }
 
     fn is_success(self) -> bool {

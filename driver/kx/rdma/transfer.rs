@@ -17,17 +17,32 @@ use kernel::prelude::*;
 /// Most pieces of one operation.
 const MAX_PIECES: usize = 10;
 
-/// Most work requests of one operation: its pieces, and what confirms a READ.
+/// Work requests of one operation: its pieces, and the step of a READ that goes in steps.
 const MAX_REQUESTS: usize = MAX_PIECES + 1;
+
+/// Most bytes of a step. Messages wait for its end, and so for the retransmissions of what it loses.
+const STEP_BYTES: u32 = 16 << 10;
+
+/// How far a READ in steps is.
+#[derive(Default)]
+struct Steps {
+    /// Pieces of which all steps were posted.
+    piece: usize,
+    /// Bytes of the next piece for which they were.
+    bytes: u32,
+    /// Whether what confirms it was.
+    confirmed: bool,
+}
 
 /// RDMA WRITEs or READs that make up one operation, and what its owner needs when they are done.
 ///
 /// Only the last request asks for a completion. The others complete only when they fail, and then before
-/// the last, which is flushed: so the last one's completion is the operation's end.
+/// the last, which is flushed: so the last one's completion is the operation's end. A READ in steps has one request at a time,
+/// each of which asks for a completion.
 ///
 /// # Invariants
 ///
-/// `1 <= count <= MAX_REQUESTS` once [`Self::push`] succeeded, and the first `count` requests and elements are
+/// `1 <= count <= MAX_PIECES` once [`Self::push`] succeeded, and the first `count` requests and elements are
 /// filled in, but for their pointers to each other, which [`Self::link`] sets.
 #[repr(C)]
 pub(crate) struct Transfer<T> {
@@ -35,6 +50,7 @@ pub(crate) struct Transfer<T> {
     pub(super) part: raw::ib_cqe,
     first_error: AtomicU32,
     count: usize,
+    steps: Option<Steps>,
     next: Next<Self>,
     requests: [raw::ib_rdma_wr; MAX_REQUESTS],
     elements: [raw::ib_sge; MAX_REQUESTS],
@@ -59,6 +75,7 @@ impl<T> Transfer<T> {
                 part: raw::ib_cqe::default(),
                 first_error: AtomicU32::new(raw::ib_wc_status_IB_WC_SUCCESS),
                 count: 0,
+                steps: None,
                 next: Next::none(),
                 requests: core::array::from_fn(|_| raw::ib_rdma_wr::default()),
                 elements: core::array::from_fn(|_| raw::ib_sge::default()),
@@ -89,9 +106,12 @@ impl<T> Transfer<T> {
         this.body.take()
     }
 
-    /// Work requests so far.
+    /// Work requests that are posted at once.
     pub(crate) fn count(&self) -> usize {
-        self.count
+        match self.steps {
+            Some(_) => self.count.min(1),
+            None => self.count,
+        }
     }
 
     /// Adds a piece under the keys of its segments. `EMSGSIZE` when it would be one too many.
@@ -115,37 +135,71 @@ impl<T> Transfer<T> {
         Ok(())
     }
 
-    /// Makes all requests READs. If they are to be confirmed, the last byte is read once more: that completes only where the
-    /// queue pair has survived the others, and is what the operation's end is told by.
-    pub(crate) fn set_read(&mut self, confirm: bool) {
+    /// Makes all requests READs, which go in steps if they have to be alone.
+    pub(crate) fn set_read(&mut self, alone: bool) {
         for request in self.requests.iter_mut().take(self.count) {
             request.wr.opcode = raw::ib_wr_opcode_IB_WR_RDMA_READ;
         }
-        if confirm {
-            self.read_last_byte_again();
-        }
+        self.steps = alone.then(Steps::default);
     }
 
-    fn read_last_byte_again(&mut self) {
-        let (requests, elements) = (&mut self.requests, &mut self.elements);
-        let (requests, rest) = requests.split_at_mut(self.count.min(MAX_PIECES));
-        let (elements, other) = elements.split_at_mut(self.count.min(MAX_PIECES));
-        let last = requests.last().zip(elements.last());
-        let next = rest.first_mut().zip(other.first_mut());
-        let (Some((last, element)), Some((request, again))) = (last, next) else {
-            return;
-        };
-        let skip = u64::from(element.length.saturating_sub(1));
-        *again = raw::ib_sge {
-            addr: element.addr + skip,
-            length: element.length.min(1),
-            lkey: element.lkey,
-        };
-        request.wr.opcode = raw::ib_wr_opcode_IB_WR_RDMA_READ;
+    /// Whether it goes in steps.
+    pub(super) fn has_steps(&self) -> bool {
+        self.steps.is_some()
+    }
+
+    /// The first step of a READ in steps. The box is not moved out of from here on.
+    pub(super) fn first_step(&mut self, done: raw::ib_cqe) -> Option<*const raw::ib_send_wr> {
+        self.steps = Some(Steps::default());
+        self.last = done;
+        // Not its last one: there is a piece.
+        self.next_step(raw::ib_sge::default())
+    }
+
+    /// The next step, which is to be posted when the one before has completed; `None` when that was the last. That one reads
+    /// the last byte once more, into `scratch`: it completes only where the queue pair has survived the others, which is what
+    /// the end is told by. Not a READ of no bytes, of which rxe's responder keeps no key, so that it does not know it again
+    /// when it has to be repeated.
+    pub(super) fn next_step(&mut self, scratch: raw::ib_sge) -> Option<*const raw::ib_send_wr> {
+        let steps = self.steps.as_mut()?;
+        let (request, pieces) = self.requests.split_last_mut()?;
+        let (target, elements) = self.elements.split_last_mut()?;
+        let pieces = pieces.iter().zip(elements.iter()).take(self.count);
         request.wr.num_sge = 1;
-        request.remote_addr = last.remote_addr + skip;
-        request.rkey = last.rkey;
-        self.count += 1;
+        match pieces.clone().nth(steps.piece) {
+            Some((whole, element)) => {
+                let bytes = element.length.saturating_sub(steps.bytes).min(STEP_BYTES);
+                *target = raw::ib_sge {
+                    addr: element.addr + u64::from(steps.bytes),
+                    length: bytes,
+                    lkey: element.lkey,
+                };
+                request.remote_addr = whole.remote_addr + u64::from(steps.bytes);
+                request.rkey = whole.rkey;
+                steps.bytes += bytes;
+                if steps.bytes >= element.length {
+                    steps.piece += 1;
+                    steps.bytes = 0;
+                }
+            }
+            None if !steps.confirmed => {
+                let (last, element) = pieces.clone().next_back()?;
+                *target = raw::ib_sge {
+                    length: 1,
+                    ..scratch
+                };
+                request.remote_addr = last.remote_addr + u64::from(element.length.checked_sub(1)?);
+                request.rkey = last.rkey;
+                steps.confirmed = true;
+            }
+            None => return None,
+        }
+        request.wr.opcode = raw::ib_wr_opcode_IB_WR_RDMA_READ;
+        request.wr.sg_list = target;
+        request.wr.send_flags = raw::ib_send_flags_IB_SEND_SIGNALED;
+        request.wr.__bindgen_anon_1.wr_cqe = ManuallyDrop::new(ptr::from_mut(&mut self.last));
+        request.wr.next = ptr::null_mut();
+        Some(ptr::from_ref(&request.wr))
     }
 
     /// Makes the last request carry an immediate.
@@ -158,12 +212,6 @@ impl<T> Transfer<T> {
             request.wr.opcode = raw::ib_wr_opcode_IB_WR_RDMA_WRITE_WITH_IMM;
             request.wr.ex.imm_data = ManuallyDrop::new(imm.to_be());
         }
-    }
-
-    /// Whether it is a READ.
-    pub(super) fn is_read(&self) -> bool {
-        let first = self.requests.first().filter(|_| self.count > 0);
-        first.is_some_and(|first| first.wr.opcode == raw::ib_wr_opcode_IB_WR_RDMA_READ)
     }
 
     /// Chains the requests and names their completions. The box is not moved out of from here on.
@@ -210,6 +258,11 @@ impl<T> Transfer<T> {
             Ordering::Relaxed,
             Ordering::Relaxed,
         );
+    }
+
+    /// Notes that it ends before its next step, as what is flushed does.
+    pub(crate) fn give_up(&self) {
+        self.note(Status::FLUSHED);
     }
 
     /// The operation's status, once its last request completed.

@@ -2,7 +2,7 @@
 
 //! What the connection manager and the completion queue tell.
 
-use super::{Phase, Shared, State, Step};
+use super::{op::Op, Phase, Shared, State, Step};
 use crate::{
     faults::{self, FAULTS},
     kx::rdma::{
@@ -197,6 +197,16 @@ impl Shared {
         self.hurry();
     }
 
+    /// A READ was flushed. Where nobody has said why, the queue pair fell by itself, as rxe's does when what a READ brings is
+    /// out of order: then the peer does not know yet.
+    fn fell(&self, view: &InCallback<'_, Self>, read: &Op) {
+        let up = matches!(self.state.lock().phase, Phase::Up);
+        if up && !read.is_taken_back() {
+            self.go_down(Down::Transfer);
+            view.disconnect();
+        }
+    }
+
     /// A work request failed: the queue pair is in error.
     pub(super) fn failed(&self, view: &InCallback<'_, Self>, status: Status) {
         if let Some(cause) = status.completion().cause() {
@@ -214,7 +224,29 @@ impl Queue for Shared {
         self.was_up.load(Acquire)
     }
 
+    fn read_on(
+        &self,
+        view: &InCallback<'_, Self>,
+        transfer: KBox<Transfer<Self::Op>>,
+    ) -> Option<KBox<Transfer<Self::Op>>> {
+        let mut state = self.state.lock();
+        let taken_back = transfer
+            .body()
+            .is_some_and(|posted| posted.op.is_taken_back());
+        if !matches!(state.phase, Phase::Up) || state.broken || taken_back {
+            transfer.give_up();
+            return Some(transfer);
+        }
+        if !state.frozen && state.send_messages(view.connection()) {
+            self.changed.notify_all();
+        }
+        view.connection().post_step(transfer).err()
+    }
+
     fn op_done(&self, view: &InCallback<'_, Self>, op: Self::Op, status: Status) {
+        if status.is_flushed() && op.op.is_read() && view.connection().reads_alone() {
+            self.fell(view, &op.op);
+        }
         self.failed(view, status);
         self.finish(op, status);
         self.pump(view.connection());
@@ -303,14 +335,19 @@ impl Queue for Shared {
         self.failed(view, status);
         // While connecting, the connection manager moves the queue pair to the error state before it tells why:
         // then that event says it, and the thread that connects cleans up.
-        let (connecting, cause) = {
+        let (connecting, up, cause) = {
             let mut state = self.state.lock();
             state.flushed = true;
             (
                 matches!(state.phase, Phase::Connecting),
+                matches!(state.phase, Phase::Up),
                 state.flushed_for(),
             )
         };
+        if up {
+            // Nobody has said why, so that the peer may not know yet.
+            view.disconnect();
+        }
         if !connecting {
             // The queue pair went into error by itself, or somebody moved it there and has said why.
             self.go_down(cause);

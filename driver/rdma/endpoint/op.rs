@@ -104,6 +104,15 @@ impl Op {
         }
     }
 
+    /// Whether the peer has taken its grant back.
+    pub(super) fn is_taken_back(&self) -> bool {
+        self.grant().is_some_and(|grant| grant.is_revoked())
+    }
+
+    pub(super) fn is_read(&self) -> bool {
+        matches!(self, Op::Transfer(between) if matches!(between.direction, Direction::Read))
+    }
+
     /// The key of the local memory that it uses.
     pub(super) fn memory(&self) -> Option<usize> {
         match self {

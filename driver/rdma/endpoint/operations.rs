@@ -46,7 +46,7 @@ impl Endpoint {
             return ticket.complete(outcome);
         }
         let deadline = ticket.deadline();
-        let transfer = match build(ticket, op, self.connection.confirms_reads()) {
+        let transfer = match build(ticket, op, self.connection.reads_alone()) {
             Ok(transfer) => transfer,
             Err((ticket, error)) => return ticket.fail(error),
         };
@@ -112,7 +112,7 @@ type Built = core::result::Result<KBox<Transfer<Posted>>, (Ticket, Error)>;
 
 /// Cuts an operation into work requests.
 #[allow(clippy::result_large_err)] // Reason: what fails is the ticket itself, which goes on to say so.
-fn build(ticket: Ticket, op: Op, confirms_reads: bool) -> Built {
+fn build(ticket: Ticket, op: Op, reads_alone: bool) -> Built {
     // An allocation failure drops the ticket, which would say "canceled": so the box comes first.
     let mut transfer = match Transfer::empty() {
         Ok(transfer) => transfer,
@@ -129,7 +129,7 @@ fn build(ticket: Ticket, op: Op, confirms_reads: bool) -> Built {
                 transfer.set_immediate(imm);
                 unannounced = transfer.count() > 1;
             }
-            Direction::Read => transfer.set_read(confirms_reads),
+            Direction::Read => transfer.set_read(reads_alone),
         }
     }
     let posted = Posted {
@@ -380,7 +380,8 @@ impl State {
         &mut self,
         connection: &Connection<Shared>,
     ) -> Option<Option<(KBox<Transfer<Posted>>, Error)>> {
-        if !connection.can_send_message() {
+        // Neither within a READ, nor between its steps.
+        if !connection.can_send_message() || !connection.room_for(0) {
             return None;
         }
         let mut transfer = self.unqueue()?;

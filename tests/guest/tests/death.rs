@@ -8,10 +8,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use dmaplane::{
-    Buffer, Channel, ConnectOptions, Context, Endpoint, EndpointState, Entry, Errno, Listener,
-    Placement, State,
+    Buffer, Channel, ConnectOptions, Context, Endpoint, EndpointState, Entry, Errno, GrantTerms,
+    Listener, Placement, Rights, State,
 };
-use dmaplane_guest_tests::{Connection, complete, ended_by_death, under_way};
+use dmaplane_guest_tests::{Connection, complete, ended_by_death, patient_wills, under_way};
+use dmaplane_testkit::netem::Netem;
 use dmaplane_testkit::peer::protocol::{Reply, Request};
 use dmaplane_testkit::rdma::Link;
 use dmaplane_testkit::transfer::{Receive, Send, Tally};
@@ -186,6 +187,57 @@ fn death_of_the_sender() {
             })?;
             ended_by_death(&received.tally)?;
         }
+        Ok(())
+    });
+}
+
+/// Where READs have to be alone, its last will used to wait for all of the READ, and was lost.
+#[test]
+fn death_of_a_reader_is_told_at_once() {
+    const LONG: u32 = 4 << 20;
+    test(|guest| {
+        let _patience = patient_wills(guest)?;
+        let mut connection = Connection::from_peer(guest)?;
+        let memory = Buffer::create(&connection.context, LONG.into(), Placement::Any)?;
+        let terms = GrantTerms {
+            rights: Rights::READ,
+            ..GrantTerms::default()
+        };
+        let (whole, limit) = (0..u64::from(LONG), guest.limit(10));
+        let _own = connection
+            .endpoint
+            .grant_on(&memory, whole, &terms, limit)?;
+        let (endpoint, limit_ms) = (connection.remote, connection.peer.limit_ms());
+        let given = match connection
+            .peer
+            .ask(Request::WaitGrant { endpoint, limit_ms })?
+        {
+            Reply::Granted { id, .. } => id,
+            other => bail!("{other:?}"),
+        };
+        let target = connection
+            .peer
+            .create(Request::CreateBuffer { bytes: LONG.into() })?;
+        // It takes seconds until all is there.
+        let slow = Netem::on(&Link::only()?, guest.pick("rate 8mbit", "rate 4mbit"))?;
+        connection.peer.ask(Request::BeginRead {
+            buffer: target,
+            grant: given,
+            bytes: LONG,
+        })?;
+        let Connection {
+            endpoint,
+            peer,
+            context: _context,
+            ..
+        } = connection;
+        peer.kill()?;
+        let down = poll::until(guest.limit(SOON), || match endpoint.query()?.state {
+            EndpointState::Up => Ok(None),
+            EndpointState::Down(errno) => Ok(Some(errno)),
+        })?;
+        drop(slow);
+        ensure!(down == Some(Errno::OWNERDEAD), "{down:?}");
         Ok(())
     });
 }

@@ -5,8 +5,10 @@
 use std::ffi::CStr;
 use std::time::{Duration, Instant};
 
-use dmaplane::{Buffer, Channel, Context, Entry, Errno, GrantTerms, Placement, State};
-use dmaplane_guest_tests::{Connection, Local, complete, refusal};
+use dmaplane::{
+    Buffer, Channel, Context, EndpointState, Entry, Errno, GrantTerms, Placement, Rights, State,
+};
+use dmaplane_guest_tests::{Connection, Local, complete, holds, refusal};
 use dmaplane_testkit::faults::{self, Point};
 use dmaplane_testkit::guest::Topology;
 use dmaplane_testkit::module::with_parameters;
@@ -16,7 +18,7 @@ use dmaplane_testkit::peer::protocol::{Reply, Request};
 use dmaplane_testkit::rdma::Link;
 use dmaplane_testkit::run::test_without_gauges;
 use dmaplane_testkit::window::Window;
-use dmaplane_testkit::{ErrorContext as _, Gauges, ensure, gauges, module, poll};
+use dmaplane_testkit::{ErrorContext as _, Gauges, ensure, gauges, module, netns, poll};
 
 #[test]
 fn module_loads_and_unloads_again_and_again() {
@@ -147,6 +149,56 @@ fn module_receive_is_told_though_the_clock_runs() {
             drop(open);
             local.credited(guest, 9)?;
             ensure!(Instant::now() < heartbeat, "the heartbeat told of it");
+            Ok(())
+        })
+    });
+}
+
+/// Where READs have to be alone, a long one used to keep the heartbeats back: the peer then took this side for dead.
+#[test]
+fn module_heartbeats_pass_a_long_read() {
+    const BYTES: u32 = 4 << 20;
+    test_without_gauges(|guest| {
+        let here = [Topology::Numa2, Topology::Numa4];
+        guest.require(&here, "both sides must be this module's")?;
+        let (beat, rate) = guest.pick(
+            (c"heartbeat_ms=100", "rate 16mbit"),
+            (c"heartbeat_ms=500", "rate 4mbit"),
+        );
+        with_parameters(guest, beat, || {
+            let mut connection = Connection::to_peer(guest)?;
+            let rights = Rights::from_bits(Rights::WRITE.bits() | Rights::READ.bits());
+            let (theirs, given) = connection.remote_buffer_for(guest, BYTES.into(), rights)?;
+            connection.peer.ask(Request::Fill {
+                buffer: theirs,
+                offset: 0,
+                length: BYTES.into(),
+                seed: 77,
+            })?;
+            let mine = Buffer::create(&connection.context, BYTES.into(), Placement::Any)?;
+            let mut channel = Channel::builder().entries(8).build(&connection.context)?;
+            let slow = || Netem::on(&Link::only()?, rate);
+            let slow = netns::inside("dp1", slow)??;
+            let begun = Instant::now();
+            channel.push(Entry::read(mine.range(0, BYTES), given.at(0)))?;
+            let done = complete(&mut channel, 1, guest.limit(60));
+            let took = begun.elapsed();
+            netns::inside("dp1", || drop(slow))?;
+            done?[0].result().context("the READ")?;
+            let silence = guest.pick(Duration::from_secs(1), Duration::from_secs(5));
+            ensure!(
+                took > silence,
+                "{took:?} are too short for anybody to notice"
+            );
+            holds(&mine, BYTES.into(), 77, 0)?;
+            let state = connection.endpoint.query()?.state;
+            ensure!(state == EndpointState::Up, "{state:?}");
+            let endpoint = connection.remote;
+            let there = connection.peer.ask(Request::Query { endpoint })?;
+            ensure!(
+                matches!(there, Reply::Endpoint { up: true, .. }),
+                "{there:?}"
+            );
             Ok(())
         })
     });

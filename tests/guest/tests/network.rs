@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use dmaplane::observe::state::State;
 use dmaplane::{Buffer, Channel, Entry, Placement, RemoteGrant, Rights, State as End};
-use dmaplane_guest_tests::Connection;
+use dmaplane_guest_tests::{Connection, holds, one};
 use dmaplane_testkit::iproute2::ip;
 use dmaplane_testkit::netem::Netem;
 use dmaplane_testkit::peer::protocol::{Id, Reply, Request};
@@ -299,6 +299,43 @@ fn network_netem_loses_reorders_duplicates_and_corrupts() {
             way.verify(&states).context(words)?;
         }
         works_again(guest)
+    });
+}
+
+/// What is lost is sent again, as often as it takes: no READ fails for it, nor for what comes twice.
+#[test]
+fn network_reads_survive_losses() {
+    const BYTES: u32 = 4096;
+    test(|guest| {
+        let count: u32 = guest.pick(48, 16);
+        let mut connection = Connection::to_peer(guest)?;
+        let rights = Rights::from_bits(Rights::WRITE.bits() | Rights::READ.bits());
+        let whole = u64::from(count) * u64::from(BYTES);
+        let (theirs, given) = connection.remote_buffer_for(guest, whole, rights)?;
+        connection.peer.ask(Request::Fill {
+            buffer: theirs,
+            offset: 0,
+            length: whole,
+            seed: 78,
+        })?;
+        let mine = Buffer::create(&connection.context, whole, Placement::Any)?;
+        let mut channel = Channel::builder().entries(8).build(&connection.context)?;
+        for words in ["loss 3%", "duplicate 30%"] {
+            pattern::fill_memory(&mine, 0, whole, 79, 0);
+            let bad = both_ways(&both_links(guest)?, words)?;
+            let read: Result<()> = (0..count).try_for_each(|index| {
+                let at = u64::from(index) * u64::from(BYTES);
+                let entry = Entry::read(mine.range(at, BYTES), given.at(at));
+                let done = one(&mut channel, guest, entry)?;
+                done.result()
+                    .with_context(|| format!("{words}: READ {index}"))?;
+                Ok(())
+            });
+            end(bad)?;
+            read?;
+            holds(&mine, whole, 78, 0).context(words)?;
+        }
+        Ok(())
     });
 }
 

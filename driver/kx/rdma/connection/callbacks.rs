@@ -16,14 +16,14 @@ use core::sync::atomic::Ordering;
 use kernel::{container_of, prelude::*};
 
 /// Runs `tell` with the connection's view for callbacks, after giving `requests` places in the send queue
-/// back, those of a READ if `read` says so.
+/// back, that of a READ's step if `step` says so.
 ///
 /// # Safety
 ///
 /// `queue` is a completion queue that [`Connection::open`] made with the same `Q`, in one of its callbacks.
 unsafe fn in_callback<Q: Queue>(
     queue: *mut raw::ib_cq,
-    (requests, read): (u32, bool),
+    (requests, step): (u32, bool),
     tell: impl FnOnce(&Q, &InCallback<'_, Q>),
 ) {
     FAULTS.complete_delay.stall(LATE_MS);
@@ -32,7 +32,7 @@ unsafe fn in_callback<Q: Queue>(
     let id = {
         let mut gate = connection.gate.lock();
         gate.send_free += requests;
-        gate.reading &= !read;
+        gate.in_step &= !step;
         gate.id
     };
     // Set before the first request was posted, cleared after the drain: there always is one.
@@ -145,7 +145,7 @@ pub(super) unsafe extern "C" fn message_sent<Q: Queue>(
     }
 }
 
-/// The last request of an operation completed.
+/// The last request of an operation completed, or a step of a READ.
 ///
 /// # Safety
 ///
@@ -165,17 +165,23 @@ pub(super) unsafe extern "C" fn transfer_done<Q: Queue>(
     } else {
         status.or_failed(&FAULTS.complete_error)
     });
-    let (status, count) = (transfer.status(), transfer.count() as u32);
-    let read = transfer.is_read();
-    let op = Transfer::into_body(transfer);
+    let (count, in_steps) = (transfer.count() as u32, transfer.has_steps());
     // SAFETY: This callback's own queue.
     unsafe {
-        in_callback::<Q>(queue, (count, read), |owner, view| {
+        in_callback::<Q>(queue, (count, in_steps), |owner, view| {
             if flushed {
                 // The other queue pairs' way there is an error of their own.
                 view.disconnect();
             }
-            if let Some(op) = op {
+            let over = if in_steps && transfer.status().is_success() {
+                owner.read_on(view, transfer)
+            } else {
+                Some(transfer)
+            };
+            let Some(transfer) = over else { return };
+            view.connection.gate.lock().reading &= !in_steps;
+            let status = transfer.status();
+            if let Some(op) = Transfer::into_body(transfer) {
                 owner.op_done(view, op, status);
             }
         });

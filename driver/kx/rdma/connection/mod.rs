@@ -55,6 +55,13 @@ pub(crate) trait Queue: Handler {
 
     /// Whether the connection was ever up, so that the peer may have sent something. Takes no lock.
     fn was_up(&self) -> bool;
+    /// A step of a READ is over: posts the next one by [`Connection::post_step`], or gives the transfer back, which is over
+    /// then.
+    fn read_on(
+        &self,
+        connection: &InCallback<'_, Self>,
+        transfer: KBox<Transfer<Self::Op>>,
+    ) -> Option<KBox<Transfer<Self::Op>>>;
     /// An operation is over: the provider has given all its work requests back.
     fn op_done(&self, connection: &InCallback<'_, Self>, op: Self::Op, status: Status);
     /// A control message arrived. Its receive has been posted again already.
@@ -118,11 +125,13 @@ struct Gate<Op> {
     queue_pair: Option<NonNull<raw::ib_qp>>,
     parts: Option<NonNull<Parts>>,
     send_free: u32,
-    /// Whether nothing is posted behind a READ that is under way, see
+    /// Whether READs go in steps, behind each of which nothing is posted before it has completed, see
     /// [`Device::reads_alone`](super::client::Device::reads_alone).
     reads_alone: bool,
-    /// Whether one is, where that matters.
+    /// Whether such a READ is under way: operations wait for its end.
     reading: bool,
+    /// Whether a step of it is: messages wait for its end.
+    in_step: bool,
     registrations_free: u32,
     free_messages: KVec<u16>,
     /// Operations that the provider took a part of only; see posting.
@@ -136,6 +145,7 @@ unsafe impl<Op: Send> Send for Gate<Op> {}
 /// contents, which the free list hands out.
 struct Parts {
     lkey: u32,
+    /// One more than there are receives: nobody looks at what is read into the last.
     receive_buffers: Buffers,
     receives: KVVec<ReceiveSlot>,
     message_buffers: Buffers,
@@ -181,6 +191,7 @@ impl<Q: Queue> Connection<Q> {
                     send_free: 0,
                     reads_alone: false,
                     reading: false,
+                    in_step: false,
                     registrations_free: 0,
                     free_messages: KVec::new(),
                     stranded: Chain::new(),
@@ -346,13 +357,18 @@ impl Parts {
         Ok(KBox::new(
             Self {
                 lkey: pd.local_dma_lkey(),
-                receive_buffers: Buffers::new(pd.device(), receives as usize, false)?,
+                receive_buffers: Buffers::new(pd.device(), receives as usize + 1, false)?,
                 receives: receive_slots,
                 message_buffers: Buffers::new(pd.device(), MESSAGE_SLOTS as usize, true)?,
                 messages,
             },
             GFP_KERNEL,
         )?)
+    }
+
+    /// Memory for what nobody looks at.
+    fn scratch(&self) -> Result<raw::ib_sge> {
+        self.receive_buffers.sge(self.receives.len(), self.lkey)
     }
 }
 

@@ -65,7 +65,7 @@ impl<Q: Queue> Connection<Q> {
         if gate.send_free < count || gate.reading {
             return Err((EAGAIN, transfer));
         }
-        let reads = gate.reads_alone && transfer.is_read();
+        let in_steps = transfer.has_steps();
         if FAULTS.post_send.fires() {
             return Err((ENOMEM, transfer));
         }
@@ -80,7 +80,9 @@ impl<Q: Queue> Connection<Q> {
         // SAFETY: Ours from the box just above; its address is stable now. By the gate's invariant the queue
         // pair is alive. The last request's callback takes the box back.
         let (first, result) = unsafe {
-            let first = (*raw_transfer).link(last, part);
+            let step = (*raw_transfer).has_steps();
+            let step = step.then(|| (*raw_transfer).first_step(last)).flatten();
+            let first = step.unwrap_or_else(|| (*raw_transfer).link(last, part));
             // Then what follows the first is refused, and the last will never complete.
             let cut = count > 1 && FAULTS.post_part.fires() && (*raw_transfer).cut();
             let result = raw::dmaplane_ib_post_send(queue_pair.as_ptr(), first, &mut refused);
@@ -98,12 +100,53 @@ impl<Q: Queue> Connection<Q> {
             return Ok(Posted::InPart);
         }
         gate.send_free -= count;
-        gate.reading = reads;
+        gate.reading = in_steps;
+        gate.in_step = in_steps;
         Ok(Posted::Whole)
     }
 
-    /// Whether READs want to be confirmed, see [`Transfer::set_read`].
-    pub(crate) fn confirms_reads(&self) -> bool {
+    /// Posts the next step of a READ, or gives the transfer back, which is over then. To be called under the lock under which
+    /// messages are sent: one must not come behind a step.
+    pub(crate) fn post_step(
+        &self,
+        transfer: KBox<Transfer<Q::Op>>,
+    ) -> core::result::Result<(), KBox<Transfer<Q::Op>>> {
+        let mut gate = self.gate.lock();
+        let Some((queue_pair, parts)) = gate.queue_pair.zip(gate.parts) else {
+            transfer.give_up();
+            return Err(transfer);
+        };
+        // SAFETY: By the gate's invariant the parts are alive.
+        let Ok(scratch) = unsafe { parts.as_ref() }.scratch() else {
+            transfer.give_up();
+            return Err(transfer);
+        };
+        let pointer = KBox::into_raw(transfer);
+        // SAFETY: Ours from the box just above, at the address that it had for the step before. By the gate's invariant the
+        // queue pair is alive. The callback takes the box back.
+        let result = unsafe {
+            (*pointer).next_step(scratch).map(|step| {
+                FAULTS.post_send.fail(ENOMEM)?;
+                let refused = &mut ptr::null();
+                to_result(raw::dmaplane_ib_post_send(queue_pair.as_ptr(), step, refused))
+            })
+        };
+        if let Some(Ok(())) = result {
+            // A place was given back with the step before, and no other operation comes between.
+            gate.send_free = gate.send_free.saturating_sub(1);
+            gate.in_step = true;
+            return Ok(());
+        }
+        // SAFETY: Not posted, so that no callback will take it.
+        let transfer = unsafe { KBox::from_raw(pointer) };
+        if result.is_some() {
+            transfer.note(Status::FAILED);
+        }
+        Err(transfer)
+    }
+
+    /// Whether READs have to be alone, see [`Transfer::set_read`].
+    pub(crate) fn reads_alone(&self) -> bool {
         self.gate.lock().reads_alone
     }
 
@@ -113,11 +156,11 @@ impl<Q: Queue> Connection<Q> {
         gate.queue_pair.is_some() && gate.send_free as usize >= requests && !gate.reading
     }
 
-    /// Whether a message could be sent now, as far as slots and READs go. A last will asks for slots only: it is
-    /// the last that is sent, and would come too late behind a READ.
+    /// Whether a message could be sent now, as far as slots and steps of READs go. A last will asks for slots only: what
+    /// it does to the step before does not matter, because the READ ends with the endpoint.
     pub(crate) fn can_send_message(&self) -> bool {
         let gate = self.gate.lock();
-        gate.queue_pair.is_some() && !gate.free_messages.is_empty() && !gate.reading
+        gate.queue_pair.is_some() && !gate.free_messages.is_empty() && !gate.in_step
     }
 
     /// Sends a control message and tells its slot, by which [`Queue::message_done`] will name it. `EAGAIN` without a
