@@ -262,7 +262,8 @@ impl Endpoint {
     /// Takes the next grant that the peer gave, in the order in which it gave them.
     ///
     /// # Errors
-    /// [`Error::Call`]: `ETIMEDOUT`, `EINTR`, `ENOTCONN` (the connection ended), `EMFILE`.
+    /// [`Error::Call`]: `ETIMEDOUT`, `EINTR`, `ENOTCONN` (the connection ended), `EMFILE`, `EDQUOT` (what is kept
+    /// of a grant counts as memory of the file).
     pub fn wait_grant(&self, timeout: Duration) -> Result<RemoteGrant> {
         let mut wait = abi::GrantWait {
             endpoint: self.handle.raw(),

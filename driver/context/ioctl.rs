@@ -362,8 +362,9 @@ impl Context {
         want.rights = grant.rights();
         want.generation = grant.number();
         want.max_uses = grant.max_uses();
-        let handed = self
-            .insert(Object::PeerGrant(grant.clone()))
+        let handed = grant
+            .charge_to(&self.quota)
+            .and_then(|()| self.insert(Object::PeerGrant(grant.clone())))
             .and_then(|handle| {
                 arg.value.handle = handle;
                 self.hand_out(&arg, handle)

@@ -14,7 +14,7 @@ use kernel::{
 /// What is counted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Bytes of buffers, until the memory itself is gone.
+    /// Bytes of buffers, until the memory itself is gone, and of what is kept of peers' grants.
     Bytes,
     /// Endpoints.
     Endpoints,

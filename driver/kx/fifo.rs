@@ -43,6 +43,24 @@ impl<T> Fifo<T> {
         self.slots.len()
     }
 
+    /// Adds an item at the front, or gives it back when there is no room.
+    pub(crate) fn push_front(&mut self, item: T) -> core::result::Result<(), T> {
+        let capacity = self.slots.len();
+        if self.len == capacity {
+            return Err(item);
+        }
+        let place = self.head.checked_sub(1).unwrap_or(capacity - 1);
+        match self.slots.get_mut(place) {
+            Some(slot) => {
+                *slot = Some(item);
+                self.head = place;
+                self.len += 1;
+                Ok(())
+            }
+            None => Err(item),
+        }
+    }
+
     /// Whether no item fits any more.
     pub(crate) fn is_full(&self) -> bool {
         self.len == self.slots.len()

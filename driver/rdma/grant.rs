@@ -4,6 +4,7 @@
 
 use super::Endpoint;
 use crate::{
+    context::quota::{Charge, Kind, Quota},
     gauges::{Held, GAUGES},
     logic::wire::GrantPart,
     memory::Region,
@@ -12,7 +13,7 @@ use kernel::{
     prelude::*,
     sync::{
         atomic::{ordering, Atomic, Relaxed},
-        Arc,
+        Arc, SetOnce,
     },
 };
 
@@ -102,6 +103,8 @@ pub(crate) struct PeerGrant {
     segment_shift: u8,
     max_uses: u32,
     keys: KVVec<u32>,
+    /// Of who has taken it, until it is gone: the peer may take back what it gave, and give again.
+    charge: SetOnce<Charge>,
     /// Written under the endpoint's lock.
     revoked: Atomic<u32>,
     /// Operations that the provider has. Written under the endpoint's lock.
@@ -122,10 +125,22 @@ impl PeerGrant {
             segment_shift: head.segment_shift,
             max_uses: head.max_uses,
             keys,
+            charge: SetOnce::new(),
             revoked: Atomic::new(0),
             under_way: Atomic::new(0),
             uses: Atomic::new(0),
         }
+    }
+
+    /// Charges what is kept of it, once. `EDQUOT` when that is too much.
+    pub(crate) fn charge_to(&self, quota: &Arc<Quota>) -> Result {
+        if self.charge.as_ref().is_none() {
+            let bytes = size_of::<Self>() + size_of_val(self.keys());
+            let charge = quota.charge(Kind::Bytes, bytes as u64)?;
+            // Whoever comes second gives its own back.
+            let _first = self.charge.populate(charge);
+        }
+        Ok(())
     }
 
     pub(super) fn serial(&self) -> u64 {

@@ -573,7 +573,8 @@
 
 /**
  * Takes the next grant that the peer gave ([`GrantWait`]). Errors: `ETIMEDOUT`, `EINTR`, `ENOTCONN`
- * (the connection ended), `EMFILE`.
+ * (the connection ended), `EMFILE`, `EDQUOT` (what is kept of it, some bytes for each region of the peer's device under it,
+ * counts as memory of this file). What could not be taken is the next one to be taken.
  */
 #define DMAPLANE_IOC_GRANT_WAIT ((DMAPLANE_IOC_TYPE << 8) | 65)
 

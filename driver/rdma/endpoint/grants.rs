@@ -212,10 +212,17 @@ impl Endpoint {
         })?
     }
 
-    /// Gives a grant back that could not be handed to the user: it is the next one's turn, then.
+    /// Gives a grant back that could not be handed to the user: it is the next one to be taken, if it still lives.
     pub(crate) fn return_grant(&self, grant: Arc<PeerGrant>) {
-        // The place it had is free; without one the endpoint is over.
-        let refused = self.shared.state.lock().grants.inbox.push(grant);
+        let refused = {
+            let mut state = self.shared.state.lock();
+            if grant.is_revoked() {
+                Err(grant)
+            } else {
+                // The place it had is free; without one the endpoint is over.
+                state.grants.inbox.push_front(grant)
+            }
+        };
         drop(refused);
         self.shared.changed.notify_all();
     }

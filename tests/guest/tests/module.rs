@@ -80,6 +80,49 @@ fn module_quotas_hold_for_each_context() {
     });
 }
 
+/// Who holds what a peer took back had no bound but that of handles, for as much as the peer liked to give.
+#[test]
+fn module_grants_of_peers_are_charged() {
+    test_without_gauges(|guest| {
+        let here = [Topology::Numa2, Topology::Numa4];
+        guest.require(&here, "both sides must be this module's")?;
+        with_parameters(guest, c"max_context_mib=1", || {
+            let local = Local::new(guest)?;
+            let theirs = Buffer::create(&local.far_context, 4096, Placement::Any)?;
+            // A page is left for grants.
+            let _mine = Buffer::create(&local.near_context, 255 << 12, Placement::Any)?;
+            let limit = guest.limit(10);
+            let give = |label| {
+                let terms = GrantTerms {
+                    label,
+                    ..GrantTerms::default()
+                };
+                local.far.grant_on(&theirs, 0..4096, &terms, limit)
+            };
+            let mut held = Vec::new();
+            let refused = loop {
+                let own = give(0)?;
+                match local.near.wait_grant(limit) {
+                    Ok(grant) => held.push(grant),
+                    Err(error) => break error,
+                }
+                drop(own);
+                ensure!(held.len() < 4096, "{} grants in a page", held.len());
+            };
+            ensure!(refused.errno() == Some(Errno::DQUOT), "{refused}");
+            ensure!(held.len() > 1, "{} grants in a page", held.len());
+            // What was refused was taken back meanwhile; the next ones find room as soon as there is some, in their order.
+            let _again = (give(1)?, give(2)?);
+            ensure!(refusal(local.near.wait_grant(limit))? == Errno::DQUOT);
+            held.truncate(1);
+            let taken = (local.near.wait_grant(limit)?, local.near.wait_grant(limit)?);
+            let labels = (taken.0.label(), taken.1.label());
+            ensure!(labels == (1, 2), "{labels:?}");
+            Ok(())
+        })
+    });
+}
+
 /// Heartbeats a minute apart: what they would find as well is found before.
 const RARE: &CStr = c"heartbeat_ms=60000";
 

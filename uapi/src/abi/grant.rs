@@ -11,7 +11,8 @@ use super::*;
 /// for an imported buffer `EOPNOTSUPP` and `EACCES` (see [`BufferImport::access`]).
 pub const IOC_GRANT_CREATE: u32 = (IOC_TYPE << 8) | 0x40;
 /// Takes the next grant that the peer gave ([`GrantWait`]). Errors: `ETIMEDOUT`, `EINTR`, `ENOTCONN`
-/// (the connection ended), `EMFILE`.
+/// (the connection ended), `EMFILE`, `EDQUOT` (what is kept of it, some bytes for each region of the peer's device under it,
+/// counts as memory of this file). What could not be taken is the next one to be taken.
 pub const IOC_GRANT_WAIT: u32 = (IOC_TYPE << 8) | 0x41;
 
 /// Right of a grant: the peer may write.
