@@ -58,6 +58,8 @@ pub(crate) struct Windows {
     pub(crate) exported: Window,
     /// A dma-buf is attached, and there is no memory of it yet.
     pub(crate) attached: Window,
+    /// The pages of a dma-buf are known, and there is no memory of them yet.
+    pub(crate) lent: Window,
     /// An importer's device is about to get the addresses of a dma-buf.
     pub(crate) mapped: Window,
     /// An endpoint's cause of its end is set, and its queue pair was not drained yet.
@@ -97,6 +99,7 @@ pub(crate) static WINDOWS: Windows = Windows {
     leaving: Window::new(),
     exported: Window::new(),
     attached: Window::new(),
+    lent: Window::new(),
     mapped: Window::new(),
     down: Window::new(),
     dozing: Window::new(),
@@ -127,6 +130,7 @@ pub(crate) fn debugfs(dir: &Dir) -> impl PinInit<Scope<&'static Windows>> + '_ {
         dir.read_write_file(c"leaving", &windows.leaving.0);
         dir.read_write_file(c"exported", &windows.exported.0);
         dir.read_write_file(c"attached", &windows.attached.0);
+        dir.read_write_file(c"lent", &windows.lent.0);
         dir.read_write_file(c"mapped", &windows.mapped.0);
         dir.read_write_file(c"down", &windows.down.0);
         dir.read_write_file(c"dozing", &windows.dozing.0);

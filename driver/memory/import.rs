@@ -67,6 +67,7 @@ impl Memory {
         let import = owned.import().clone();
         WINDOWS.attached.pass();
         let Lent { pages, io, lack } = owned.into_memory()?;
+        WINDOWS.lent.pass();
         let imported = Imported {
             import,
             lack,

@@ -40,7 +40,7 @@ use kernel::{
     prelude::*,
     sync::{
         atomic::{Atomic, Relaxed},
-        Arc, UniqueArc,
+        Arc, SetOnce, UniqueArc,
     },
 };
 use placement::Placed;
@@ -53,8 +53,8 @@ pub(crate) struct Memory {
     backing: Backing,
     tenure: Arc<Tenure>,
     placement: Placed,
-    /// Pages on each node, as they were when it was made; empty for what is part of other memory.
-    nodes: KVec<u64>,
+    /// Pages on each node, as they were when it was made; nothing for what is part of other memory.
+    nodes: SetOnce<KVec<u64>>,
     mappings: Atomic<usize>,
     mark: MemoryMark,
     imported: Option<Imported>,
@@ -126,12 +126,7 @@ impl Memory {
             Some(imported) => imported.bytes(),
             None => (backing.count() * PAGE_BYTES) as u64,
         };
-        // Only for those who look on: without memory for it they are not told.
-        let nodes = match &backing {
-            _ if charge.is_none() => KVec::new(),
-            Backing::Pages(pages) | Backing::Lent { pages, .. } => placement.by_node(pages),
-            Backing::Device { .. } => placement.by_node_of_device(backing.count() as u64),
-        };
+        let whole_allocation = charge.is_some();
         // Its place first: memory of a device may not go while it is being made, under the device's lock, which it takes
         // when it goes.
         let place = UniqueArc::new_uninit(GFP_KERNEL)?;
@@ -139,7 +134,7 @@ impl Memory {
             backing,
             tenure,
             placement,
-            nodes,
+            nodes: SetOnce::new(),
             mappings: Atomic::new(0),
             mark: MemoryMark::new(whole),
             imported,
@@ -147,7 +142,11 @@ impl Memory {
             _buffers: GAUGES.buffers.hold(1),
             _bytes: GAUGES.bytes.hold(bytes),
         });
-        let memory = Arc::from(memory);
+        let memory: Arc<Self> = Arc::from(memory);
+        if whole_allocation {
+            // Nobody else has it yet.
+            memory.nodes.populate(memory.by_node());
+        }
         let (policy, node) = memory.placement().told();
         memory.mark.allocated(policy, node, || {
             memory.census().map_or(0, |(_, misplaced)| misplaced)
@@ -213,6 +212,17 @@ impl Memory {
         }
     }
 
+    /// Pages on each node, for those who look on: without memory for it they are not told.
+    fn by_node(self: &Arc<Self>) -> KVec<u64> {
+        // As above: they may be gone before it is made. Held until they were looked at.
+        let guard = self.imported.as_ref().map(|_| self.enter());
+        match &self.backing {
+            _ if matches!(guard, Some(Err(_))) => KVec::new(),
+            Backing::Pages(pages) | Backing::Lent { pages, .. } => self.placement.by_node(pages),
+            Backing::Device { .. } => self.placement.by_node_of_device(self.count() as u64),
+        }
+    }
+
     /// Writes where its pages are, and what became of it.
     fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match &self.backing {
@@ -227,7 +237,8 @@ impl Memory {
         };
         write!(f, " kind={kind} state={state}")?;
         let mut before = " nodes=";
-        for (node, pages) in self.nodes.iter().enumerate().filter(|(_, pages)| **pages > 0) {
+        let nodes = self.nodes.as_ref().into_iter().flatten();
+        for (node, pages) in nodes.enumerate().filter(|(_, pages)| **pages > 0) {
             write!(f, "{before}{node}:{pages}")?;
             before = ",";
         }

@@ -16,6 +16,7 @@ use dmaplane_guest_tests::{Local, complete, holds, one, refusal};
 use dmaplane_testkit::dmabuf::vivid::{Kind, Vivid};
 use dmaplane_testkit::dmabuf::{self, Access};
 use dmaplane_testkit::sys::{self, Words};
+use dmaplane_testkit::window::Window;
 use dmaplane_testkit::{ErrorContext as _, Gauges, Guest, Result, ensure, gauges, pattern, test};
 
 const PAGE: u64 = 4096;
@@ -243,6 +244,45 @@ fn bar_export_windows_of_the_owner() {
                 }
             }
         })
+    });
+}
+
+/// The pages are known, and gone before there is memory of them: they used to be looked at all the same.
+#[test]
+fn bar_export_goes_with_the_device_under_an_import() {
+    test(|guest| {
+        let (giver, taker) = (Context::open()?, Context::open()?);
+        device(guest, &giver)?;
+        // The import comes into its window first, and is there until the device's memory has gone.
+        let leaving = Window::open("leaving", guest.limit(1) / 20)?;
+        let lent = Window::open("lent", guest.limit(1) / 2)?;
+        let mut imports = 0;
+        for _ in 0..guest.pick(5, 2) {
+            let device = rebound(guest, &giver, 0)?;
+            let bound = Bound::of(&device)?;
+            let (own, fd) = exported(&giver, device.number, Tier::Uncached, 1)?;
+            let (import, unbound) = std::thread::scope(|scope| {
+                let import = scope.spawn(|| Buffer::import_unmapped(&taker, fd.as_fd()));
+                let unbound = bound.unbind();
+                (import.join(), unbound)
+            });
+            bound.bind()?;
+            unbound?;
+            let import = import.map_err(|_| dmaplane_testkit::anyhow!("a thread panicked"))?;
+            match import {
+                Ok(import) => {
+                    imports += 1;
+                    is_gone(guest, &taker, &import)?;
+                }
+                Err(error) => ensure!(error.errno() == Some(Errno::NODEV), "{error}"),
+            }
+            is_dead(&fd, &taker)?;
+            ensure!(own.memory()?.standing == Standing::Revoked);
+        }
+        drop((leaving, lent));
+        ensure!(imports > 0, "no import was under way");
+        rebound(guest, &giver, 0)?;
+        Ok(())
     });
 }
 
