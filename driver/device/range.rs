@@ -48,6 +48,11 @@ impl Range {
         self.given_back.store(0, ordering::Release);
     }
 
+    /// Somebody may use them for ever: nobody else gets them.
+    pub(crate) fn never_give_back(&self) {
+        self.given_back.store(1, ordering::Release);
+    }
+
     /// Its device.
     pub(crate) fn device(&self) -> &Arc<Device> {
         &self.device
@@ -68,6 +73,10 @@ impl Range {
 impl Follower for Range {
     fn revoked(&self, _cause: Cause) {
         self.give_back();
+    }
+
+    fn kept(&self) {
+        self.never_give_back();
     }
 }
 

@@ -128,3 +128,4 @@ bool dmaplane_dma_buf_is_writable(const struct dma_buf *dmabuf);
 void dmaplane_vma_never_written(struct vm_area_struct *vma);
 struct page *dmaplane_kernel_page(const void *address);
 void dmaplane_dma_any_address(struct device *device);
+void dmaplane_module_stay(void);

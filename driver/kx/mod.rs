@@ -50,3 +50,9 @@ mod raw {
     use kernel::ffi;
     include!(env!("DMAPLANE_BINDINGS"));
 }
+
+/// Keeps the module loaded for good: something that calls it can never be ended.
+pub(crate) fn stay_loaded() {
+    // SAFETY: This is code of the module, so that it is loaded; the reference is never given back.
+    unsafe { raw::dmaplane_module_stay() };
+}

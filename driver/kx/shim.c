@@ -10,6 +10,7 @@
 #include <linux/highmem.h>
 #include <linux/kthread.h>
 #include <linux/memcontrol.h>
+#include <linux/module.h>
 #include <linux/netdevice.h>
 #include <linux/nodemask.h>
 #include <linux/nsproxy.h>
@@ -195,12 +196,12 @@ int dmaplane_pci_device_node(const char *name, int *nid)
 	return 0;
 }
 
-/* The node of the adapter; that of what carries its first port where the adapter itself is none. */
 bool dmaplane_ib_is_rxe(struct ib_device *device)
 {
 	return device->ops.driver_id == RDMA_DRIVER_RXE;
 }
 
+/* The node of the adapter; that of what carries its first port where the adapter itself is none. */
 int dmaplane_ib_device_node(struct ib_device *device)
 {
 	int nid = dev_to_node(&device->dev);
@@ -605,4 +606,9 @@ void dmaplane_iosys_map_set(struct iosys_map *map, void *start)
 void dmaplane_vunmap(struct iosys_map *map)
 {
 	vunmap(map->vaddr);
+}
+
+void dmaplane_module_stay(void)
+{
+	__module_get(THIS_MODULE);
 }

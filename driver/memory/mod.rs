@@ -258,6 +258,13 @@ impl Memory {
 }
 
 impl Memory {
+    /// A provider may go on using it: where a device lends it, the device gives it to nobody else.
+    pub(super) fn never_reuse(&self) {
+        if let Backing::Device { range, .. } = &self.backing {
+            range.never_give_back();
+        }
+    }
+
     /// Fills in what a query tells of the memory's kind.
     pub(crate) fn describe(&self, query: &mut uapi::MemoryQuery) {
         (_, query.node) = self.placement.told();

@@ -8,6 +8,7 @@ use crate::{
     kx::{
         pages::PAGE_BYTES,
         rdma::mr::{Access, RegionSet},
+        stay_loaded,
     },
     observe::RegionMark,
     rdma::{Domain, Endpoint},
@@ -110,6 +111,9 @@ impl Region {
     /// Ends all access now. When it returns, neither this side nor the peer touches the memory through it.
     pub(crate) fn revoke(&self) {
         self.set.revoke();
+        if self.set.is_stuck() {
+            self.memory.never_reuse();
+        }
         self.mark.revoked();
     }
 }
@@ -119,8 +123,9 @@ impl Drop for Region {
         self.revoke();
         self.domain.forget_region(self.id);
         if self.set.is_stuck() {
-            // Rather lost than somebody else's, while the provider may still write into it.
+            // Rather lost than somebody else's, while the provider may still write into it. What it is of may call this module.
             core::mem::forget(self.memory.clone());
+            stay_loaded();
         }
     }
 }

@@ -62,6 +62,8 @@ pub(crate) trait Follower: Send + Sync {
     /// The memory is used by nobody any more, and this must not give it to anybody. Called once, in the contexts that
     /// the file's head tells, without a lock but the turn.
     fn revoked(&self, cause: Cause);
+    /// An RDMA device may go on using the memory for ever: nobody else may get it. Called before [`Self::revoked`].
+    fn kept(&self) {}
     /// Whether somebody has the memory through it who cannot be told to let go.
     fn is_held(&self) -> bool {
         false
@@ -265,7 +267,10 @@ impl Tenure {
         }
         // Those that were being given when it began.
         domains.each_endpoint(|endpoint| endpoint.fence_memory(key));
-        domains.revoke_regions(key);
+        if domains.revoke_regions(key) {
+            let followers = tenure.followers.lock();
+            followers.1.iter().for_each(|(_, follower)| follower.kept());
+        }
         WINDOWS.quiet.pass();
         self.space.zap(&tenure.place);
         // The last first: whom the memory belongs to came first, and gives it to somebody else when the rest have let go.

@@ -175,9 +175,9 @@ impl Domain {
         }
     }
 
-    /// Ends every registration of some memory.
-    fn revoke_regions(&self, memory: usize) {
-        let mut last = 0;
+    /// Ends every registration of some memory. Whether the device keeps one of them.
+    fn revoke_regions(&self, memory: usize) -> bool {
+        let (mut last, mut kept) = (0, false);
         loop {
             let next = {
                 let regions = self.regions.lock();
@@ -186,8 +186,9 @@ impl Domain {
                     .filter(|(id, listed)| **id > last && listed.memory == memory);
                 behind.next().map(|(id, listed)| (*id, listed.clone()))
             };
-            let Some((id, listed)) = next else { return };
+            let Some((id, listed)) = next else { return kept };
             listed.revoke();
+            kept |= listed.set.is_stuck();
             last = id;
         }
     }
@@ -283,9 +284,11 @@ impl Domains {
         self.each(|domain| domain.each_endpoint(&mut look));
     }
 
-    /// Ends every registration of some memory. One that is made meanwhile may be left out.
-    pub(crate) fn revoke_regions(&self, key: usize) {
-        self.each(|domain| domain.revoke_regions(key));
+    /// Ends every registration of some memory. One that is made meanwhile may be left out. Whether a device keeps one.
+    pub(crate) fn revoke_regions(&self, key: usize) -> bool {
+        let mut kept = false;
+        self.each(|domain| kept |= domain.revoke_regions(key));
+        kept
     }
 
     /// Ends them all. The context's objects are gone by now, or go here.
