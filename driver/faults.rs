@@ -54,6 +54,8 @@ points! {
     fails alloc_request,
     /// No memory for a device that comes.
     fails alloc_device,
+    /// A step of taking over the memory of a PCI device fails.
+    fails probe_bar,
     /// No memory for a latency histogram, which is made where sleeping is forbidden.
     acts alloc_histogram,
     /// Memory cannot be mapped for a device.
@@ -74,8 +76,12 @@ points! {
     fails cm_step,
     /// The peer's greeting makes no sense.
     fails cm_greeting,
+    /// The greeting of who asks a listener for a connection makes no sense.
+    fails cm_request,
     /// An operation that was carried out completes with an error.
     fails complete_error,
+    /// A work request before an operation's last one completes with an error.
+    fails complete_part,
     /// An operation that was carried out completes as flushed, and the queue pair is in error.
     fails complete_flush,
     /// A control message completes with an error.

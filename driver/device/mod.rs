@@ -13,6 +13,7 @@ pub(crate) use ivshmem::Ivshmem;
 pub(crate) use range::Range;
 
 use crate::{
+    faults::FAULTS,
     kx::{
         bar::{Bar, Tier, TIERS},
         global::DEVICES,
@@ -275,7 +276,9 @@ impl Attached {
     fn new<P: Provider>(device: &pci::Device<Core<'_>>) -> Result<Self> {
         let percent: u32 = module_parameters::device_rdma_percent.value();
         let bar = Bar::new(device, P::BAR, percent)?;
+        FAULTS.probe_bar.fail(ENOMEM)?;
         let device = Device::new(bar)?;
+        FAULTS.probe_bar.fail(ENOMEM)?;
         DEVICES.lock().0.push(device.clone(), GFP_KERNEL)?;
         Ok(Self(device))
     }

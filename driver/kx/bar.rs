@@ -10,6 +10,7 @@ use super::{
     pages::{PageOwner, Pages, PAGE_BYTES},
     raw,
 };
+use crate::faults::FAULTS;
 use core::ptr::NonNull;
 use kernel::{
     bindings,
@@ -126,7 +127,7 @@ impl Bar {
 
     /// Has p2pdma make struct pages for the start of the BAR, and takes all of them.
     fn add_pages(&self, start: u64, bytes: u64) -> Option<Mapped> {
-        if bytes == 0 || start % SUBSECTION != 0 {
+        if bytes == 0 || start % SUBSECTION != 0 || FAULTS.probe_bar.fires() {
             return None;
         }
         let size = usize::try_from(bytes).ok()?;
@@ -147,6 +148,7 @@ impl Bar {
 
     fn map(&self, tier: Tier, start: u64, bytes: u64) -> Result<Mapped> {
         let size = usize::try_from(bytes).map_err(|_| EINVAL)?;
+        FAULTS.probe_bar.fail(ENOMEM)?;
         // SAFETY: The range is a part of the BAR that is ours, and mapped once.
         let base = unsafe { raw::dmaplane_io_map(start, size, tier as u32) };
         Ok(Mapped {

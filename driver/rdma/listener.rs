@@ -66,6 +66,9 @@ impl cm::Handler for Inbox {
         let Ok(hello) = Hello::decode(request.private()) else {
             return;
         };
+        if FAULTS.cm_request.fires() {
+            return;
+        }
         let made = FAULTS.alloc_request.fail(ENOMEM);
         let Ok(shared) = made.and_then(|()| Shared::new(true)) else {
             return;

@@ -3,7 +3,7 @@
 //! Memory for control messages, mapped for a device once and for all.
 
 use super::{client::Device, raw};
-use crate::{kx::pages::PAGE_BYTES, logic::wire::MESSAGE_BYTES};
+use crate::{faults::FAULTS, kx::pages::PAGE_BYTES, logic::wire::MESSAGE_BYTES};
 use core::ptr::NonNull;
 use kernel::prelude::*;
 
@@ -45,21 +45,26 @@ impl Buffers {
             let page = KBox::<[u8; PAGE_BYTES]>::new_uninit(GFP_KERNEL | __GFP_ZERO)?;
             // SAFETY: The allocator has zeroed it, and any bytes are valid.
             let memory = NonNull::from(KBox::leak(unsafe { page.assume_init() }));
-            // SAFETY: The device is alive by its invariant; the memory is a whole page of `kmalloc`.
-            let address = unsafe {
-                raw::dmaplane_ib_dma_map_page(
-                    device.as_ptr(),
-                    memory.as_ptr().cast(),
-                    PAGE_BYTES,
-                    to_device,
-                )
-            };
-            // SAFETY: The address is what the mapping returned.
-            if unsafe { raw::dmaplane_ib_dma_mapping_error(device.as_ptr(), address) } != 0 {
+            let mapped = FAULTS.dma_map.fail(ENOMEM).and_then(|()| {
+                // SAFETY: The device is alive by its invariant; the memory is a whole page of `kmalloc`.
+                let address = unsafe {
+                    raw::dmaplane_ib_dma_map_page(
+                        device.as_ptr(),
+                        memory.as_ptr().cast(),
+                        PAGE_BYTES,
+                        to_device,
+                    )
+                };
+                // SAFETY: The address is what the mapping returned.
+                match unsafe { raw::dmaplane_ib_dma_mapping_error(device.as_ptr(), address) } {
+                    0 => Ok(address),
+                    _ => Err(ENOMEM),
+                }
+            });
+            let address = mapped.inspect_err(|_| {
                 // SAFETY: Leaked above, and not mapped.
                 drop(unsafe { KBox::from_raw(memory.as_ptr()) });
-                return Err(ENOMEM);
-            }
+            })?;
             // There is room: the list was made for all of them.
             let _ = buffers
                 .pages

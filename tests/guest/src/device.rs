@@ -35,6 +35,9 @@ pub fn rebound(guest: &Guest, context: &Context, before: u64) -> Result<DeviceIn
     device.context("the device does not come back")
 }
 
+/// Vendor and device of ivshmem.
+const IVSHMEM: (&str, &str) = ("0x1af4", "0x1110");
+
 /// A device in sysfs.
 #[derive(Debug)]
 pub struct Bound {
@@ -58,6 +61,25 @@ impl Bound {
             address: device.address.clone(),
             parent,
         })
+    }
+
+    /// The first device of the kind that the driver takes, which it may not have.
+    ///
+    /// # Errors
+    /// When sysfs cannot be read.
+    pub fn any() -> Result<Option<Self>> {
+        for entry in fs::read_dir("/sys/bus/pci/devices")? {
+            let path = fs::canonicalize(entry?.path())?;
+            let id = |name: &str| fs::read_to_string(path.join(name));
+            if (id("vendor")?.trim(), id("device")?.trim()) == IVSHMEM {
+                let address = path.file_name().context("a device without a name")?;
+                return Ok(Some(Self {
+                    address: address.to_string_lossy().into_owned(),
+                    parent: path.parent().context("a device without a bus")?.to_owned(),
+                }));
+            }
+        }
+        Ok(None)
     }
 
     /// Takes it away from the driver.

@@ -159,6 +159,10 @@ pub(super) unsafe extern "C" fn transfer_done<Q: Queue>(
     // SAFETY: Posting turned the box into this pointer; the provider is done with all its requests,
     // because this is the last and they complete in order.
     let transfer = unsafe { KBox::from_raw(container_of!(entry, Transfer<Q::Op>, last)) };
+    if transfer.count() > 1 {
+        // As its part would have noted it, see below.
+        transfer.note(status.or_failed(&FAULTS.complete_part));
+    }
     let flushed = status.is_success() && FAULTS.complete_flush.fires();
     transfer.note(if flushed {
         Status::FLUSHED
