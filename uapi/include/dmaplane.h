@@ -216,27 +216,30 @@
 #define DMAPLANE_STATE_OK 1
 
 /**
- * Terminal state: failed; `error` says why.
+ * Terminal state: failed, with `EIO` (the transfer), `EPROTO` (the peer broke the protocol), `EACCES` (the peer's device
+ * refused the access) or `ENOMEM`; with what `OP_CANCEL` says; or the entry was refused, then `field` says for what.
  */
 #define DMAPLANE_STATE_ERROR 2
 
 /**
- * Terminal state: its time limit passed.
+ * Terminal state: its time limit passed, with `ETIMEDOUT`.
  */
 #define DMAPLANE_STATE_TIMEOUT 3
 
 /**
- * Terminal state: canceled by the user or by the end of its object.
+ * Terminal state: canceled by the user or by the end of its object, with `ECANCELED`; with `ESTALE` where memory was taken
+ * away that the RDMA device would not give back.
  */
 #define DMAPLANE_STATE_CANCELED 4
 
 /**
- * Terminal state: the grant or the memory was revoked.
+ * Terminal state: the grant was revoked, with `EACCES`, or the memory, with `ESTALE`.
  */
 #define DMAPLANE_STATE_REVOKED 5
 
 /**
- * Terminal state: the peer or the connection died.
+ * Terminal state: the peer or the connection died, with `ECONNRESET`, `EOWNERDEAD`, `ETIMEDOUT` or `ENODEV` as the
+ * endpoint's query tells.
  */
 #define DMAPLANE_STATE_PEER_DEAD 6
 
@@ -1999,7 +2002,7 @@ struct dmaplane_cqe {
          */
         __u16 field;
         /**
-         * Positive errno, 0 for `STATE_OK`.
+         * Positive errno, 0 for `STATE_OK`; which ones a state comes with stands there.
          */
         __s32 error;
         /**

@@ -16,7 +16,9 @@ use dmaplane_guest_tests::device::device;
 use dmaplane_guest_tests::swept::{as_documented, ordinary, swept};
 use dmaplane_guest_tests::{Local, complete, destroy};
 use dmaplane_testkit::faults::{self, Swept, record};
-use dmaplane_testkit::{ErrorContext as _, Gauges, Guest, Result, bail, ensure, gauges, sys, test};
+use dmaplane_testkit::{
+    ErrorContext as _, Gauges, Guest, Result, bail, ensure, gauges, seed, sys, test,
+};
 
 const BYTES: u64 = 16 << 10;
 
@@ -212,18 +214,22 @@ fn nth_polling_thread() {
         faults::quiet()?;
         let before = Gauges::read()?;
         let stride = if faults::full() { 1 } else { guest.pick(4, 10) };
+        let first = 1 + u32::try_from(seed()? % stride as u64)?;
         let mut done = Swept::default();
-        for n in (1..faults::CAP).step_by(stride) {
+        let mut all = false;
+        for n in (first..faults::CAP).step_by(stride) {
             gauges::settle(&before, guest.limit(10)).with_context(|| format!("step {n}"))?;
             let round = taken_by_a_thread(guest, n).with_context(|| format!("step {n}"))?;
             let (met, failed) = round;
             if !met {
                 ensure!(!failed, "something failed without a fault, after {n} steps");
+                all = true;
                 break;
             }
             done.faults += 1;
             done.failures += u32::from(failed);
         }
+        ensure!(all, "more than {} fallible steps", faults::CAP);
         ensure!(done.failures > 0, "{done:?}");
         println!("a polling thread: {done:?}");
         record(|record| record.sweep("a polling thread's entries", done))?;
@@ -236,9 +242,10 @@ fn nth_watch_of_a_grant() {
     test(|guest| {
         faults::require()?;
         faults::quiet()?;
-        let local = Local::new(guest)?;
-        let mut there = Channel::builder().entries(4).build(&local.far_context)?;
         let done = swept(guest, "grant: watch, destroy", |nth| {
+            // Of its own: a message that is not sent ends the connection.
+            let local = Local::new(guest)?;
+            let mut there = Channel::builder().entries(4).build(&local.far_context)?;
             let (theirs, own, given) = local.granted(guest, &GrantTerms::default())?;
             there.push(Entry::watch_grant(&local.far, &own))?;
             let entered = nth.step(|| there.submit())?;
@@ -256,8 +263,6 @@ fn nth_watch_of_a_grant() {
             drop((given, theirs));
             Ok(failed)
         });
-        drop(there);
-        drop(local);
         ensure!(done?.failures > 0, "nothing failed");
         ordinary(guest)
     });

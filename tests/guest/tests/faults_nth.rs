@@ -27,6 +27,9 @@ fn swept_well(guest: &Guest, done: Swept, least: u32) -> Result<()> {
     ordinary(guest)
 }
 
+/// Bytes that more than one thread zeroes.
+const PARALLEL: u64 = 16 << 20;
+
 /// What exporting may end in besides: the file system of dma-bufs says so when it has no memory for a file.
 const EXPORTING: &[Errno] = &[Errno::NFILE];
 
@@ -53,10 +56,24 @@ fn nth_buffer() {
     test(|guest| {
         faults::require()?;
         faults::quiet()?;
-        for placement in [Placement::Any, Placement::Strict(0)] {
-            let done = swept(guest, "buffer: create, mmap, query, destroy", |nth| {
+        let small = Buffer::builder(16 << 10);
+        let near = device(guest, &Context::open()?)?.address.parse()?;
+        for (kind, builder) in [
+            ("", small),
+            (" strictly placed", small.placement(Placement::Strict(0))),
+            (
+                " preferably placed",
+                small.placement(Placement::Preferred(0)),
+            ),
+            (" interleaved", small.placement(Placement::Interleave)),
+            (" near a device", small.placement(Placement::NearPci(near))),
+            (" coherent", small.coherent()),
+            (" zeroed by several threads", Buffer::builder(PARALLEL)),
+        ] {
+            let name = format!("buffer{kind}: create, mmap, query, destroy");
+            let done = swept(guest, &name, |nth| {
                 let context = Context::open()?;
-                let made = nth.step(|| Buffer::create(&context, 16 << 10, placement))?;
+                let made = nth.step(|| builder.create(&context))?;
                 let mut failed = as_documented(&made, &[])?;
                 if let Ok(buffer) = made {
                     failed |= as_documented(&nth.step(|| buffer.residency())?, &[])?;

@@ -3,20 +3,22 @@
 //! The whole life of a connection in one function, in which anything may fail: connect, grant, transfer in every way,
 //! revoke, tear down. Whatever fails must fail as documented, and every accepted entry has exactly one completion.
 
-use std::collections::HashMap;
+mod book;
+
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dmaplane::{
-    Buffer, Channel, Completion, ConnectOptions, Context, Endpoint, EndpointState, Entry, Errno,
-    GrantTerms, Listener, LocalGrant, Placement, Polling, RemoteGrant, Rights, State,
+    Buffer, Channel, ConnectOptions, Context, Endpoint, EndpointState, Entry, Errno, GrantTerms,
+    Listener, LocalGrant, Placement, Polling, RemoteGrant, Rights,
 };
 use dmaplane_testkit::faults::{self, Nth};
 use dmaplane_testkit::{ErrorContext as _, Guest, Result, anyhow, ensure, poll};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::swept::{ALWAYS, CONNECTING, GRANTING, as_documented};
+use book::Book;
 
 /// More than a region's segment holds: the operation takes two work requests.
 pub const BIG: u64 = (2 << 20) + 4096;
@@ -24,8 +26,15 @@ pub const BIG: u64 = (2 << 20) + 4096;
 const PAGE: u64 = 4096;
 /// Between two looks of somebody who accepts.
 const LOOK: Duration = Duration::from_millis(50);
-/// What the data looks like.
-const BYTE: u8 = 0xc5;
+/// What the near side sends, what the far side has, and what nobody has written to yet.
+const NEAR: u8 = 0xc5;
+const FAR: u8 = 0x3a;
+const BLANK: u8 = 0x11;
+/// Bytes and immediate of the SEND.
+const WORD: u32 = 8;
+const SENT: u32 = 2;
+/// Receives with memory for what a SEND brings.
+const RECEIVES: [&str; 2] = ["first recv", "second recv"];
 
 /// What is done.
 #[derive(Clone, Copy, Debug)]
@@ -100,64 +109,6 @@ impl<'a> Steps<'a> {
     }
 }
 
-/// A channel and the names of what was pushed into it.
-struct Book {
-    channel: Channel,
-    open: HashMap<u64, &'static str>,
-    ended: HashMap<&'static str, State>,
-    next: u64,
-}
-
-impl Book {
-    fn new(channel: Channel) -> Self {
-        Self {
-            channel,
-            open: HashMap::new(),
-            ended: HashMap::new(),
-            next: 1,
-        }
-    }
-
-    fn push(&mut self, what: &'static str, entry: Entry) -> Result<()> {
-        self.channel.push(entry.user_data(self.next))?;
-        self.open.insert(self.next, what);
-        self.next += 1;
-        Ok(())
-    }
-
-    fn take(&mut self) -> Result<()> {
-        let done: Vec<Completion> = self.channel.completions().collect();
-        for done in done {
-            let what = self.open.remove(&done.user_data());
-            let what = what.ok_or_else(|| anyhow!("a second or a wrong completion: {done:?}"))?;
-            self.ended.insert(what, done.state());
-        }
-        Ok(())
-    }
-
-    /// Waits for what is left, which ends by itself.
-    fn finish(&mut self, limit: Duration) -> Result<()> {
-        let start = Instant::now();
-        loop {
-            self.take()?;
-            if self.open.is_empty() {
-                return Ok(());
-            }
-            ensure!(
-                start.elapsed() < limit,
-                "no completion after {limit:?}: {:?}, ended: {:?}",
-                self.open,
-                self.ended
-            );
-            self.channel.submit_and_wait(1, LOOK)?;
-        }
-    }
-
-    fn was_ok(&self, what: &str) -> bool {
-        self.ended.get(what) == Some(&State::Ok)
-    }
-}
-
 /// The endpoints of both sides, if they came up.
 fn connected(
     guest: &Guest,
@@ -197,11 +148,56 @@ fn connected(
 }
 
 /// What both sides transfer with. Fields are dropped from top to bottom.
+///
+/// Of the near side's memory the first `bytes` are what is sent, and a page each is for what is read and for a copy. Of the
+/// far side's, the WRITE_IMM has the first `bytes`, and a page each is for the READ, the WRITE and the SEND.
 struct Stage {
     given: RemoteGrant,
     own: LocalGrant,
     mine: Buffer,
     theirs: Buffer,
+    bytes: u64,
+}
+
+impl Stage {
+    /// Where the page `index` behind the bytes begins.
+    fn page(&self, index: u64) -> u64 {
+        self.bytes + index * PAGE
+    }
+
+    /// Where a receive's memory begins.
+    fn word(&self, place: u64) -> u64 {
+        self.page(2) + place * u64::from(WORD)
+    }
+
+    /// Fails unless everything that ended well is where it was to go.
+    fn verify(&self, here: &Book, there: &Book) -> Result<()> {
+        let same = |buffer: &Buffer, at: u64, bytes: u64, byte: u8| {
+            let found = buffer.to_vec(at..at + bytes);
+            found.iter().all(|found| *found == byte)
+        };
+        for (what, buffer, at, bytes, byte) in [
+            ("write", &self.theirs, self.page(1), PAGE, NEAR),
+            ("write imm", &self.theirs, 0, self.bytes, NEAR),
+            ("read", &self.mine, self.page(0), PAGE, FAR),
+            ("copy", &self.mine, self.page(1), PAGE, NEAR),
+        ] {
+            let right = !here.was_ok(what) || same(buffer, at, bytes, byte);
+            ensure!(right, "{what}: ended well, and the data is wrong");
+        }
+        // A receive with memory takes what comes, and of a WRITE_IMM nothing into its memory.
+        for (place, name) in (0..).zip(RECEIVES) {
+            let Some(done) = there.ended.get(name).filter(|done| done.is_ok()) else {
+                continue;
+            };
+            let sent = done.imm() == SENT;
+            let byte = if sent { NEAR } else { FAR };
+            let right = same(&self.theirs, self.word(place), WORD.into(), byte);
+            ensure!(right, "{name}: the memory of {done:?} is wrong");
+            ensure!(!sent || done.length() == u64::from(WORD), "{done:?}");
+        }
+        Ok(())
+    }
 }
 
 fn stage(
@@ -212,20 +208,21 @@ fn stage(
     (near_context, far_context): (&Context, &Context),
 ) -> Result<Option<Stage>> {
     let limit = guest.limit(1);
-    let Some(mine) = steps.call(|| Buffer::create(near_context, plan.bytes, Placement::Any))?
-    else {
+    let total = plan.bytes + 3 * PAGE;
+    let Some(mine) = steps.call(|| Buffer::create(near_context, total, Placement::Any))? else {
         return Ok(None);
     };
-    let Some(theirs) = steps.call(|| Buffer::create(far_context, plan.bytes, Placement::Any))?
-    else {
+    let Some(theirs) = steps.call(|| Buffer::create(far_context, total, Placement::Any))? else {
         return Ok(None);
     };
-    mine.write_at(0, &vec![BYTE; usize::try_from(plan.bytes)?]);
+    mine.write_at(0, &vec![BLANK; usize::try_from(total)?]);
+    mine.write_at(0, &vec![NEAR; usize::try_from(plan.bytes)?]);
+    theirs.write_at(0, &vec![FAR; usize::try_from(total)?]);
     let terms = GrantTerms {
         rights: Rights::from_bits(Rights::WRITE.bits() | Rights::READ.bits()),
         ..Default::default()
     };
-    let whole = 0..plan.bytes;
+    let whole = 0..total;
     let Some(own) = steps.call_or(GRANTING, || far.grant_on(&theirs, whole, &terms, limit))? else {
         return Ok(None);
     };
@@ -237,6 +234,7 @@ fn stage(
         own,
         mine,
         theirs,
+        bytes: plan.bytes,
     }))
 }
 
@@ -250,10 +248,12 @@ fn transfer(
     (here, there): (&mut Book, &mut Book),
 ) -> Result<()> {
     let limit = guest.limit(1);
-    for _ in 0..2 {
-        there.push("recv", Entry::recv(far))?;
+    // The SEND's is the second, or the first where the WRITE_IMM fails.
+    for (place, name) in (0..).zip(RECEIVES) {
+        let word = stage.theirs.range(stage.word(place), WORD);
+        there.push(name, Entry::recv_into(far, word))?;
     }
-    there.push("recv into", Entry::recv_into(far, stage.theirs.range(0, 8)))?;
+    there.push("spare recv", Entry::recv(far))?;
     there.push("watch", Entry::watch(far, 0, 0, 2))?;
     if steps.call(|| there.channel.submit())?.is_none() {
         there.channel.submit()?;
@@ -265,22 +265,29 @@ fn transfer(
     })?;
     let (mine, given) = (&stage.mine, &stage.given);
     let length = u32::try_from(plan.bytes)?;
-    here.push("write", Entry::write(mine.range(0, 4096), given.at(0)))?;
+    let (page, read, copied) = (mine.range(0, 4096), stage.page(0), stage.page(1));
+    here.push("write", Entry::write(page, given.at(stage.page(1))))?;
     here.push(
         "write imm",
         Entry::write_imm(mine.range(0, length), given.at(0), 1),
     )?;
-    here.push("send", Entry::send(near, mine.range(0, 8), 2))?;
-    here.push("read", Entry::read(mine.range(0, 4096), given.at(0)))?;
-    here.push("copy", Entry::copy(mine.range(0, 2048), mine, 2048))?;
+    here.push("send", Entry::send(near, mine.range(0, WORD), SENT))?;
+    let target = mine.range(read, 4096);
+    here.push("read", Entry::read(target, given.at(stage.page(0))))?;
+    here.push("copy", Entry::copy(page, mine, copied))?;
     here.push("fence", Entry::fence(near))?;
     here.push("nop", Entry::nop())?;
     steps.call(|| here.channel.submit_and_wait(7, limit))?;
     here.take()?;
-    if here.was_ok("write") {
-        let came = stage.theirs.to_vec(0..4096);
-        ensure!(came.iter().all(|byte| *byte == BYTE), "wrong data arrived");
+    if here.was_ok("write imm") && here.was_ok("send") {
+        // Both have arrived. Not when a fault keeps that from being told.
+        poll::until(limit, || {
+            there.take()?;
+            let all = RECEIVES.iter().all(|name| there.ended.contains_key(name));
+            Ok(all.then_some(()))
+        })?;
     }
+    stage.verify(here, there)?;
     steps.call(|| near.query())?;
     steps.call(|| mine.residency())?;
     steps.call(|| mine.map(0..4096).map(drop))?;
@@ -321,7 +328,7 @@ pub fn scenario(guest: &Guest, steps: &mut Steps<'_>, plan: &Plan) -> Result<()>
     let Some(there) = steps.call(|| Channel::builder().entries(16).build(&far_context))? else {
         return Ok(());
     };
-    let (mut here, mut there) = (Book::new(here), Book::new(there));
+    let (mut here, mut there) = (Book::new(here, plan.polled), Book::new(there, false));
     let Some((near, far)) = connected(guest, steps, &near_context, &listener)? else {
         return Ok(());
     };
@@ -342,6 +349,7 @@ pub fn scenario(guest: &Guest, steps: &mut Steps<'_>, plan: &Plan) -> Result<()>
             own,
             mine,
             theirs,
+            ..
         } = stage;
         steps.quietly(|| drop(given))?;
         steps.quietly(|| drop(own))?;
