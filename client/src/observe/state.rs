@@ -162,7 +162,7 @@ pub fn explain(waits_on: &str) -> &'static str {
         "control-credits" => "the peer has not taken earlier control messages",
         "provider" => "the provider has it: the peer's acknowledgement is missing",
         "silent-peer" => {
-            "the provider has it, and the peer has been silent for at least one heartbeat"
+            "the peer's kernel is silent: it acknowledges nothing, and tells of no receive"
         }
         "earlier-operations" => "a fence: what was posted before has not come back",
         "order" => "the operation before it",

@@ -59,7 +59,11 @@ impl State {
             return "connection";
         }
         if posted.op.needs_credit() && self.flow.send_credits() == 0 {
-            return "peer-receives";
+            // Of receives that were posted since, a silent kernel does not tell.
+            return match self.pulse.silent_beats() {
+                0 => "peer-receives",
+                _ => "silent-peer",
+            };
         }
         if self.flying.is_full() || self.window.would_pause(requests.max(1) as u32) {
             return "window";

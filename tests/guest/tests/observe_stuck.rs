@@ -37,10 +37,15 @@ fn observe_finds_a_peer_without_receives() {
         })?;
         let text = seen.ok_or_else(|| anyhow!("never named"))?;
         println!("{text}");
-        let json: serde_json::Value = serde_json::from_str(&tool(&["top", "--once", "--json"])?)?;
-        let stuck = &json["stuck"][0];
-        ensure!(stuck["trace_id"] == "4242", "{stuck}");
-        ensure!(stuck["waits_on"] == "peer-receives", "{stuck}");
+        // A heartbeat of the peer's may be late on a slow machine, but not each.
+        let named = poll::until(guest.limit(10), || {
+            let text = tool(&["top", "--once", "--json"])?;
+            let json: serde_json::Value = serde_json::from_str(&text)?;
+            let stuck = &json["stuck"][0];
+            ensure!(stuck["trace_id"] == "4242", "{stuck}");
+            Ok((stuck["waits_on"] == "peer-receives").then_some(()))
+        })?;
+        named.ok_or_else(|| anyhow!("never waits for the peer's receives"))?;
         connection.peer.ask(Request::PostReceives {
             endpoint: connection.remote,
             count: 1,
@@ -82,7 +87,7 @@ fn find_a_frozen_peer(guest: &Guest) -> Result<()> {
         Ok(text.contains("trace 5151").then_some(text))
     })?;
     println!("{}", seen.ok_or_else(|| anyhow!("never named"))?);
-    // Unlike where a process posts nothing, the kernel is silent.
+    // Unlike where a process posts nothing, the kernel is silent: it would not tell of a receive.
     let silent = poll::until(guest.limit(10), || {
         let text = tool(&["top", "--once", "--stuck-ms", "1"])?;
         let told = text.lines().find(|line| line.contains("trace 5151"));
@@ -102,9 +107,12 @@ fn find_a_frozen_peer(guest: &Guest) -> Result<()> {
     let line = operations
         .lines()
         .find(|line| line.contains("trace_id=5151"));
+    let line = line.ok_or_else(|| anyhow!("not in debugfs: {operations}"))?;
+    println!("{line}");
+    ensure!(line.contains("waits_on=silent-peer"), "{line}");
     println!(
         "{}",
-        line.ok_or_else(|| anyhow!("not in debugfs: {operations}"))?
+        std::fs::read_to_string("/sys/kernel/debug/dmaplane/state/endpoints")?
     );
     drop(frozen);
     // Nobody waits for it for ever.
