@@ -239,11 +239,14 @@ fn is_end(event: &Event, trace_id: u64) -> bool {
 }
 
 /// How it ended, or where it is.
+/// The last event of this name that an operation of this trace id has.
+fn own<'a>(trace_id: u64, steps: &'a [Step], name: &str) -> Option<&'a Step> {
+    let mut steps = steps.iter().rev();
+    steps.find(|step| step.event.name == name && step.event.number("trace_id") == Some(trace_id))
+}
+
 fn verdict(trace_id: u64, steps: &[Step]) -> String {
-    let own = |name: &str| {
-        let mut own = steps.iter().rev();
-        own.find(|step| step.event.name == name && step.event.number("trace_id") == Some(trace_id))
-    };
+    let own = |name: &str| own(trace_id, steps, name);
     if let Some(done) = own("op_complete") {
         let event = &done.event;
         let nanoseconds = event.number("total_ns").unwrap_or(0);
@@ -283,6 +286,11 @@ fn verdict(trace_id: u64, steps: &[Step]) -> String {
 }
 
 impl Timeline {
+    /// Whether it holds the end of an operation.
+    pub fn has_ended(&self) -> bool {
+        own(self.trace_id, &self.steps, "op_complete").is_some()
+    }
+
     /// The timeline for people.
     pub fn text(&self) -> String {
         let mut text = String::new();

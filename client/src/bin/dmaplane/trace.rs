@@ -84,9 +84,9 @@ pub(crate) fn run(command: &Command, json: bool) -> Result<()> {
                 None => files.iter().map(|file| side(file)).collect::<Result<_>>()?,
             };
             let mut timeline = follow(*id, &sides);
-            // What is stuck has no events any more, but it is there.
+            // What is stuck has no events any more, but it is there, and the driver knows what it waits for.
             let mut found = !timeline.steps.is_empty();
-            if !found && live.is_some() {
+            if !timeline.has_ended() && live.is_some() {
                 let state = State::read().context("cannot read what is under way")?;
                 if let Some(verdict) = state.whereabouts(*id) {
                     timeline.verdict = verdict;
