@@ -21,8 +21,8 @@ const CHUNK: u32 = 16 << 10;
 /// Operations under way.
 const DEPTH: u32 = 16;
 
-/// Bytes of a SEND: it is for receives without memory.
-const WORD: u32 = 0;
+/// Bytes of a SEND.
+const WORD: u32 = 8;
 
 /// What is done with a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +53,8 @@ struct Way {
     given: RemoteGrant,
     mine: Buffer,
     theirs: Id,
+    /// Where the peer's receives take what SENDs bring, in the order in which they were posted.
+    words: Id,
     connection: Connection,
     chunks: u32,
 }
@@ -81,14 +83,19 @@ impl Way {
             }
         }
         let count = (0..chunks).filter(|chunk| arrives(*chunk)).count();
-        connection.peer.ask(Request::PostReceives {
+        let bytes = count as u64 * u64::from(WORD);
+        let words = connection.peer.create(Request::CreateBuffer { bytes })?;
+        connection.peer.ask(Request::PostReceivesInto {
             endpoint: connection.remote,
+            buffer: words,
             count: u32::try_from(count)?,
+            bytes: WORD,
         })?;
         Ok(Self {
             given,
             mine,
             theirs,
+            words,
             connection,
             chunks,
         })
@@ -189,7 +196,27 @@ impl Way {
         ensure!(strange.is_none(), "{strange:?} came");
         let lost = arrived.iter().find(|chunk| !came.contains(chunk));
         ensure!(lost.is_none(), "{lost:?} ended well and never came");
+        for (place, chunk) in (0..).zip(came) {
+            if kind_of(chunk) == Kind::Send {
+                let (offset, seed) = (place * u64::from(WORD), seed_of(chunk));
+                let wrong = self.differs(self.words, offset, WORD.into(), seed)?;
+                ensure!(wrong.is_none(), "what SEND {chunk} brought: {wrong:?}");
+            }
+        }
         Ok(())
+    }
+
+    /// Where a range of the peer's memory is not what it should be, if so.
+    fn differs(&mut self, buffer: Id, offset: u64, length: u64, seed: u64) -> Result<Option<u64>> {
+        match self.connection.peer.ask(Request::Verify {
+            buffer,
+            offset,
+            length,
+            seed,
+        })? {
+            Reply::Mismatch(wrong) => Ok(wrong),
+            other => bail!("{other:?}"),
+        }
     }
 
     /// Where a chunk is wrong at the side where it was to go, if it is.
@@ -197,23 +224,13 @@ impl Way {
         let offset = u64::from(chunk) * u64::from(CHUNK);
         let (length, seed) = (u64::from(CHUNK), seed_of(chunk));
         match kind_of(chunk) {
-            // What a receive takes has no place.
+            // Its place is that of the receive that took it.
             Kind::Send => Ok(None),
             Kind::Read => {
                 let mine = &self.mine;
                 Ok(pattern::mismatch_in_memory(mine, offset, length, seed, 0))
             }
-            Kind::Write | Kind::WriteImm => {
-                match self.connection.peer.ask(Request::Verify {
-                    buffer: self.theirs,
-                    offset,
-                    length,
-                    seed,
-                })? {
-                    Reply::Mismatch(wrong) => Ok(wrong),
-                    other => bail!("{other:?}"),
-                }
-            }
+            Kind::Write | Kind::WriteImm => self.differs(self.theirs, offset, length, seed),
         }
     }
 }
