@@ -111,6 +111,8 @@ fn on_endpoint(context: &Context, endpoint: &Arc<Endpoint>, ticket: Ticket, entr
         Err((uapi::FIELD_NONE, _)) if endpoint.is_down() => {
             ticket.complete(endpoint.down_outcome());
         }
+        // It was faster than what tells of the end.
+        Err((uapi::FIELD_NONE, ENOTCONN)) => ticket.fail(EIO),
         Err(refusal) => entries::refused(ticket, refusal),
     }
 }

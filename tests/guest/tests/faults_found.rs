@@ -159,6 +159,31 @@ fn found_operation_taken_in_part_ends_by_itself() {
     });
 }
 
+/// It ended in ENOTCONN, which no operation does, where the endpoint was not down yet.
+#[test]
+fn found_refused_registration_is_a_failed_transfer() {
+    test(|guest| {
+        faults::require()?;
+        faults::quiet()?;
+        let local = Local::new(guest)?;
+        let (_theirs, _own, given) = local.granted(guest, &GrantTerms::default())?;
+        let fresh = Buffer::create(&local.near_context, 4096, Placement::Any)?;
+        let mut here = Channel::builder().entries(4).build(&local.near_context)?;
+        // Who waits for the registration goes on before its end becomes the endpoint's.
+        let late = Point::always("complete_delay")?;
+        let refused = Point::once("complete_register")?;
+        here.push(Entry::write(fresh.range(0, 4096), given.at(0)))?;
+        let done = complete(&mut here, 1, guest.limit(10))?[0];
+        ensure!(refused.fired()? == 1, "nothing was refused");
+        drop((late, refused));
+        let error = done.result().err();
+        let error = error.ok_or_else(|| anyhow!("it ended well"))?;
+        let end = (error.state(), error.errno());
+        ensure!(end == (State::Error, Errno::IO), "{done:?}");
+        ends(guest, &local.near, "near")
+    });
+}
+
 /// What arrives before the connection manager has said that the connection is up, and is lost here, is this side's fault:
 /// which cause was told depended on who came first.
 #[test]
