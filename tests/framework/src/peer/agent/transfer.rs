@@ -13,15 +13,8 @@ impl Agent<'_> {
     pub(super) fn transfer(&mut self, request: &Request) -> Result<Reply> {
         match *request {
             Request::PostReceives { endpoint, count } => {
-                let mut channel = self.take_channel()?;
-                let endpoint = self.endpoint(endpoint)?;
-                for _ in 0..count {
-                    channel.push(Entry::recv(endpoint))?;
-                }
-                let submitted = channel.submit()?;
-                self.channel = Some(channel);
-                anyhow::ensure!(submitted.entries == count, "{submitted:?} of {count}");
-                Ok(Reply::Done)
+                let entry = Entry::recv(self.endpoint(endpoint)?);
+                self.submit(&vec![entry; count as usize])
             }
             Request::PostReceivesInto {
                 endpoint,
@@ -29,30 +22,20 @@ impl Agent<'_> {
                 count,
                 bytes,
             } => {
-                let mut channel = self.take_channel()?;
-                let endpoint = self.endpoint(endpoint)?;
-                let buffer = self.buffer(buffer)?;
-                for index in 0..count {
-                    let place = buffer.range(u64::from(index) * u64::from(bytes), bytes);
-                    channel.push(Entry::recv_into(endpoint, place))?;
-                }
-                let submitted = channel.submit()?;
-                self.channel = Some(channel);
-                anyhow::ensure!(submitted.entries == count, "{submitted:?} of {count}");
-                Ok(Reply::Done)
+                let (endpoint, buffer) = (self.endpoint(endpoint)?, self.buffer(buffer)?);
+                let place = |index: u32| buffer.range(u64::from(index) * u64::from(bytes), bytes);
+                let entry = |index| Entry::recv_into(endpoint, place(index));
+                let entries: Vec<_> = (0..count).map(entry).collect();
+                self.submit(&entries)
             }
             Request::BeginRead {
                 buffer,
                 grant,
                 bytes,
             } => {
-                let mut channel = self.take_channel()?;
                 let target = self.buffer(buffer)?.range(0, bytes);
-                channel.push(Entry::read(target, self.remote_grant(grant)?.at(0)))?;
-                let submitted = channel.submit()?;
-                self.channel = Some(channel);
-                anyhow::ensure!(submitted.entries == 1, "{submitted:?}");
-                Ok(Reply::Done)
+                let source = self.remote_grant(grant)?.at(0);
+                self.submit(&[Entry::read(target, source)])
             }
             Request::WaitReceives { count, limit_ms } => {
                 let channel = self.channel.as_mut().context("no receives were posted")?;
@@ -120,5 +103,18 @@ impl Agent<'_> {
             }
             _ => anyhow::bail!("{request:?} is answered by the reading thread"),
         }
+    }
+
+    /// Submits on the channel that lives as long as the process.
+    fn submit(&mut self, entries: &[Entry]) -> Result<Reply> {
+        let mut channel = self.take_channel()?;
+        for entry in entries {
+            channel.push(*entry)?;
+        }
+        let submitted = channel.submit()?;
+        self.channel = Some(channel);
+        let all = submitted.entries as usize == entries.len();
+        anyhow::ensure!(all, "{submitted:?} of {}", entries.len());
+        Ok(Reply::Done)
     }
 }
