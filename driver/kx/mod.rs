@@ -41,10 +41,11 @@ pub(crate) mod vma;
     non_camel_case_types,
     non_snake_case,
     non_upper_case_globals,
-    unnecessary_transmutes,
     unreachable_pub,
     unsafe_op_in_unsafe_fn
 )] // Reason: generated code.
+// Likewise; rustc has this lint from 1.88 on.
+#[cfg_attr(CONFIG_RUSTC_HAS_UNNECESSARY_TRANSMUTES, allow(unnecessary_transmutes))]
 mod raw {
     use kernel::bindings::*;
     use kernel::ffi;

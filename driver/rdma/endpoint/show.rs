@@ -130,8 +130,7 @@ impl State {
             }
         });
         result?;
-        let of = format_args!("endpoint={endpoint}");
-        show_rest(f, of, "arrival", shown)?;
+        show_rest(f, format_args!("endpoint={endpoint}"), "arrival", shown)?;
         shown = 0;
         self.watches.for_each(|watch| {
             shown += 1;
@@ -144,7 +143,7 @@ impl State {
             }
         });
         result?;
-        show_rest(f, of, "watched", shown)
+        show_rest(f, format_args!("endpoint={endpoint}"), "watched", shown)
     }
 }
 
