@@ -69,6 +69,9 @@ pub(crate) struct BenchArgs {
     /// A tenth of the work, for a first look.
     #[arg(long)]
     quick: bool,
+    /// On which kernel. What is compared belongs to one run, whichever it is.
+    #[arg(long, value_enum, default_value = "stock")]
+    profile: Profile,
     /// What guests run on.
     #[arg(long, value_enum)]
     accel: Option<AccelChoice>,
@@ -94,7 +97,7 @@ struct Row {
 )]
 pub(crate) fn run(ctx: &Ctx, args: BenchArgs) -> Result<ExitCode> {
     let accel = args.accel.unwrap_or(AccelChoice::Auto);
-    let mut lab = Lab::prepare(ctx, "numa2", Profile::Base, accel, Driver::Loaded)?;
+    let mut lab = Lab::prepare(ctx, "numa2", args.profile, accel, Driver::Loaded)?;
     if matches!(args.what, What::Latency) {
         // As on hosts that are tuned for it: to wake an emulated CPU costs as much as all that is measured.
         let arguments = &mut lab.topology.guests[0].kernel_args;
@@ -131,7 +134,7 @@ pub(crate) fn run(ctx: &Ctx, args: BenchArgs) -> Result<ExitCode> {
         matches!(lab.topology.network, Network::Veth { .. }).then(|| "dp0".to_owned());
     let mut request = Request::empty();
     if matches!(args.what, What::Overhead) {
-        let plain = driver::ensure_plain(ctx, Profile::Base)?;
+        let plain = driver::ensure_plain(ctx, args.profile)?;
         let plain = plain.display().to_string();
         request.env.insert("DMAPLANE_KO_PLAIN".to_owned(), plain);
     }

@@ -10,12 +10,13 @@ use clap::Args;
 
 use crate::ctx::Ctx;
 use crate::exec::{self, Lock};
-use crate::kernel::{self, Kernel, Profile, build};
-use crate::setup::{self, Need};
+use crate::kernel::{self, Builder, Kernel, Profile};
 use crate::{exit, hash};
 
 /// How many lines of the compilers' messages an error shows.
 const SAID: usize = 200;
+/// The module's file.
+const KO: &str = "dmaplane.ko";
 
 /// A module that is built.
 #[derive(Clone, Debug)]
@@ -26,14 +27,16 @@ pub(crate) struct Module {
     pub(crate) kernel: Kernel,
 }
 
-/// Builds the module against the pinned kernel, which is built first if it is not in the cache.
+/// Builds the module for a guests' kernel, which is made ready first if it is not in the cache.
+///
+/// `stock` uses the compilers that Debian built its kernel by (rustc 1.85, gcc), the others this machine's (rustup's, clang).
 ///
 /// Warnings are errors. Only what changed is built again.
 #[derive(Args)]
 #[command(after_help = exit::HELP)]
 pub(crate) struct DriverArgs {
     /// Which kernel.
-    #[arg(long, value_enum, default_value = "base")]
+    #[arg(long, value_enum, default_value = "stock")]
     profile: Profile,
     /// Runs clippy with the kernel's lints instead of building.
     #[arg(long, conflicts_with = "rust_analyzer")]
@@ -66,7 +69,7 @@ pub(crate) fn run(ctx: &Ctx, args: DriverArgs) -> Result<ExitCode> {
 pub(crate) fn ensure(ctx: &Ctx, profile: Profile) -> Result<Module> {
     let kernel = kernel::ensure(ctx, profile)?;
     let out = make(ctx, &kernel, profile, Task::Build)?;
-    let ko = out.join("dmaplane.ko");
+    let ko = loadable(&kernel, &out)?;
     if !ko.is_file() {
         return Err(exit::coded(
             exit::FAILED,
@@ -85,17 +88,33 @@ pub(crate) fn ensure(ctx: &Ctx, profile: Profile) -> Result<Module> {
 /// As [`ensure`].
 pub(crate) fn ensure_plain(ctx: &Ctx, profile: Profile) -> Result<PathBuf> {
     let kernel = kernel::ensure(ctx, profile)?;
-    Ok(make(ctx, &kernel, profile, Task::Plain)?.join("dmaplane.ko"))
+    let out = make(ctx, &kernel, profile, Task::Plain)?;
+    loadable(&kernel, &out)
 }
 
-/// The module built without its fault points, as for a kernel that cannot inject faults; only to be looked at.
-///
-/// # Errors
-/// As [`ensure`].
-pub(crate) fn without_faults(ctx: &Ctx, profile: Profile) -> Result<PathBuf> {
-    let kernel = kernel::ensure(ctx, profile)?;
-    let out = make(ctx, &kernel, profile, Task::WithoutFaults)?;
-    Ok(out.join("dmaplane.ko"))
+/// The module as guests load it: without the debugging information that Debian's configuration asks for, which makes it
+/// twenty times as large. Guests read it through a file share, some tests a hundred times.
+fn loadable(kernel: &Kernel, out: &Path) -> Result<PathBuf> {
+    let built = out.join(KO);
+    let Builder::Debian(debian) = &kernel.builder else {
+        return Ok(built);
+    };
+    let dir = out.join("loadable");
+    let stripped = dir.join(KO);
+    let time = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified());
+    if let (Ok(of_built), Ok(of_stripped)) = (time(&built), time(&stripped))
+        && of_stripped > of_built
+    {
+        return Ok(stripped);
+    }
+    fs::create_dir_all(&dir)?;
+    let mut strip = debian.command("x86_64-linux-gnu-strip");
+    strip
+        .args(["--strip-debug", "-o"])
+        .arg(&stripped)
+        .arg(&built);
+    exec::output(&mut strip)?;
+    Ok(stripped)
 }
 
 /// Runs clippy over the driver.
@@ -124,7 +143,6 @@ enum Task {
     Plain,
     Clippy,
     RustAnalyzer,
-    WithoutFaults,
 }
 
 impl Task {
@@ -133,7 +151,6 @@ impl Task {
         match self {
             Self::Clippy => "-clippy",
             Self::Plain => "-plain",
-            Self::WithoutFaults => "-nofaults",
             Self::Build | Self::RustAnalyzer => "",
         }
     }
@@ -142,7 +159,6 @@ impl Task {
         match self {
             Self::Build => "building the module",
             Self::Plain => "building the module without trace events",
-            Self::WithoutFaults => "building the module without fault points",
             Self::Clippy => "running clippy on the driver",
             Self::RustAnalyzer => "writing rust-project.json",
         }
@@ -151,7 +167,6 @@ impl Task {
 
 /// Runs the kernel's make on `driver/` and returns the folder with the results.
 fn make(ctx: &Ctx, kernel: &Kernel, profile: Profile, task: Task) -> Result<PathBuf> {
-    let tools = setup::ensure(ctx, Need::Kernel)?;
     let driver = ctx.root.join("driver");
     let parent = ctx.cache_sub("driver")?;
     let name = out_name(&ctx.root, kernel, profile, task);
@@ -164,12 +179,10 @@ fn make(ctx: &Ctx, kernel: &Kernel, profile: Profile, task: Task) -> Result<Path
     fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
 
     let jobs = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-    let mut command: Command = build::plain_make(&tools);
+    let mut command: Command = kernel.make(ctx)?;
     command
         // What cargo says of this program is not true of the driver: clippy takes the kernel's version of Rust.
         .env_remove("CARGO_PKG_RUST_VERSION")
-        .arg("-C")
-        .arg(&kernel.build_dir)
         .arg(format!("M={}", driver.display()))
         .arg(format!("MO={}", out.display()))
         // Warnings are errors in our code whatever the kernel's configuration says.
@@ -180,7 +193,6 @@ fn make(ctx: &Ctx, kernel: &Kernel, profile: Profile, task: Task) -> Result<Path
         Task::Plain => command.args(["DMAPLANE_TRACE=n", "modules"]),
         Task::Clippy => command.args(["CLIPPY=1", "modules"]),
         Task::RustAnalyzer => command.arg("rust-analyzer"),
-        Task::WithoutFaults => command.args(["DMAPLANE_FAULTS=n", "modules"]),
     };
     let log = ctx.log_dir()?.join(format!("driver-{name}.log"));
     let title = format!("{} ({})", task.what(), profile.name());
@@ -243,9 +255,14 @@ mod tests {
             build_dir: PathBuf::new(),
             source: PathBuf::new(),
             bz_image: PathBuf::new(),
+            initrd: None,
+            modules: PathBuf::new(),
+            unpacked: None,
+            autoload: None,
             release: String::new(),
             key: key.to_owned(),
             config: PathBuf::new(),
+            builder: Builder::Machine,
         }
     }
 

@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 /// Something the user asked for failed: a lint, a host test, a build, the demo.
 pub(crate) const FAILED: u8 = 1;
+/// The command line asks for what cannot be.
+pub(crate) const USAGE: u8 = 2;
 /// The environment lacks something: a tool, the network, a file with the right checksum.
 pub(crate) const ENVIRONMENT: u8 = 3;
 /// The guests ran and at least one test failed.

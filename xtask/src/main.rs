@@ -14,6 +14,7 @@ mod hash;
 mod interrupt;
 mod kernel;
 mod lint;
+mod runs;
 mod setup;
 mod soak;
 mod test;

@@ -13,40 +13,13 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::ctx::Ctx;
+use crate::kernel::Profile;
+use crate::runs::{self, Run};
 use crate::setup::{self, Need};
 use crate::{exit, ui};
 
 /// The crate whose tests run inside guests.
 const GUEST_TESTS: &str = "dmaplane-guest-tests";
-
-/// Guest runs of every `test`, in order: topology, profile, and which suites, where not all. A suite that does not notice
-/// the difference to `numa2` is not run twice; `--long` runs all of them.
-const GUESTS: &[(&str, &str, Option<&str>)] = &[
-    ("numa2", "base", None),
-    ("numa4", "base", Some(NODES)),
-    ("pair", "base", Some(ACROSS)),
-    ("numa2", "debug", None),
-    ("iommu", "base", Some(DMA)),
-    ("swiotlb", "base", Some(DMA)),
-    ("unplug", "base", Some(DEVICES)),
-];
-/// What `--long` adds.
-const GUESTS_LONG: &[(&str, &str, Option<&str>)] = &[
-    ("numa4", "base", None),
-    ("pair", "base", None),
-    ("numa4", "debug", None),
-    ("pair", "debug", None),
-];
-/// What looks at nodes and their distances.
-const NODES: &str = "binary(/^(numa|buffer|transfer|revoke_memory|smoke)/)";
-/// What crosses from one kernel to the other.
-const ACROSS: &str = "binary(/^(death|endpoint|ending|kv|late_write|many|module|network|observe|operations|race|\
-    revoke|smoke|storm|trace|transfer|windows)/) - binary(revoke_device) - test(observe_scripts)";
-/// What matters on a machine on which DMA is not what it usually is.
-const DMA: &str =
-    "binary(transfer) or binary(copy) or binary(dmabuf) or test(/^bar_(tiers|rdma|export)/)";
-/// What matters where devices come and go.
-const DEVICES: &str = "binary(bar) or binary(revoke_device)";
 
 /// Runs everything: lint, host tests, guest tests.
 ///
@@ -61,6 +34,9 @@ pub(crate) struct TestArgs {
     /// Only what needs no guest: lint, host tests, documentation tests.
     #[arg(long, conflicts_with = "long")]
     host_only: bool,
+    /// Prints the runs of guests as JSON, a job each for a workflow, and runs nothing.
+    #[arg(long, conflicts_with = "host_only")]
+    matrix: bool,
     /// Writes the table of steps as JSON to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -82,6 +58,11 @@ struct Step {
 )]
 pub(crate) fn run(ctx: &Ctx, args: TestArgs) -> Result<ExitCode> {
     let started = Instant::now();
+    let runs = runs::load(&ctx.root, args.long)?;
+    if args.matrix {
+        println!("{}", serde_json::to_string(&runs)?);
+        return Ok(ExitCode::SUCCESS);
+    }
     let need = if args.host_only {
         Need::Lint
     } else {
@@ -101,12 +82,11 @@ pub(crate) fn run(ctx: &Ctx, args: TestArgs) -> Result<ExitCode> {
         Ok(())
     };
     step(
-        "kernel base",
-        xtask(ctx).args(["kernel", "--profile", "base"]),
+        "kernel stock",
+        xtask(ctx).args(["kernel", "--profile", "stock"]),
     )?;
-    // A guest leaves a processor idle most of the time, and a debug kernel takes a quarter of an hour.
-    let _ahead = (!args.host_only).then(|| Ahead::start(ctx)).transpose()?;
-    step("lint", xtask(ctx).arg("lint"))?;
+    // A guest leaves a processor idle at times, and a debug kernel takes a quarter of an hour.
+    let _ahead = Ahead::start(ctx)?;
     let mut host = Command::new(nextest);
     host.args([
         "nextest",
@@ -121,38 +101,28 @@ pub(crate) fn run(ctx: &Ctx, args: TestArgs) -> Result<ExitCode> {
         "doc tests",
         Command::new("cargo").args(["test", "--locked", "--workspace", "--doc"]),
     )?;
-    let mut guests = Vec::new();
+    let (late, early): (Vec<_>, Vec<_>) = runs
+        .into_iter()
+        .partition(|run| run.profile == Profile::Debug);
     if !args.host_only {
-        guests.extend_from_slice(GUESTS);
-    }
-    if args.long {
-        // Whole where a part would do otherwise.
-        guests.retain(|(topology, profile, _)| {
-            let same = |(other, of, _): &(&str, &str, _)| (other, of) == (topology, profile);
-            !GUESTS_LONG.iter().any(same)
-        });
-        guests.extend_from_slice(GUESTS_LONG);
-    }
-    let mut debug_built = false;
-    for (topology, profile, filter) in guests {
-        if profile == "debug" && !debug_built {
-            debug_built = true;
-            step(
-                "kernel debug",
-                xtask(ctx).args(["kernel", "--profile", "debug"]),
-            )?;
+        for run in &early {
+            step(&run_title(run), &mut run_command(ctx, run))?;
         }
-        let name = format!("vm-test {topology} {profile}");
-        let mut command = xtask(ctx);
-        command.args(["vm-test", "--topology", topology, "--profile", profile]);
-        command.args(filter.iter().flat_map(|filter| ["-E", filter]));
-        step(&name, &mut command)?;
-    }
-    if !args.host_only {
         step(
             "vm-test self-test",
             xtask(ctx).args(["vm-test", "--self-test"]),
         )?;
+    }
+    // From here on the other kernel is needed: the driver is linted with this machine's own compilers against it.
+    step(
+        "kernel debug",
+        xtask(ctx).args(["kernel", "--profile", "debug"]),
+    )?;
+    step("lint", xtask(ctx).arg("lint"))?;
+    if !args.host_only {
+        for run in &late {
+            step(&run_title(run), &mut run_command(ctx, run))?;
+        }
     }
     if let Some(path) = &args.json {
         fs::write(path, serde_json::to_string_pretty(&steps)?)
@@ -160,6 +130,17 @@ pub(crate) fn run(ctx: &Ctx, args: TestArgs) -> Result<ExitCode> {
     }
     print!("{}", table(&steps, started.elapsed()));
     Ok(ExitCode::from(verdict(&steps)))
+}
+
+fn run_title(run: &Run) -> String {
+    format!("vm-test {}", run.title())
+}
+
+fn run_command(ctx: &Ctx, run: &Run) -> Command {
+    let mut command = xtask(ctx);
+    command.args(["vm-test", "--topology", &run.topology]);
+    command.args(["--profile", run.profile.name(), "-E", &run.tests]);
+    command
 }
 
 /// Builds the debug kernel while other steps run, with whatever they leave of the processors. The step
@@ -238,7 +219,10 @@ fn verdict(steps: &[Step]) -> u8 {
 
 fn table(steps: &[Step], total: Duration) -> String {
     let mut text = String::from("\n");
-    for step in steps {
+    // Where the minutes went is what one looks for.
+    let mut longest: Vec<_> = steps.iter().collect();
+    longest.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+    for step in longest {
         let state = if step.ok {
             "ok".to_owned()
         } else {

@@ -37,7 +37,9 @@ impl Topology {
 /// What the kernel was configured for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Profile {
-    /// Fast.
+    /// Debian's kernel, as people have it. It cannot inject faults.
+    Stock,
+    /// Fast, with fault injection.
     Base,
     /// With KASAN, lockdep and the like; about sixty times slower when emulated.
     Debug,
@@ -88,9 +90,10 @@ impl Guest {
             other => bail!("DMAPLANE_TOPOLOGY={other} is no topology that the tests know"),
         };
         let profile = match get("DMAPLANE_PROFILE")?.as_str() {
+            "stock" => Profile::Stock,
             "base" => Profile::Base,
             "debug" => Profile::Debug,
-            other => bail!("DMAPLANE_PROFILE={other} is neither base nor debug"),
+            other => bail!("DMAPLANE_PROFILE={other} is none of stock, base and debug"),
         };
         let scale = get("DMAPLANE_TIME_SCALE")?;
         let time_scale: u32 = scale
@@ -112,10 +115,10 @@ impl Guest {
         Duration::from_secs(seconds) * self.time_scale
     }
 
-    /// One value for the base profile, another for the debug profile.
-    pub fn pick<T>(&self, base: T, debug: T) -> T {
+    /// One value for the fast profiles, another for the debug profile.
+    pub fn pick<T>(&self, fast: T, debug: T) -> T {
         match self.profile {
-            Profile::Base => base,
+            Profile::Stock | Profile::Base => fast,
             Profile::Debug => debug,
         }
     }

@@ -131,7 +131,7 @@ fn demo(ctx: &Ctx, args: &DemoArgs, told: &mut Told) -> Result<()> {
         Lab::prepare(
             ctx,
             &args.topology,
-            Profile::Base,
+            Profile::Stock,
             args.accel,
             Driver::Loaded,
         )

@@ -29,7 +29,7 @@ pub(crate) struct LabArgs {
     #[arg(long, default_value = "numa2", value_name = "NAME")]
     pub(crate) topology: String,
     /// Which kernel configuration.
-    #[arg(long, value_enum, default_value = "base")]
+    #[arg(long, value_enum, default_value = "stock")]
     pub(crate) profile: Profile,
     /// What executes the guests; `auto` tries a boot with KVM once and remembers the answer.
     #[arg(long, value_enum)]

@@ -34,8 +34,8 @@ impl Limits {
     /// The limits for guests of this kind.
     pub(crate) fn new(accel: Accel, profile: Profile) -> Self {
         let scale = match (accel, profile) {
-            (Accel::Kvm, Profile::Base) => 1,
-            (Accel::Tcg, Profile::Base) => 3,
+            (Accel::Kvm, Profile::Stock | Profile::Base) => 1,
+            (Accel::Tcg, Profile::Stock | Profile::Base) => 3,
             (Accel::Kvm, Profile::Debug) => 5,
             (Accel::Tcg, Profile::Debug) => 15,
         };
@@ -64,7 +64,7 @@ mod tests {
     #[test]
     fn the_order_holds_everywhere() {
         for accel in [Accel::Kvm, Accel::Tcg] {
-            for profile in [Profile::Base, Profile::Debug] {
+            for profile in [Profile::Stock, Profile::Base, Profile::Debug] {
                 let limits = Limits::new(accel, profile);
                 let soft_lockup = 2 * limits.watchdog_thresh_s;
                 assert!(limits.rcu_stall_s < soft_lockup, "{limits:?}");

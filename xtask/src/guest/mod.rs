@@ -6,7 +6,7 @@
 //! | topology.rs | what a set of guests looks like: `vm/topologies/*.toml` |
 //! | qemu.rs, machine.rs | the command line of a guest; the process |
 //! | accel.rs, limits.rs, clock.rs | what executes it; how long it may take; its sense of time |
-//! | kmods.rs, binaries.rs | the modules and programs that it runs |
+//! | binaries.rs | the programs that it runs |
 //! | plan.rs | what host and guest tell each other; shared with the runner inside |
 //! | session.rs | boots a topology and runs commands in it: what all else is built on |
 //! | scanner.rs, junit.rs, verdict.rs | console rules; the tests' report; the judgement |
@@ -18,7 +18,6 @@ mod binaries;
 pub(crate) mod cli;
 mod clock;
 pub(crate) mod junit;
-mod kmods;
 pub(crate) mod limits;
 mod machine;
 #[path = "../../../tests/framework/src/bin/guest-runner/plan.rs"]

@@ -29,6 +29,8 @@ pub(crate) struct Machine<'a> {
     pub(crate) accel: Accel,
     /// The kernel.
     pub(crate) bz_image: &'a Path,
+    /// What the kernel needs to reach its root, if it is not built in.
+    pub(crate) initrd: Option<&'a Path>,
     /// The init process: a path on the host, and so in the guest.
     pub(crate) init: &'a Path,
     /// The folder shared with the guest, read-write.
@@ -65,6 +67,9 @@ impl Machine<'_> {
         self.monitor(&mut line);
         self.consoles(&mut line);
         line.add("-kernel", self.bz_image.display().to_string());
+        if let Some(initrd) = self.initrd {
+            line.add("-initrd", initrd.display().to_string());
+        }
         line.add("-append", self.kernel_command_line());
         line.0
     }
@@ -328,6 +333,7 @@ mod tests {
             guest: &topology.guests[guest],
             accel: Accel::Tcg,
             bz_image: Path::new("/k/bzImage"),
+            initrd: None,
             init: Path::new("/t/guest-runner"),
             share: Path::new("/a,b"),
             console: PathBuf::from("/c/console.log"),

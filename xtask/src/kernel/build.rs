@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-use super::{Kernel, Profile, config};
+use super::{Builder, Kernel, Profile, config};
 use crate::ctx::Ctx;
 use crate::exec::{self, Lock};
 use crate::setup::Tools;
@@ -89,6 +89,11 @@ fn finished(dir: &Path, plan: &Plan) -> Option<Kernel> {
     let bz_image = build_dir.join("arch/x86/boot/bzImage");
     bz_image.is_file().then(|| Kernel {
         bz_image,
+        initrd: None,
+        modules: build_dir.clone(),
+        unpacked: None,
+        autoload: None,
+        builder: Builder::Machine,
         source: plan.source.clone(),
         release: complete.release,
         key: plan.key.clone(),

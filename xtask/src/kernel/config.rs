@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use super::Profile;
 use crate::ctx::Ctx;
@@ -14,9 +14,10 @@ use crate::exit;
 /// The final fragment of a profile: `base.config`, and on top of it the profile's own.
 ///
 /// # Errors
-/// When a fragment cannot be read.
+/// When a fragment cannot be read, or the kernel is not configured here.
 pub(crate) fn fragment(ctx: &Ctx, profile: Profile) -> Result<String> {
     let names: &[&str] = match profile {
+        Profile::Stock => bail!("Debian has configured the stock kernel"),
         Profile::Base => &["base"],
         Profile::Debug => &["base", "debug"],
     };

@@ -1,31 +1,35 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The pinned kernel: fetched, verified, configured, built, cached.
+//! The pinned kernel: Debian's own build of it, or fetched, verified, configured, built, cached.
 
 pub(crate) mod build;
 pub(crate) mod config;
+pub(crate) mod modules;
 pub(crate) mod pin;
 mod source;
+pub(crate) mod stock;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::ctx::Ctx;
 use crate::setup::{self, Need, Tools};
-use crate::{exec, hash};
+use crate::{exec, exit, hash};
 use pin::Pin;
 
 /// Raised when the way a kernel is built changes, so that older builds are not taken for new ones.
 const RECIPE: &str = "1";
 
 /// Which configuration of the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Profile {
-    /// What measures and what most tests run on.
+    /// Debian 13's stock kernel, as people have it: nothing is built for it but the module.
+    Stock,
+    /// A small kernel with fault injection, built here.
     Base,
     /// KASAN, lockdep, kmemleak, fault injection; slow.
     Debug,
@@ -35,13 +39,23 @@ impl Profile {
     /// The profile's name as it is in file names and environment variables.
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Self::Stock => "stock",
             Self::Base => "base",
             Self::Debug => "debug",
         }
     }
 }
 
-/// A kernel that is built.
+/// What builds modules for a kernel: whatever built the kernel.
+#[derive(Clone, Debug)]
+pub(crate) enum Builder {
+    /// The machine's own compilers, clang and rustup's rustc.
+    Machine,
+    /// Debian 13's, gcc and its own rustc, in a folder of the cache.
+    Debian(stock::Debian),
+}
+
+/// A kernel that is there.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Kernel {
     /// The build tree, `O=` of the kernel's make.
@@ -50,24 +64,59 @@ pub(crate) struct Kernel {
     pub(crate) source: PathBuf,
     /// The bootable image.
     pub(crate) bz_image: PathBuf,
+    /// The initial RAM disk, where the kernel has the drivers of the guests' root as modules.
+    pub(crate) initrd: Option<PathBuf>,
+    /// The folder with the list of its modules.
+    pub(crate) modules: PathBuf,
+    /// Where compressed modules are unpacked to.
+    #[serde(skip)]
+    pub(crate) unpacked: Option<PathBuf>,
+    /// Where modprobe finds modules in a guest, for kernels that load them on demand.
+    pub(crate) autoload: Option<PathBuf>,
     /// `uname -r` of it.
     pub(crate) release: String,
     /// What names this exact build: 12 hexadecimal digits.
     pub(crate) key: String,
     /// The final `.config`.
     pub(crate) config: PathBuf,
+    /// What builds modules for it.
+    #[serde(skip)]
+    pub(crate) builder: Builder,
 }
 
-/// Fetches the pinned source, verifies its SHA-256, configures, builds, and caches the result.
+impl Kernel {
+    /// Its own modules.
+    ///
+    /// # Errors
+    /// When the lists of them cannot be read.
+    pub(crate) fn modules(&self) -> Result<modules::Modules> {
+        modules::Modules::read(&self.modules, self.unpacked.as_deref())
+    }
+
+    /// The kernel's make, in its build tree, with the compilers that it was built by.
+    ///
+    /// # Errors
+    /// When the machine's own are wanted and not there.
+    pub(crate) fn make(&self, ctx: &Ctx) -> Result<Command> {
+        let mut command = match &self.builder {
+            Builder::Machine => build::plain_make(&setup::ensure(ctx, Need::Kernel)?),
+            Builder::Debian(debian) => stock::module_make(debian, &self.release),
+        };
+        command.arg("-C").arg(&self.build_dir);
+        Ok(command)
+    }
+}
+
+/// Makes a guests' kernel ready: fetched, verified, cached, and built where it has to be.
 ///
-/// The configuration is vm/kernel/base.config on top of allnoconfig, and for `debug` also
-/// debug.config. A build is named by everything that it depends on; an interrupted one goes on
-/// where it stopped.
+/// `stock` is Debian 13's kernel (vm/kernel/stock.toml); only what its headers lack for Rust modules is built, by the
+/// compilers that Debian built it by. `base` and `debug` are built here: vm/kernel/base.config on top of allnoconfig, and for
+/// `debug` also debug.config. A build is named by everything that it depends on; an interrupted one goes on where it stopped.
 #[derive(Args)]
 #[command(after_help = crate::exit::HELP)]
 pub(crate) struct KernelArgs {
     /// Which configuration.
-    #[arg(long, value_enum, default_value = "base")]
+    #[arg(long, value_enum, default_value = "stock")]
     profile: Profile,
     /// The source tarball, or the package that holds it, instead of a download.
     #[arg(long, value_name = "FILE")]
@@ -90,6 +139,10 @@ pub(crate) struct KernelArgs {
 pub(crate) fn run(ctx: &Ctx, args: KernelArgs) -> Result<ExitCode> {
     if args.nice {
         rustix::process::nice(19).context("cannot lower the priority")?;
+    }
+    if args.print_key && args.profile == Profile::Stock {
+        println!("stock-{}", stock::print_key(ctx)?);
+        return Ok(ExitCode::SUCCESS);
     }
     if args.print_key {
         let tools = setup::ensure(ctx, Need::Kernel)?;
@@ -125,6 +178,15 @@ pub(crate) fn ensure(ctx: &Ctx, profile: Profile) -> Result<Kernel> {
 }
 
 fn ensure_from(ctx: &Ctx, profile: Profile, tarball: Option<&Path>) -> Result<Kernel> {
+    if profile == Profile::Stock {
+        if tarball.is_some() {
+            return Err(exit::coded(
+                exit::USAGE,
+                "--tarball is for the profiles that are built here; the stock kernel comes as packages",
+            ));
+        }
+        return stock::ensure(ctx);
+    }
     let tools = setup::ensure(ctx, Need::Kernel)?;
     let pin = Pin::load(ctx)?;
     let fragment = config::fragment(ctx, profile)?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Fault points must cost nothing where they are left out: nothing of the kernel's fault injection, and none of their
-//! names, may be in a module that is built without them.
+//! Fault points must cost nothing where the kernel cannot inject faults: nothing of the kernel's fault injection, and none
+//! of their names, may be in the module for the stock kernel.
 
 use std::fs;
 
@@ -29,18 +29,18 @@ pub(super) fn check(ctx: &Ctx, _: &Tools) -> Result<Verdict> {
         fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
     };
     // The control: without it, a changed name would pass unseen.
-    let with = found(&read(driver::ensure(ctx, Profile::Base)?.ko)?);
+    let with = found(&read(driver::ensure(ctx, Profile::Debug)?.ko)?);
     if with.len() != TRACES.len() {
         return Ok(Verdict::Dirty(format!(
             "the module with fault points has only {with:?} of {TRACES:?}"
         )));
     }
-    let without = found(&read(driver::without_faults(ctx, Profile::Base)?)?);
+    let without = found(&read(driver::ensure(ctx, Profile::Stock)?.ko)?);
     Ok(if without.is_empty() {
         Verdict::Clean
     } else {
         Verdict::Dirty(format!(
-            "the module that was built without fault points still has {}",
+            "the module for a kernel without fault injection still has {}",
             without.join(", ")
         ))
     })

@@ -178,7 +178,7 @@ fn rustfmt(ctx: &Ctx, _: &Tools) -> Result<Verdict> {
 /// Each file is given on stdin: rustfmt would otherwise follow the modules that the driver includes by
 /// path, which belong to the workspace and its style.
 fn rustfmt_driver(ctx: &Ctx, _: &Tools) -> Result<Verdict> {
-    let kernel = kernel::ensure(ctx, Profile::Base)?;
+    let kernel = kernel::ensure(ctx, Profile::Debug)?;
     let config = kernel.source.join(".rustfmt.toml");
     let mut found = String::new();
     let files = source::tracked(ctx)?;
@@ -214,7 +214,7 @@ fn clippy(ctx: &Ctx, _: &Tools) -> Result<Verdict> {
 }
 
 fn clippy_driver(ctx: &Ctx, _: &Tools) -> Result<Verdict> {
-    driver::clippy(ctx, Profile::Base)?;
+    driver::clippy(ctx, Profile::Debug)?;
     Ok(Verdict::Clean)
 }
 

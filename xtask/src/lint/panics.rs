@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The module for the ordinary kernel must not be able to panic: no reference to `core`'s panic functions
+//! The module for the stock kernel must not be able to panic: no reference to `core`'s panic functions
 //! may be left in it. What the optimiser proved impossible is gone by then; what is left can happen.
 
 use std::process::Command;
@@ -30,7 +30,7 @@ fn panics(symbols: &str) -> Vec<&str> {
 }
 
 pub(super) fn check(ctx: &Ctx, _: &Tools) -> Result<Verdict> {
-    let module = driver::ensure(ctx, Profile::Base)?;
+    let module = driver::ensure(ctx, Profile::Stock)?;
     let out = Command::new("llvm-nm-19")
         .arg("--undefined-only")
         .arg(&module.ko)

@@ -137,6 +137,14 @@ impl<'a> Private<'a> {
         Self::with(ctx, suite, &[suite])
     }
 
+    /// Several suites, for downloads; `name` is the folder of their lists.
+    ///
+    /// # Errors
+    /// As for [`Private::suite`].
+    pub(crate) fn suites(ctx: &'a Ctx, name: &str, suites: &[&str]) -> Result<Self> {
+        Self::with(ctx, name, suites)
+    }
+
     /// The machine's own suite and its backports, for installing.
     ///
     /// # Errors
@@ -218,6 +226,39 @@ impl<'a> Private<'a> {
             command,
             &format!("apt-get download {name}={version}"),
         )
+    }
+
+    /// Downloads packages and all that they depend on, as if nothing at all were installed, into `dir`.
+    ///
+    /// A package is named as apt-get takes it: `name` or `name=version`.
+    ///
+    /// # Errors
+    /// What apt-get said.
+    pub(crate) fn download_with_dependencies(
+        &self,
+        packages: &[String],
+        dir: &Path,
+    ) -> Result<Vec<PathBuf>> {
+        fs::create_dir_all(dir.join("partial"))?;
+        let nothing = dir.join("status");
+        fs::write(&nothing, "")?;
+        let mut command = self.apt_get();
+        command
+            .arg("-o")
+            .arg(format!("Dir::State::status={}", nothing.display()))
+            .arg("-o")
+            .arg(format!("Dir::Cache::archives={}", dir.display()))
+            .args(["install", "--download-only", "--no-install-recommends"])
+            .args(packages);
+        run(self.ctx, command, "downloading packages and what they need")?;
+        let mut files = Vec::new();
+        for entry in fs::read_dir(dir)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "deb") {
+                files.push(path);
+            }
+        }
+        Ok(files)
     }
 
     /// Installs packages, preferring those of `suite`.

@@ -26,26 +26,37 @@ enum Probe {
     AnyFile(&'static [&'static str]),
 }
 
+/// What a package is needed for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum For {
+    /// Everything.
+    All,
+    /// To build a kernel here.
+    Kernel,
+    /// To boot guests.
+    Guest,
+}
+
 /// A package of Debian and Ubuntu.
 struct Package {
     name: &'static str,
     probe: Probe,
-    guest: bool,
+    needed: For,
 }
 
-const fn program(name: &'static str, program: &'static str, guest: bool) -> Package {
+const fn program(name: &'static str, program: &'static str, needed: For) -> Package {
     Package {
         name,
         probe: Probe::Program(program),
-        guest,
+        needed,
     }
 }
 
-const fn file(name: &'static str, files: &'static [&'static str], guest: bool) -> Package {
+const fn file(name: &'static str, files: &'static [&'static str], needed: For) -> Package {
     Package {
         name,
         probe: Probe::AnyFile(files),
-        guest,
+        needed,
     }
 }
 
@@ -53,35 +64,39 @@ const fn file(name: &'static str, files: &'static [&'static str], guest: bool) -
 pub(crate) const LLVM_SUFFIX: &str = "-19";
 
 const PACKAGES: &[Package] = &[
-    program("make", "make", false),
-    program("gcc", "gcc", false),
-    program("clang-19", "clang-19", false),
-    program("lld-19", "ld.lld-19", false),
-    program("llvm-19", "llvm-objcopy-19", false),
+    program("make", "make", For::Kernel),
+    program("gcc", "gcc", For::All),
+    program("clang-19", "clang-19", For::Kernel),
+    program("lld-19", "ld.lld-19", For::Kernel),
+    program("llvm-19", "llvm-objcopy-19", For::Kernel),
     file(
         "libclang-19-dev",
         &["/usr/lib/llvm-19/lib/libclang.so"],
-        false,
+        For::Kernel,
     ),
-    program("flex", "flex", false),
-    program("bison", "bison", false),
-    program("bc", "bc", false),
-    program("perl", "perl", false),
-    program("xz-utils", "xz", false),
-    program("cpio", "cpio", false),
-    program("kmod", "depmod", false),
-    file("libelf-dev", &["/usr/include/libelf.h"], false),
-    file("libssl-dev", &["/usr/include/openssl/ssl.h"], false),
-    program("python3", "python3", true),
-    program("iproute2", "rdma", true),
-    program("rdma-core", "rdma-ndd", true),
-    program("rdmacm-utils", "rping", true),
-    program("ibverbs-utils", "ibv_devinfo", true),
-    file("ibverbs-providers", &["/etc/libibverbs.d/rxe.driver"], true),
-    program("perftest", "ib_write_bw", true),
-    program("bpftrace", "bpftrace", true),
-    program("linux-perf", "perf", true),
-    program("trace-cmd", "trace-cmd", true),
+    program("flex", "flex", For::Kernel),
+    program("bison", "bison", For::Kernel),
+    program("bc", "bc", For::Kernel),
+    program("perl", "perl", For::Kernel),
+    program("xz-utils", "xz", For::All),
+    program("cpio", "cpio", For::All),
+    program("kmod", "depmod", For::All),
+    file("libelf-dev", &["/usr/include/libelf.h"], For::Kernel),
+    file("libssl-dev", &["/usr/include/openssl/ssl.h"], For::Kernel),
+    program("python3", "python3", For::Guest),
+    program("iproute2", "rdma", For::Guest),
+    program("rdma-core", "rdma-ndd", For::Guest),
+    program("rdmacm-utils", "rping", For::Guest),
+    program("ibverbs-utils", "ibv_devinfo", For::Guest),
+    file(
+        "ibverbs-providers",
+        &["/etc/libibverbs.d/rxe.driver"],
+        For::Guest,
+    ),
+    program("perftest", "ib_write_bw", For::Guest),
+    program("bpftrace", "bpftrace", For::Guest),
+    program("linux-perf", "perf", For::Guest),
+    program("trace-cmd", "trace-cmd", For::Guest),
 ];
 
 impl Package {
@@ -104,9 +119,14 @@ pub(crate) struct Found {
 /// Looks for everything that `need` asks for.
 pub(crate) fn survey(need: Need) -> Vec<Found> {
     let guest = need.guest();
+    let wanted = |package: &&Package| match package.needed {
+        For::All => true,
+        For::Kernel => need.kernel(),
+        For::Guest => guest,
+    };
     let mut all: Vec<Found> = PACKAGES
         .iter()
-        .filter(|package| guest || !package.guest)
+        .filter(wanted)
         .map(|package| Found {
             name: package.name,
             path: package.found(),
@@ -276,11 +296,17 @@ mod tests {
     }
 
     #[test]
-    fn guests_need_more_than_the_kernel() {
-        let kernel = survey(Need::Kernel);
-        let guest = survey(Need::Guest);
-        assert!(kernel.len() < guest.len());
-        assert!(kernel.iter().all(|found| found.name != QEMU_PACKAGE));
-        assert!(guest.iter().any(|found| found.name == QEMU_PACKAGE));
+    fn what_boots_a_stock_kernel_builds_none() {
+        let has = |need, name| survey(need).iter().any(|found| found.name == name);
+        for (need, compiler, qemu) in [
+            (Need::Kernel, true, false),
+            (Need::Stock, false, false),
+            (Need::Guest, false, true),
+            (Need::Everything, true, true),
+        ] {
+            assert_eq!(has(need, "clang-19"), compiler, "{need:?}");
+            assert_eq!(has(need, QEMU_PACKAGE), qemu, "{need:?}");
+            assert!(has(need, "kmod"), "{need:?}");
+        }
     }
 }

@@ -25,7 +25,9 @@ use rust_src::Places;
 pub(crate) enum Need {
     /// Build the kernel or the module.
     Kernel,
-    /// Boot guests and run tests in them; includes [`Need::Kernel`].
+    /// Make the stock kernel ready, and build the module for it.
+    Stock,
+    /// Boot guests and run tests in them; includes [`Need::Stock`].
     Guest,
     /// Run every lint and the host's tests; includes [`Need::Kernel`].
     Lint,
@@ -34,6 +36,11 @@ pub(crate) enum Need {
 }
 
 impl Need {
+    /// Whether the machine's own compilers build a kernel.
+    fn kernel(self) -> bool {
+        matches!(self, Self::Kernel | Self::Lint | Self::Everything)
+    }
+
     fn guest(self) -> bool {
         matches!(self, Self::Guest | Self::Everything)
     }
@@ -138,8 +145,11 @@ pub(crate) fn ensure(ctx: &Ctx, need: Need) -> Result<Tools> {
 }
 
 fn crates(need: Need) -> Vec<tools::Crate> {
-    let mut crates = vec![tools::BINDGEN];
-    if need != Need::Kernel {
+    let mut crates = Vec::new();
+    if need.kernel() {
+        crates.push(tools::BINDGEN);
+    }
+    if need.guest() || need.lint() {
         crates.push(tools::NEXTEST);
     }
     if need.lint() {
@@ -177,6 +187,9 @@ fn survey(ctx: &Ctx, need: Need) -> Result<Vec<Item>> {
             path: Some(path),
         });
     }
+    if !need.kernel() {
+        return Ok(items);
+    }
     let places = Places::probe(&ctx.cache)?;
     let library = places.find().map(PathBuf::from);
     items.push(Item {
@@ -198,9 +211,11 @@ fn provide(ctx: &Ctx, need: Need) -> Result<()> {
     if !missing.is_empty() {
         host::provide(ctx, &missing)?;
     }
-    let places = Places::probe(&ctx.cache)?;
-    if places.find().is_none() {
-        places.provide(ctx)?;
+    if need.kernel() {
+        let places = Places::probe(&ctx.cache)?;
+        if places.find().is_none() {
+            places.provide(ctx)?;
+        }
     }
     if need.guest() && !tools::find_virtme(&ctx.cache).1 {
         tools::install_virtme(ctx)?;

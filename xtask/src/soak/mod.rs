@@ -111,7 +111,7 @@ pub(crate) fn run(ctx: &Ctx, args: SoakArgs) -> Result<ExitCode> {
     }
     let profiles = match args.profile {
         Some(profile) => vec![profile],
-        None => vec![Profile::Base, Profile::Base, Profile::Debug],
+        None => vec![Profile::Stock, Profile::Stock, Profile::Debug],
     };
     interrupt::notice()?;
     ctx.ui.step(format!(

@@ -15,16 +15,20 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 
+use crate::guest::{Guest, Profile};
+use crate::run::Skip;
+
 /// Whether the runs have their full length (`cargo xtask vm-test --faults`) or that of everyday tests.
 pub fn full() -> bool {
     std::env::var("DMAPLANE_FAULTS").is_ok_and(|value| value == "full")
 }
 
-/// Fails unless this kernel can inject faults and the driver has its points.
+/// Makes sure that this kernel can inject faults and that the driver has its points.
 ///
 /// # Errors
-/// Names the option that is missing.
+/// Names the option that is missing: a [`Skip`] on Debian's stock kernel, which has none of them, else a failure.
 pub fn require() -> Result<()> {
+    let stock = Guest::from_env()?.profile == Profile::Stock;
     let needed = [
         ("/sys/kernel/debug/failslab", "CONFIG_FAILSLAB"),
         (
@@ -40,6 +44,10 @@ pub fn require() -> Result<()> {
     ];
     for (path, option) in needed {
         if !Path::new(path).exists() {
+            if stock {
+                let why = format!("needs {option}, which Debian's kernel lacks");
+                return Err(Skip::new(why).into());
+            }
             bail!(
                 "this kernel has no {path}: it lacks {option}, which the profiles base and debug have \
                  (vm/kernel/base.config), or the driver was built with DMAPLANE_FAULTS=n"

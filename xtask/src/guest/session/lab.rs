@@ -13,7 +13,6 @@ use crate::ctx::Ctx;
 use crate::driver::{self, Module};
 use crate::guest::accel::{self, Accel, AccelChoice};
 use crate::guest::binaries::{Binaries, search_path};
-use crate::guest::kmods;
 use crate::guest::limits::Limits;
 use crate::guest::plan::{self, Meeting, Plan};
 use crate::guest::qemu::{Cable, Machine};
@@ -28,6 +27,9 @@ use crate::setup::{self, Need, Tools};
 const BOOT_RETRIES: u32 = 2;
 /// The module of the RDMA devices.
 const PROVIDER: &[&str] = &["rdma_rxe"];
+/// The interface of RDMA devices to programs, for those of others that are compared with. Nothing loads it on demand, as
+/// udev does elsewhere.
+const USER_ACCESS: &[&str] = &["ib_uverbs", "rdma_ucm"];
 /// Where the runners of two guests meet.
 const MEETING_PORT: u16 = 7470;
 
@@ -169,6 +171,7 @@ impl Lab {
         boot_limit: Duration,
         watch: &mut dyn FnMut(Event<'_>),
     ) -> Result<Outcome> {
+        kernel::stock::provide(ctx, &self.kernel, &request.modules)?;
         let start = Instant::now();
         let name = self.title().replace(' ', "-");
         let dir = RunDir::create(ctx, &name)?;
@@ -207,6 +210,7 @@ impl Lab {
             guest,
             accel: self.accel,
             bz_image: &self.kernel.bz_image,
+            initrd: self.kernel.initrd.as_deref(),
             init: &runner,
             share: &home.join(SHARE_FOLDER),
             console: home.join("console.log"),
@@ -247,6 +251,7 @@ impl Lab {
             directory: self.root.clone(),
             env: self.environment(&request.env),
             modules: Vec::new(),
+            autoload: None,
             driver: None,
             network: plan::Network::None,
             meeting: None,
@@ -258,14 +263,25 @@ impl Lab {
             return Ok(plan);
         }
         let mut modules = PROVIDER.to_vec();
+        modules.extend(USER_ACCESS);
         modules.extend(&request.modules);
-        plan.modules = kmods::load_order(&self.kernel, &modules)?;
+        let of_kernel = self.kernel.modules()?;
+        plan.modules = of_kernel.load_order(&modules)?;
+        if let Some(module) = &self.module {
+            let needed = of_kernel.needed_by(&module.ko)?;
+            let new: Vec<_> = needed
+                .into_iter()
+                .filter(|ko| !plan.modules.contains(ko))
+                .collect();
+            plan.modules.extend(new);
+        }
+        plan.autoload.clone_from(&self.kernel.autoload);
         // Tests load the exporters when they need them, and the provider when they have unloaded it.
         for (variable, names) in [
             ("DMAPLANE_PROVIDER", PROVIDER),
             ("DMAPLANE_EXPORTERS", &["vgem", "vivid"]),
         ] {
-            let files = kmods::load_order(&self.kernel, names)?;
+            let files = of_kernel.load_order(names)?;
             let files: Vec<_> = files.iter().map(|ko| ko.display().to_string()).collect();
             plan.env.insert(variable.to_owned(), files.join(":"));
         }

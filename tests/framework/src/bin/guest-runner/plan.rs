@@ -35,6 +35,8 @@ pub(crate) struct Plan {
     pub(crate) env: BTreeMap<String, String>,
     /// Kernel modules, each after those that it depends on.
     pub(crate) modules: Vec<PathBuf>,
+    /// A folder of `/lib/modules` that belongs to this kernel, from which it loads more on demand.
+    pub(crate) autoload: Option<PathBuf>,
     /// `dmaplane.ko`: loaded last, unloaded and checked for leaks in the end.
     pub(crate) driver: Option<PathBuf>,
     /// What to build before the jobs start.

@@ -2,6 +2,7 @@
 //! The worker: prepares the guest, runs the plan's jobs, checks, reports.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -58,6 +59,9 @@ fn carry_out(plan: &Plan, report: &mut Report) -> Result<(), Failure> {
     let setup = |err| failure(Cause::Setup, &err);
     checks::quiet_kmemleak();
     rustix::system::sethostname(plan.guest.as_bytes()).map_err(|err| setup(err.into()))?;
+    if let Some(tree) = &plan.autoload {
+        offer_modules(tree).map_err(setup)?;
+    }
     for ko in &plan.modules {
         module::load_other(ko, c"").map_err(setup)?;
     }
@@ -172,6 +176,15 @@ fn uptime_ms() -> u64 {
             )
         })
         .unwrap_or_default()
+}
+
+/// Puts the kernel's modules where it has modprobe look for them.
+fn offer_modules(tree: &Path) -> Result<()> {
+    let release = tree.file_name().context("modules without a release")?;
+    let place = Path::new("/lib/modules");
+    fs::create_dir_all(place).with_context(|| format!("cannot create {}", place.display()))?;
+    symlink(tree, place.join(release))
+        .with_context(|| format!("cannot link {} there", tree.display()))
 }
 
 /// Makes a device node usable by unprivileged test processes.

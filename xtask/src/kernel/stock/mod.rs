@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Debian's stock kernel: nothing of it is built here but what its headers lack for Rust modules.
+//!
+//! | file | concept |
+//! |---|---|
+//! | pin.rs | `vm/kernel/stock.toml` |
+//! | debian.rs | Debian 13's compilers in a folder of the cache |
+//! | extra.rs | modules that Debian does not build |
+//! | image.rs | the kernel's modules as a tree for modprobe, and the initial RAM disk of guests |
+
+mod debian;
+mod extra;
+mod image;
+mod pin;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+
+pub(crate) use debian::Debian;
+pub(crate) use extra::provide;
+pub(crate) use pin::StockPin;
+
+use super::pin::Pin;
+use super::{Builder, Kernel};
+use crate::ctx::Ctx;
+use crate::exec::{self, Lock};
+use crate::setup::{self, Need};
+use crate::{hash, ui};
+
+/// Raised when the way all this is made changes.
+const RECIPE: &str = "1";
+/// Gives the headers what Rust modules need; also what the package for DKMS runs.
+const METADATA: &str = "packaging/rust-metadata.sh";
+
+/// The stock kernel with all that booting it and building for it takes.
+///
+/// # Errors
+/// What could not be fetched, did not verify, or differs from what the kernel was built from.
+pub(crate) fn ensure(ctx: &Ctx) -> Result<Kernel> {
+    setup::ensure(ctx, Need::Stock)?;
+    let stock = StockPin::load(&ctx.root)?;
+    let source = Pin::load(ctx)?.kernel;
+    let debian = Debian::ensure(ctx, &stock, &source)?;
+    let parent = ctx.cache_sub("kernel")?;
+    let key = key(ctx, &stock, &source.package.sha256)?;
+    let name = format!("stock-{key}");
+    let dir = parent.join(&name);
+    if !dir.join("complete").is_file() {
+        let _lock = Lock::take(
+            ctx,
+            &parent.join(format!("{name}.lock")),
+            &format!("kernel {name}"),
+        )?;
+        if !dir.join("complete").is_file() {
+            let started = Instant::now();
+            make(ctx, &stock, &debian, &dir)?;
+            fs::write(dir.join("complete"), "")?;
+            ctx.ui.step(format!(
+                "Linux {} of Debian made ready in {}",
+                stock.release,
+                ui::duration(started.elapsed())
+            ));
+        }
+    }
+    let modules = image::modules(&dir, &stock.release);
+    Ok(Kernel {
+        build_dir: build_dir(&dir),
+        source: dir.join("build.source"),
+        bz_image: modules.join("vmlinuz"),
+        initrd: Some(image::initrd(&dir)),
+        config: build_dir(&dir).join(".config"),
+        unpacked: Some(dir.join("modules")),
+        autoload: Some(modules.clone()),
+        modules,
+        release: stock.release,
+        key,
+        builder: Builder::Debian(debian),
+    })
+}
+
+/// The name of the folder that [`ensure`] gives, without making it.
+///
+/// # Errors
+/// When a file of the checkout cannot be read.
+pub(crate) fn print_key(ctx: &Ctx) -> Result<String> {
+    let source = Pin::load(ctx)?.kernel;
+    key(ctx, &StockPin::load(&ctx.root)?, &source.package.sha256)
+}
+
+fn build_dir(dir: &Path) -> PathBuf {
+    dir.join("build")
+}
+
+/// Named by everything that it is made of.
+fn key(ctx: &Ctx, stock: &StockPin, source: &str) -> Result<String> {
+    let script = fs::read_to_string(ctx.root.join(METADATA))
+        .with_context(|| format!("cannot read {METADATA}"))?;
+    let mut parts = vec![RECIPE, source, &stock.release, &script, image::INIT];
+    parts.extend(stock.kernel.iter().map(|exact| exact.sha256.as_str()));
+    parts.extend(stock.toolchain.iter().map(|exact| exact.sha256.as_str()));
+    Ok(hash::texts(parts)[..12].to_owned())
+}
+
+fn make(ctx: &Ctx, stock: &StockPin, debian: &Debian, dir: &Path) -> Result<()> {
+    fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    image::make(ctx, stock, debian, dir)?;
+    let mut command = debian.command("sh");
+    command
+        .arg(ctx.root.join(METADATA))
+        .arg(&stock.release)
+        .arg(build_dir(dir));
+    let log = ctx
+        .log_dir()?
+        .join(format!("stock-metadata-{}.log", stock.release));
+    let title = "building the Rust metadata that the kernel's headers lack";
+    let mut progress = ctx.ui.spinner(title);
+    exec::logged(ctx, command, title, &log, |line| {
+        progress.message(line.trim());
+    })?;
+    progress.done();
+    Ok(())
+}
+
+/// The kernel's make for modules, with the compilers that it was built by itself.
+pub(crate) fn module_make(debian: &Debian, release: &str) -> Command {
+    let mut command = debian.command("make");
+    command.args([
+        "ARCH=x86",
+        "CROSS_COMPILE=x86_64-linux-gnu-",
+        "CC=x86_64-linux-gnu-gcc-14",
+        "HOSTCC=gcc-14",
+    ]);
+    command.arg(format!("KERNELRELEASE={release}"));
+    command
+}
