@@ -15,6 +15,7 @@ use crate::guest::plan::SHARE;
 use crate::guest::session::{Driver, Lab, Request, job};
 use crate::guest::topology::Network;
 use crate::kernel::Profile;
+use crate::setup::{self, Need};
 use crate::{driver, exit};
 
 /// The file that the guest leaves its rows in.
@@ -96,6 +97,7 @@ struct Row {
     reason = "all commands have one signature"
 )]
 pub(crate) fn run(ctx: &Ctx, args: BenchArgs) -> Result<ExitCode> {
+    setup::ensure(ctx, Need::Guest)?;
     let accel = args.accel.unwrap_or(AccelChoice::Auto);
     let mut lab = Lab::prepare(ctx, "numa2", args.profile, accel, Driver::Loaded)?;
     if matches!(args.what, What::Latency) {

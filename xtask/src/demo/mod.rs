@@ -122,7 +122,7 @@ fn demo(ctx: &Ctx, args: &DemoArgs, told: &mut Told) -> Result<()> {
         args.memory,
         topology.name
     );
-    let tools = told.stage("setup", || setup::ensure(ctx, Need::Guest))?;
+    let tools = told.stage("setup", || setup::ensure(ctx, Need::Boot))?;
     let python = tools.vng_bin.join("python3");
     let model = told.stage("model", || {
         model::ensure(ctx, &python, args.model.as_deref())

@@ -14,6 +14,7 @@ use crate::guest::cli::LabArgs;
 use crate::guest::plan::Job;
 use crate::guest::session::{Driver, Lab, Request, job};
 use crate::guest::topology::Network;
+use crate::setup::{self, Need};
 
 /// Longer than anyone works in one shell.
 const FOR_EVER: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -39,6 +40,7 @@ pub(crate) struct VmArgs {
 
 /// The command `vm`.
 pub(crate) fn run(ctx: &Ctx, args: VmArgs) -> Result<ExitCode> {
+    setup::ensure(ctx, Need::Guest)?;
     let driver = if args.no_driver {
         Driver::Absent
     } else {

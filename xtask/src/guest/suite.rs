@@ -20,6 +20,7 @@ use crate::guest::session::{Event, Lab, Outcome, Request, job};
 use crate::guest::topology::Network;
 use crate::guest::verdict::{self, Tests, Verdict};
 use crate::hash;
+use crate::setup::{self, Need};
 
 /// Cargo's profile, nextest's profile, and the folder of both.
 const PROFILE: &str = "guest";
@@ -100,6 +101,7 @@ struct FilterMatch {
 impl Built {
     /// Builds the test binaries.
     pub(crate) fn build(ctx: &Ctx, lab: &Lab) -> Result<Self> {
+        setup::ensure(ctx, Need::Guest)?;
         // Of this checkout's own: another's run at the same time would change under nextest's eyes what it runs and
         // where it reports.
         let checkout = hash::texts([ctx.root.to_string_lossy().as_ref()]);

@@ -34,6 +34,8 @@ enum For {
     /// To build a kernel here.
     Kernel,
     /// To boot guests.
+    Boot,
+    /// In guests, by tests and measurements.
     Guest,
 }
 
@@ -83,8 +85,8 @@ const PACKAGES: &[Package] = &[
     program("kmod", "depmod", For::All),
     file("libelf-dev", &["/usr/include/libelf.h"], For::Kernel),
     file("libssl-dev", &["/usr/include/openssl/ssl.h"], For::Kernel),
-    program("python3", "python3", For::Guest),
-    program("iproute2", "rdma", For::Guest),
+    program("python3", "python3", For::Boot),
+    program("iproute2", "rdma", For::Boot),
     program("rdma-core", "rdma-ndd", For::Guest),
     program("rdmacm-utils", "rping", For::Guest),
     program("ibverbs-utils", "ibv_devinfo", For::Guest),
@@ -118,11 +120,11 @@ pub(crate) struct Found {
 
 /// Looks for everything that `need` asks for.
 pub(crate) fn survey(need: Need) -> Vec<Found> {
-    let guest = need.guest();
     let wanted = |package: &&Package| match package.needed {
         For::All => true,
         For::Kernel => need.kernel(),
-        For::Guest => guest,
+        For::Boot => need.boot(),
+        For::Guest => need.guest(),
     };
     let mut all: Vec<Found> = PACKAGES
         .iter()
@@ -132,7 +134,7 @@ pub(crate) fn survey(need: Need) -> Vec<Found> {
             path: package.found(),
         })
         .collect();
-    if guest {
+    if need.boot() {
         let path = exec::which(QEMU).filter(|path| qemu_version(path) >= Some(QEMU_MINIMUM));
         all.push(Found {
             name: QEMU_PACKAGE,
@@ -301,6 +303,7 @@ mod tests {
         for (need, compiler, qemu) in [
             (Need::Kernel, true, false),
             (Need::Stock, false, false),
+            (Need::Boot, false, true),
             (Need::Guest, false, true),
             (Need::Everything, true, true),
         ] {
@@ -308,5 +311,6 @@ mod tests {
             assert_eq!(has(need, QEMU_PACKAGE), qemu, "{need:?}");
             assert!(has(need, "kmod"), "{need:?}");
         }
+        assert!(has(Need::Guest, "perftest") && !has(Need::Boot, "perftest"));
     }
 }

@@ -27,7 +27,9 @@ pub(crate) enum Need {
     Kernel,
     /// Make the stock kernel ready, and build the module for it.
     Stock,
-    /// Boot guests and run tests in them; includes [`Need::Stock`].
+    /// Boot guests that run our own programs; includes [`Need::Stock`].
+    Boot,
+    /// Run tests and others' tools in guests; includes [`Need::Boot`].
     Guest,
     /// Run every lint and the host's tests; includes [`Need::Kernel`].
     Lint,
@@ -39,6 +41,10 @@ impl Need {
     /// Whether the machine's own compilers build a kernel.
     fn kernel(self) -> bool {
         matches!(self, Self::Kernel | Self::Lint | Self::Everything)
+    }
+
+    fn boot(self) -> bool {
+        self == Self::Boot || self.guest()
     }
 
     fn guest(self) -> bool {
@@ -178,7 +184,7 @@ fn survey(ctx: &Ctx, need: Need) -> Result<Vec<Item>> {
             path: Some(path),
         });
     }
-    if need.guest() {
+    if need.boot() {
         let (path, present) = tools::find_virtme(&ctx.cache);
         items.push(Item {
             name: "virtme-ng".to_owned(),
@@ -217,7 +223,7 @@ fn provide(ctx: &Ctx, need: Need) -> Result<()> {
             places.provide(ctx)?;
         }
     }
-    if need.guest() && !tools::find_virtme(&ctx.cache).1 {
+    if need.boot() && !tools::find_virtme(&ctx.cache).1 {
         tools::install_virtme(ctx)?;
     }
     for tool in crates(need) {

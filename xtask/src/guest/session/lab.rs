@@ -71,7 +71,7 @@ impl Lab {
         driver: Driver,
     ) -> Result<Self> {
         let topology = Topology::load(&ctx.root, topology)?;
-        let tools = setup::ensure(ctx, Need::Guest)?;
+        let tools = setup::ensure(ctx, Need::Boot)?;
         let (kernel, module) = match driver {
             Driver::Loaded => {
                 let module = driver::ensure(ctx, profile)?;
