@@ -17,10 +17,12 @@ use serde::{Deserialize, Serialize};
 pub(crate) use needs::require;
 
 use crate::ctx::Ctx;
+use crate::exit;
 use crate::guest::cli::Options;
 use crate::guest::session::Lab;
 use crate::guest::suite::SuiteRun;
 use crate::guest::verdict::Kind;
+use crate::kernel::Profile;
 use races::Race;
 
 /// What the guest leaves in its share; tests/framework/src/faults/record.rs has the other side.
@@ -92,6 +94,11 @@ impl Purpose {
         }
     }
 
+    /// Whether the kernel of this profile has them, as far as that is known before it is there.
+    pub(crate) fn runs_on(self, profile: Profile) -> bool {
+        self.options().is_empty() || profile != Profile::Stock
+    }
+
     /// Narrows the options of a run down to some fault points.
     pub(crate) fn only(points: &[String], options: &mut Options) {
         let own = "test(/^point_/)";
@@ -117,6 +124,24 @@ impl Purpose {
         let full = ("DMAPLANE_FAULTS".to_owned(), "full".to_owned());
         options.selection.env.extend([full]);
     }
+}
+
+/// Refuses a profile that cannot serve the purpose, before anything is fetched or built for it.
+///
+/// # Errors
+/// Names the option of the kernel that is missing, and the profiles that have it.
+pub(crate) fn check(purpose: Purpose, profile: Profile) -> Result<()> {
+    if purpose.runs_on(profile) {
+        return Ok(());
+    }
+    let option = purpose.options().first().unwrap_or(&"");
+    Err(exit::coded(
+        exit::USAGE,
+        format!(
+            "--faults needs a kernel with {option}, which Debian's stock kernel lacks; add --profile debug, or --profile \
+             base, which is quicker and does not look for misuse of memory"
+        ),
+    ))
 }
 
 /// Runs and tells. A fault point that never fired is a failure, unless the user chose among the tests.
@@ -201,6 +226,25 @@ mod tests {
             Some("(binary(/^faults_/)) & (test(close))")
         );
         assert_eq!(options.selection.env["DMAPLANE_FAULTS"], "full");
+    }
+
+    #[test]
+    fn faults_are_refused_where_the_kernel_cannot_inject_them() {
+        let err = check(Purpose::Faults, Profile::Stock).unwrap_err();
+        assert_eq!(exit::number_of(&err), exit::USAGE);
+        let told = err.to_string();
+        for word in [
+            "CONFIG_FAULT_INJECTION,",
+            "--profile debug",
+            "--profile base",
+        ] {
+            assert!(told.contains(word), "{told}");
+        }
+        for profile in [Profile::Base, Profile::Debug] {
+            check(Purpose::Faults, profile).unwrap();
+        }
+        // Windows are the driver's own, on every kernel.
+        check(Purpose::Races, Profile::Stock).unwrap();
     }
 
     #[test]

@@ -68,7 +68,7 @@ pub(crate) struct VmTestArgs {
     list_topologies: bool,
     /// Makes every fallible step fail once, and every fault point of the driver fire: the full
     /// length of the suites faults_*. The table at the end has each point; one that never fired
-    /// is a failure.
+    /// is a failure. Debian's stock kernel cannot: add --profile debug, or base.
     #[arg(long)]
     faults: bool,
     /// With --faults: this fault point alone, and storms of those that are named. Can be given several
@@ -107,6 +107,14 @@ pub(crate) fn run_vm_test(ctx: &Ctx, args: VmTestArgs) -> Result<ExitCode> {
     }
     // Before anything is built.
     faults::points::check(&ctx.root, &args.points)?;
+    let purpose = match (args.faults, args.races) {
+        (true, _) => Some(Purpose::Faults),
+        (_, true) => Some(Purpose::Races),
+        _ => None,
+    };
+    if let Some(purpose) = purpose {
+        faults::check(purpose, args.lab.profile)?;
+    }
     let accel = args.lab.accel.unwrap_or(AccelChoice::Auto);
     let lab = Lab::prepare(
         ctx,
@@ -133,11 +141,6 @@ pub(crate) fn run_vm_test(ctx: &Ctx, args: VmTestArgs) -> Result<ExitCode> {
     if !args.points.is_empty() {
         Purpose::only(&args.points, &mut options);
     }
-    let purpose = match (args.faults, args.races) {
-        (true, _) => Some(Purpose::Faults),
-        (_, true) => Some(Purpose::Races),
-        _ => None,
-    };
     let kind = match purpose {
         Some(purpose) => faults::run(ctx, &lab, purpose, options)?,
         None => test(ctx, &lab, &options)?,

@@ -106,7 +106,8 @@ pub(crate) fn run(ctx: &Ctx, args: SoakArgs) -> Result<ExitCode> {
     if parts.is_empty() {
         return Err(exit::coded(
             exit::FAILED,
-            "this part has a topology and a profile of its own; leave --topology and --profile out",
+            "this part does not run there: it has a topology and a profile of its own, or needs a kernel that can inject \
+             faults (--profile base or debug); leave --topology and --profile out",
         ));
     }
     let profiles = match args.profile {

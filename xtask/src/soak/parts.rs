@@ -99,10 +99,18 @@ impl Part {
         }
     }
 
+    /// Whether a kernel of this profile has what it needs.
+    pub(super) fn runs_on(&self, profile: Profile) -> bool {
+        match self.what {
+            What::Long(purpose) => purpose.runs_on(profile),
+            _ => true,
+        }
+    }
+
     /// Whether it can run where the user wants it.
     pub(super) fn fits(&self, topology: Option<&str>, profile: Option<Profile>) -> bool {
         match self.place() {
-            None => true,
+            None => profile.is_none_or(|profile| self.runs_on(profile)),
             Some(Place::Host) => topology.is_none() && profile.is_none(),
             Some(Place::Guests(here, this)) => {
                 topology.is_none_or(|topology| topology == here)
@@ -227,6 +235,15 @@ mod tests {
         let filter = rest.filter().unwrap();
         // A part without a test could never run.
         assert!(all.iter().any(|suite| takes(&filter, suite)), "{filter}");
+    }
+
+    #[test]
+    fn faults_fit_only_kernels_that_can_inject_them() {
+        let part = |name: &str| PARTS.iter().find(|part| part.name == name).unwrap();
+        assert!(!part("faults").fits(None, Some(Profile::Stock)));
+        assert!(part("faults").fits(Some("pair"), Some(Profile::Debug)));
+        assert!(part("faults").fits(None, None));
+        assert!(part("race table").fits(None, Some(Profile::Stock)));
     }
 
     #[test]

@@ -58,6 +58,7 @@ pub(super) struct Everything {
     /// Never empty, as the others.
     pub(super) parts: Vec<&'static Part>,
     pub(super) topologies: Vec<String>,
+    /// For each part one at least that it runs on.
     pub(super) profiles: Vec<Profile>,
     pub(super) choices: Choices,
 }
@@ -66,7 +67,9 @@ impl Everything {
     fn choose(&mut self) -> Chosen {
         let part = *self.choices.of(&self.parts);
         let topology = self.choices.of(&self.topologies).clone();
-        let profile = *self.choices.of(&self.profiles);
+        let mut profiles = self.profiles.clone();
+        profiles.retain(|profile| part.runs_on(*profile));
+        let profile = *self.choices.of(&profiles);
         let seed = self.choices.next() >> 32;
         let place = part.place();
         Chosen {
@@ -333,6 +336,25 @@ mod tests {
         assert_eq!(runs.len(), 1);
         let err = verdict(&runs, stopped).unwrap_err();
         assert!(format!("{err:#}").contains("no space left"), "{err:#}");
+    }
+
+    #[test]
+    fn faults_are_never_paired_with_a_kernel_that_cannot_inject_them() {
+        let mut all = everything();
+        all.profiles = vec![Profile::Stock, Profile::Stock, Profile::Debug];
+        let mut seen = [0, 0];
+        for _ in 0..2000 {
+            let chosen = all.choose();
+            let Place::Guests(_, profile) = chosen.place else {
+                continue;
+            };
+            assert!(chosen.part.runs_on(profile), "{chosen:?}");
+            seen[usize::from(profile == Profile::Stock)] += 1;
+            if chosen.part.name == "faults" {
+                assert_eq!(profile, Profile::Debug);
+            }
+        }
+        assert!(seen[0] > 0 && seen[1] > seen[0], "{seen:?}");
     }
 
     #[test]
