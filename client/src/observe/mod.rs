@@ -4,11 +4,12 @@
 //!
 //! Needs no open file of the driver. [`state`] reads what debugfs (root) and sysfs (anybody) show, [`histogram`] compares
 //! latencies of two readings, [`trace`] reads trace events and follows one trace id across machines, [`tracefs`] records
-//! them, and [`scripts`] are for bpftrace.
+//! them, and [`scripts`] are for bpftrace. [`lockdown`] tells when that is why the kernel refuses a file.
 
 pub mod chrome;
 pub mod follow;
 pub mod histogram;
+pub mod lockdown;
 pub mod metrics;
 pub mod scripts;
 pub mod state;

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::lockdown;
+
 /// The module's folder in sysfs, which everybody may read.
 pub const SYSFS: &str = "/sys/module/dmaplane";
 /// The driver's folder in debugfs, which only root may read.
@@ -81,14 +83,16 @@ impl State {
     /// Reads all of it.
     ///
     /// # Errors
-    /// `PermissionDenied` without root, `NotFound` without the module or debugfs.
+    /// `PermissionDenied` without root or by kernel lockdown, which the error's text names then, `NotFound` without the
+    /// module or debugfs.
     pub fn read() -> io::Result<Self> {
         Self::read_at(Path::new(DEBUGFS))
     }
 
     fn read_at(folder: &Path) -> io::Result<Self> {
         let lines = |name: &str| -> io::Result<Vec<Line>> {
-            let text = fs::read_to_string(folder.join(name))?;
+            let path = folder.join(name);
+            let text = fs::read_to_string(&path).map_err(|error| told(&path, error))?;
             Ok(text.lines().map(Line::parse).collect())
         };
         Ok(Self {
@@ -150,6 +154,14 @@ impl State {
             line.number("age_ns") as f64 / 1e9,
             self.blame(line)
         ))
+    }
+}
+
+/// The error with what lockdown has to do with it.
+fn told(path: &Path, error: io::Error) -> io::Error {
+    match lockdown::explain(path, &error) {
+        Some(why) => io::Error::new(error.kind(), format!("{error}; {why}")),
+        None => error,
     }
 }
 

@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::lockdown;
 use super::trace::{self, EVENTS, Event};
 
 /// Where tracefs is mounted.
@@ -36,7 +37,7 @@ pub enum Error {
     )]
     NoEvents,
     /// tracefs refused something.
-    #[error("{}: {source}{}", path.display(), hint(source))]
+    #[error("{}: {source}{}", path.display(), hint(path, source))]
     Io {
         /// The file.
         path: PathBuf,
@@ -45,12 +46,14 @@ pub enum Error {
     },
 }
 
-fn hint(error: &io::Error) -> &'static str {
-    if error.kind() == io::ErrorKind::PermissionDenied {
-        "; recording needs root"
-    } else {
-        ""
+fn hint(path: &Path, error: &io::Error) -> String {
+    if let Some(why) = lockdown::explain(path, error) {
+        return format!("; {why}");
     }
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        return "; recording needs root".to_owned();
+    }
+    String::new()
 }
 
 fn at<T>(path: &Path, result: io::Result<T>) -> Result<T, Error> {
