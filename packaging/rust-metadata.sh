@@ -31,7 +31,7 @@ case $release in
 esac
 common=/usr/src/linux-headers-$base-common
 kbuild=/usr/lib/linux-kbuild-$base
-series=$(echo "$release" | cut -d. -f1,2)
+series=$(echo "${base%%+*}" | cut -d. -f1,2)
 source=linux-source-$series
 tarball=/usr/src/$source.tar.xz
 
@@ -49,6 +49,10 @@ compiler=$(option RUSTC_VERSION_TEXT)
 have=$(rustc --version 2>/dev/null) || have="no rustc"
 [ "$have" = "$compiler" ] ||
 	refuse "kernel $release was compiled by '$compiler', here is '$have'; install Debian's own: apt install rustc rust-src"
+# The C compiler is named by its command and what it said of its version.
+cc=$(option CC_VERSION_TEXT | cut -d' ' -f1)
+command -v "$cc" >/dev/null ||
+	refuse "kernel $release was compiled by $cc, which is not here; install it: apt install ${cc#x86_64-linux-gnu-}"
 wanted=$(option BINDGEN_VERSION_TEXT)
 have=$(bindgen --version 2>/dev/null) || have="no bindgen"
 [ "$have" = "$wanted" ] ||
@@ -111,7 +115,7 @@ printf 'export KBUILD_OUTPUT = %s\ninclude %s/Makefile\n' "$out" "$out.source" >
 
 # Nothing that a make around this one, or cargo, has set reaches the kernel's.
 unset MAKEFLAGS MFLAGS MAKELEVEL RUSTFLAGS || :
-make -C "$work" O="$out" ARCH=x86 CROSS_COMPILE=x86_64-linux-gnu- CC=x86_64-linux-gnu-gcc-14 HOSTCC=gcc-14 \
+make -C "$work" O="$out" ARCH=x86 CROSS_COMPILE=x86_64-linux-gnu- CC="$cc" HOSTCC="$cc" \
 	KERNELRELEASE="$release" RUST_LIB_SRC="$library" -j"$jobs" rust_metadata_install
 
 # All that the running kernel exports has to be there under the same name: a crate's hash is in each.

@@ -117,6 +117,25 @@ fn loadable(kernel: &Kernel, out: &Path) -> Result<PathBuf> {
     Ok(stripped)
 }
 
+/// Builds the module for a kernel that nothing is known about: what the compilers said, or why there is no module.
+///
+/// # Errors
+/// When make cannot be run at all.
+pub(crate) fn attempt(ctx: &Ctx, kernel: &Kernel) -> Result<Result<(), Refused>> {
+    let made = make_told(ctx, kernel, &kernel.release, Task::Build)?;
+    Ok(made.map(drop))
+}
+
+/// Why a build has failed.
+pub(crate) struct Refused {
+    /// What compilers said, without what make says of its own work.
+    pub(crate) said: Vec<String>,
+    /// Of the build, by its last lines.
+    err: anyhow::Error,
+    /// The whole of it.
+    pub(crate) log: PathBuf,
+}
+
 /// Runs clippy over the driver.
 ///
 /// # Errors
@@ -167,9 +186,33 @@ impl Task {
 
 /// Runs the kernel's make on `driver/` and returns the folder with the results.
 fn make(ctx: &Ctx, kernel: &Kernel, profile: Profile, task: Task) -> Result<PathBuf> {
+    make_told(ctx, kernel, profile.name(), task)?.map_err(|refused| {
+        let Refused { mut said, err, log } = refused;
+        // Of many errors the first ones are the causes, and make's own last lines name none.
+        if said.is_empty() {
+            return err;
+        }
+        said.truncate(SAID);
+        let message = format!(
+            "{} failed:\n{}\nlog: {}",
+            task.what(),
+            said.join("\n"),
+            log.display()
+        );
+        exit::coded(exit::FAILED, message)
+    })
+}
+
+/// As [`make`], for a kernel that the user calls `called`, with what a failed build has said.
+fn make_told(
+    ctx: &Ctx,
+    kernel: &Kernel,
+    called: &str,
+    task: Task,
+) -> Result<Result<PathBuf, Refused>> {
     let driver = ctx.root.join("driver");
     let parent = ctx.cache_sub("driver")?;
-    let name = out_name(&ctx.root, kernel, profile, task);
+    let name = out_name(&ctx.root, kernel, called, task);
     let out = parent.join(&name);
     let _lock = Lock::take(
         ctx,
@@ -195,7 +238,7 @@ fn make(ctx: &Ctx, kernel: &Kernel, profile: Profile, task: Task) -> Result<Path
         Task::RustAnalyzer => command.arg("rust-analyzer"),
     };
     let log = ctx.log_dir()?.join(format!("driver-{name}.log"));
-    let title = format!("{} ({})", task.what(), profile.name());
+    let title = format!("{} ({})", task.what(), called);
     let mut said = Vec::new();
     let mut progress = ctx.ui.spinner(&title);
     let made = exec::logged(ctx, command, task.what(), &log, |line| {
@@ -205,24 +248,13 @@ fn make(ctx: &Ctx, kernel: &Kernel, profile: Profile, task: Task) -> Result<Path
         progress.message(line.trim());
     });
     if let Err(err) = made {
-        // Of many errors the first ones are the causes, and make's own last lines name none.
-        if said.is_empty() {
-            return Err(err);
-        }
-        said.truncate(SAID);
-        let message = format!(
-            "{} failed:\n{}\nlog: {}",
-            task.what(),
-            said.join("\n"),
-            log.display()
-        );
-        return Err(exit::coded(exit::FAILED, message));
+        return Ok(Err(Refused { said, err, log }));
     }
     progress.done();
     for line in said {
         eprintln!("{line}");
     }
-    Ok(out)
+    Ok(Ok(out))
 }
 
 /// What make says about its own work, as opposed to what compilers say.
@@ -235,11 +267,10 @@ fn is_routine(line: &str) -> bool {
 }
 
 /// The results belong to one checkout, one kernel and one task.
-fn out_name(root: &Path, kernel: &Kernel, profile: Profile, task: Task) -> String {
+fn out_name(root: &Path, kernel: &Kernel, called: &str, task: Task) -> String {
     let checkout = hash::texts([root.to_string_lossy().as_ref()]);
     format!(
-        "{}-{}-{}{}",
-        profile.name(),
+        "{called}-{}-{}{}",
         kernel.key,
         &checkout[..6],
         task.folder()
@@ -268,9 +299,8 @@ mod tests {
 
     #[test]
     fn checkouts_kernels_and_tasks_do_not_share_a_folder() {
-        let name = |root: &str, key: &str, task| {
-            out_name(Path::new(root), &kernel(key), Profile::Base, task)
-        };
+        let name =
+            |root: &str, key: &str, task| out_name(Path::new(root), &kernel(key), "base", task);
         let first = name("/a", "k", Task::Build);
         assert_eq!(first, name("/a", "k", Task::RustAnalyzer));
         for other in [

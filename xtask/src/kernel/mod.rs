@@ -100,7 +100,7 @@ impl Kernel {
     pub(crate) fn make(&self, ctx: &Ctx) -> Result<Command> {
         let mut command = match &self.builder {
             Builder::Machine => build::plain_make(&setup::ensure(ctx, Need::Kernel)?),
-            Builder::Debian(debian) => stock::module_make(debian, &self.release),
+            Builder::Debian(debian) => stock::module_make(debian, &self.release, &self.config)?,
         };
         command.arg("-C").arg(&self.build_dir);
         Ok(command)
@@ -124,6 +124,10 @@ pub(crate) struct KernelArgs {
     /// Leaves the processors to whoever else wants them: the lowest priority there is.
     #[arg(long)]
     nice: bool,
+    /// Builds driver and metadata for another of Debian's kernels, by its release, its package's version or the version of
+    /// Linux, and says what of the kernel's Rust API the driver would have to follow. Exit code 1 when it does not build.
+    #[arg(long, value_name = "VERSION", conflicts_with_all = ["profile", "tarball", "print_key", "json"])]
+    check: Option<String>,
     /// Prints the name of the build in the cache and builds nothing.
     #[arg(long)]
     print_key: bool,
@@ -139,6 +143,9 @@ pub(crate) struct KernelArgs {
 pub(crate) fn run(ctx: &Ctx, args: KernelArgs) -> Result<ExitCode> {
     if args.nice {
         rustix::process::nice(19).context("cannot lower the priority")?;
+    }
+    if let Some(version) = &args.check {
+        return stock::check(ctx, version);
     }
     if args.print_key && args.profile == Profile::Stock {
         println!("stock-{}", stock::print_key(ctx)?);

@@ -196,7 +196,10 @@ impl<'a> Private<'a> {
     }
 
     fn apt_get(&self) -> Command {
-        let mut command = apt_get();
+        self.configured(apt_get())
+    }
+
+    fn configured(&self, mut command: Command) -> Command {
         for (option, value) in [
             ("Dir::Etc::SourceList", self.dir.join("private.sources")),
             ("Dir::Etc::SourceParts", PathBuf::from("/dev/null")),
@@ -210,6 +213,24 @@ impl<'a> Private<'a> {
                 .arg(format!("{option}={}", value.display()));
         }
         command
+    }
+
+    /// The packages whose names begin so, with every version of each, the newest of a package first.
+    ///
+    /// # Errors
+    /// What apt-cache said.
+    pub(crate) fn versions(&self, start: &str) -> Result<Vec<(String, String)>> {
+        let ask = || {
+            let mut command = self.configured(Command::new("apt-cache"));
+            command.env("LC_ALL", "C");
+            command
+        };
+        let names = exec::output(ask().args(["pkgnames", start]))?;
+        let names: Vec<_> = names.lines().collect();
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(madison(&exec::output(ask().arg("madison").args(names))?))
     }
 
     /// Downloads one version of a package into a folder.
@@ -278,6 +299,15 @@ impl<'a> Private<'a> {
     }
 }
 
+/// Name and version of each line of `apt-cache madison`: `name | version | where`.
+fn madison(text: &str) -> Vec<(String, String)> {
+    let fields = text.lines().filter_map(|line| {
+        let mut fields = line.split('|').map(str::trim);
+        Some((fields.next()?.to_owned(), fields.next()?.to_owned()))
+    });
+    fields.collect()
+}
+
 /// All entries of `sources.list` and `sources.list.d`.
 fn machine_sources(etc: &Path) -> Result<Vec<Source>> {
     let mut files = vec![etc.join("sources.list")];
@@ -312,6 +342,17 @@ mod tests {
         assert_eq!(os_release(text, "ID"), "debian");
         assert_eq!(os_release(text, "VERSION_CODENAME"), "bookworm");
         assert_eq!(os_release(text, "NAME"), "");
+    }
+
+    #[test]
+    fn versions_are_read_from_what_apt_prints() {
+        let text = " linux-headers-7.3-amd64 | 7.3~rc7-1~exp1 | http://a.example experimental/main amd64 Packages\n\
+                    linux-headers-7.2 |   7.2.12-1 | http://a.example forky/main amd64 Packages\n";
+        let pairs = madison(text);
+        assert_eq!(pairs[0].1, "7.3~rc7-1~exp1");
+        assert_eq!(pairs[1].0, "linux-headers-7.2");
+        assert_eq!(pairs[1].1, "7.2.12-1");
+        assert!(madison("N: nothing\n").is_empty());
     }
 
     #[test]

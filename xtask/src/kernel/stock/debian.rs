@@ -50,8 +50,42 @@ impl Debian {
     /// What could not be fetched, did not verify or did not unpack.
     pub(crate) fn ensure(ctx: &Ctx, stock: &StockPin, source: &KernelPin) -> Result<Self> {
         let parent = ctx.cache_sub("debian")?;
-        let name = name(stock, source);
-        let root = parent.join(&name);
+        Self::made(ctx, &parent, &name(stock, source), |dir| {
+            let mut packages = download(ctx, stock, dir)?;
+            let remedy = "Put the package into the cache's folder dl, or see vm/kernel/pin.toml.";
+            packages.push(package::fetch(ctx, &source.package, remedy)?);
+            Ok(packages)
+        })
+    }
+
+    /// A folder of packages that no pin names, as apt-get takes them, and all that they depend on; apt verifies them.
+    /// `name` is the folder's, below `parent`.
+    ///
+    /// # Errors
+    /// What could not be fetched or did not unpack.
+    pub(super) fn unpinned(
+        ctx: &Ctx,
+        parent: &Path,
+        name: &str,
+        apt: &apt::Private<'_>,
+        packages: &[String],
+    ) -> Result<Self> {
+        Self::made(ctx, parent, name, |dir| {
+            apt.download_with_dependencies(packages, dir)
+                .map_err(|err| {
+                    exit::environment(format!("cannot fetch {}: {err:#}", packages.join(", ")))
+                })
+        })
+    }
+
+    /// The folder `name` of `parent`, else made of what `fetch` puts into the folder that it is given or names elsewhere.
+    fn made(
+        ctx: &Ctx,
+        parent: &Path,
+        name: &str,
+        fetch: impl FnOnce(&Path) -> Result<Vec<PathBuf>>,
+    ) -> Result<Self> {
+        let root = parent.join(name);
         let debian = Self {
             root: root.clone(),
             shared: vec![ctx.cache.clone(), ctx.root.clone()],
@@ -59,24 +93,16 @@ impl Debian {
         if root.is_dir() {
             return Ok(debian);
         }
-        let _lock = Lock::take(ctx, &parent.join("lock"), "Debian 13's compilers")?;
+        let _lock = Lock::take(ctx, &parent.join("lock"), "Debian's compilers")?;
         if root.is_dir() {
             return Ok(debian);
         }
-        let temporary = exec::scratch(&parent)?;
-        let packages = download(ctx, stock, &temporary.path().join("packages"))?;
-        let remedy = "Put the package into the cache's folder dl, or see vm/kernel/pin.toml.";
-        let source = package::fetch(ctx, &source.package, remedy)?;
+        let temporary = exec::scratch(parent)?;
+        let packages = fetch(&temporary.path().join("packages"))?;
         let unpacked = temporary.path().join("root");
         prepare(&unpacked)?;
-        let progress = ctx.ui.spinner("unpacking Debian 13's compilers");
-        unpack_all(
-            packages
-                .iter()
-                .map(PathBuf::as_path)
-                .chain([source.as_path()]),
-            &unpacked,
-        )?;
+        let progress = ctx.ui.spinner("unpacking Debian's compilers");
+        unpack_all(packages.iter().map(PathBuf::as_path), &unpacked)?;
         progress.done();
         // Unpacked beside its place and then renamed: it is there completely or not at all.
         fs::rename(&unpacked, &root)
@@ -107,7 +133,7 @@ impl Debian {
         let mut command = self.command("rustc");
         exec::output(command.arg("--version")).map(drop).map_err(|err| {
             exit::environment(format!(
-                "Debian 13's compilers do not run: {err:#}\nThey need a mount namespace (and a user namespace for who is \
+                "Debian's compilers do not run: {err:#}\nThey need a mount namespace (and a user namespace for who is \
                  not root). In a container: --privileged, or --cap-add SYS_ADMIN; on Ubuntu: sysctl \
                  kernel.apparmor_restrict_unprivileged_userns=0. Or use --profile base, which builds a kernel by this \
                  machine's own compilers."

@@ -61,7 +61,7 @@ pub(crate) fn provide(ctx: &Ctx, kernel: &Kernel, names: &[&str]) -> Result<()> 
         }
         let temporary = exec::scratch(dir)?;
         let source = unpack(&debian.path("usr/src"), extra, temporary.path())?;
-        let mut make = module_make(debian, &kernel.release);
+        let mut make = module_make(debian, &kernel.release, &kernel.config)?;
         make.arg("-C")
             .arg(&kernel.build_dir)
             .arg(format!("M={}", source.display()))

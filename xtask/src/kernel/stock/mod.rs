@@ -5,13 +5,19 @@
 //! |---|---|
 //! | pin.rs | `vm/kernel/stock.toml` |
 //! | debian.rs | Debian 13's compilers in a folder of the cache |
-//! | extra.rs | modules that Debian does not build |
 //! | image.rs | the kernel's modules as a tree for modprobe, and the initial RAM disk of guests |
+//! | extra.rs | modules that Debian does not build |
+//! | offer.rs | which kernels the suites offer |
+//! | check.rs | the same for a kernel that is not pinned: does the driver build for it? |
+//! | symbols.rs | the Rust symbols of two kernels, compared by name |
 
+mod check;
 mod debian;
 mod extra;
 mod image;
+mod offer;
 mod pin;
+mod symbols;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,6 +26,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 
+pub(crate) use check::check;
 pub(crate) use debian::Debian;
 pub(crate) use extra::provide;
 pub(crate) use pin::StockPin;
@@ -108,14 +115,17 @@ fn key(ctx: &Ctx, stock: &StockPin, source: &str) -> Result<String> {
 fn make(ctx: &Ctx, stock: &StockPin, debian: &Debian, dir: &Path) -> Result<()> {
     fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
     image::make(ctx, stock, debian, dir)?;
+    metadata(ctx, debian, &stock.release, &build_dir(dir))
+}
+
+/// Makes a build tree for modules out of Debian's headers and the Rust metadata that they lack.
+fn metadata(ctx: &Ctx, debian: &Debian, release: &str, build_dir: &Path) -> Result<()> {
     let mut command = debian.command("sh");
     command
         .arg(ctx.root.join(METADATA))
-        .arg(&stock.release)
-        .arg(build_dir(dir));
-    let log = ctx
-        .log_dir()?
-        .join(format!("stock-metadata-{}.log", stock.release));
+        .arg(release)
+        .arg(build_dir);
+    let log = ctx.log_dir()?.join(format!("stock-metadata-{release}.log"));
     let title = "building the Rust metadata that the kernel's headers lack";
     let mut progress = ctx.ui.spinner(title);
     exec::logged(ctx, command, title, &log, |line| {
@@ -125,15 +135,42 @@ fn make(ctx: &Ctx, stock: &StockPin, debian: &Debian, dir: &Path) -> Result<()> 
     Ok(())
 }
 
-/// The kernel's make for modules, with the compilers that it was built by itself.
-pub(crate) fn module_make(debian: &Debian, release: &str) -> Command {
+/// The kernel's make for modules, with the compilers that it was built by itself: of C the one that `config` names.
+///
+/// # Errors
+/// When the configuration cannot be read or names none.
+pub(crate) fn module_make(debian: &Debian, release: &str, config: &Path) -> Result<Command> {
+    let text =
+        fs::read_to_string(config).with_context(|| format!("cannot read {}", config.display()))?;
+    let compiler =
+        compiler(&text).with_context(|| format!("{} names no C compiler", config.display()))?;
     let mut command = debian.command("make");
-    command.args([
-        "ARCH=x86",
-        "CROSS_COMPILE=x86_64-linux-gnu-",
-        "CC=x86_64-linux-gnu-gcc-14",
-        "HOSTCC=gcc-14",
-    ]);
+    command.args(["ARCH=x86", "CROSS_COMPILE=x86_64-linux-gnu-"]);
+    command.arg(format!("CC={compiler}"));
+    command.arg(format!("HOSTCC={compiler}"));
     command.arg(format!("KERNELRELEASE={release}"));
-    command
+    Ok(command)
+}
+
+/// The command of the compiler that a kernel was built by.
+fn compiler(config: &str) -> Option<&str> {
+    let text = config
+        .lines()
+        .find_map(|line| line.strip_prefix("CONFIG_CC_VERSION_TEXT=\""))?;
+    text.split([' ', '"'])
+        .next()
+        .filter(|name| !name.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_compiler_is_the_one_that_the_kernel_names() {
+        let config = "CONFIG_CC_IS_GCC=y\nCONFIG_CC_VERSION_TEXT=\"x86_64-linux-gnu-gcc-14 (Debian 14.2.0-19) 14.2.0\"\n";
+        assert_eq!(compiler(config), Some("x86_64-linux-gnu-gcc-14"));
+        assert_eq!(compiler("CONFIG_CC_VERSION_TEXT=\"\"\n"), None);
+        assert_eq!(compiler("CONFIG_CC_IS_GCC=y\n"), None);
+    }
 }
