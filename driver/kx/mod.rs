@@ -44,8 +44,8 @@ pub(crate) mod vma;
     unreachable_pub,
     unsafe_op_in_unsafe_fn
 )] // Reason: generated code.
-// Likewise; rustc has this lint from 1.88 on.
-#[cfg_attr(CONFIG_RUSTC_HAS_UNNECESSARY_TRANSMUTES, allow(unnecessary_transmutes))]
+// Likewise; only newer compilers have this lint.
+#[cfg_attr(dmaplane_transmute_lint, allow(unnecessary_transmutes))]
 mod raw {
     use kernel::bindings::*;
     use kernel::ffi;

@@ -18,7 +18,7 @@ type Name<'a> = &'a str;
 const WITHOUT_SPDX: &[&str] = &["LICENSES/", "Cargo.lock", ".gitignore"];
 /// Endings of files that do hold one.
 const WITH_SPDX: &[&str] = &[
-    ".rs", ".c", ".h", ".toml", ".yml", ".yaml", ".sh", ".py", "Kbuild", ".ci/run",
+    ".rs", ".c", ".h", ".toml", ".yml", ".yaml", ".sh", ".py", ".mk", "Kbuild", ".ci/run",
 ];
 
 /// Panic paths: none of them may be in the kernel.
