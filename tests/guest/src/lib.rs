@@ -7,6 +7,7 @@ pub mod import;
 mod local;
 pub mod numa;
 pub mod race;
+pub mod raw;
 pub mod scenario;
 pub mod storm;
 pub mod swept;

@@ -2,6 +2,8 @@
 
 //! System calls that the library rightly does not offer, and, but for [`kcov`](crate::kcov), the kit's only unsafe code.
 
+pub mod pins;
+pub mod process;
 mod words;
 
 pub use words::Words;
@@ -141,11 +143,11 @@ pub(crate) fn foreign<T: Foreign>(fd: BorrowedFd<'_>, argument: &mut T) -> Resul
     }
 }
 
-/// Takes over a descriptor that the kernel has just made.
+/// Takes over a descriptor that the kernel has just made, which nobody else may do.
 ///
 /// # Panics
 /// When it is negative, and so none.
-pub(crate) fn own(fd: i32) -> OwnedFd {
+pub fn own(fd: i32) -> OwnedFd {
     assert!(fd >= 0, "{fd} is no descriptor");
     // SAFETY: The caller got the number from a call that made it, and nobody else knows it.
     unsafe { OwnedFd::from_raw_fd(fd) }
