@@ -6,6 +6,7 @@ use super::{Context, Object};
 use crate::{
     kx::{
         miscdev::{PollTable, Polled, Ready},
+        pages::at_will,
         vma,
     },
     logic::handle::MmapTarget,
@@ -32,7 +33,7 @@ impl MiscDevice for Node {
     fn open(file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<Arc<Self>> {
         let context = Context::new()?;
         context.space.adopt(file);
-        let node = Arc::new(Self { context }, GFP_KERNEL)?;
+        let node = Arc::new(Self { context }, at_will())?;
         observe::enter(&node.context)?;
         Ok(node)
     }

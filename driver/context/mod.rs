@@ -17,7 +17,7 @@ pub(crate) use readiness::Readiness;
 use crate::{
     channel::Channel,
     gauges::{Held, GAUGES},
-    kx::{miscdev::Ready, space::Space},
+    kx::{miscdev::Ready, pages::at_will, space::Space},
     logic::{handle::MmapTarget, outcome::Down},
     memory::{Buffer, Home, Pool},
     observe::{self, Teardown},
@@ -100,7 +100,7 @@ impl Context {
                 table <- new_mutex!(Table::new(), "Context::table"),
                 _count: GAUGES.contexts.hold(1),
             }),
-            GFP_KERNEL,
+            at_will(),
         )
     }
 

@@ -2,7 +2,7 @@
 
 //! What one open file may have, as the administrator set it when the module was loaded.
 
-use crate::module_parameters;
+use crate::{kx::pages::at_will, module_parameters};
 use kernel::{
     prelude::*,
     sync::{
@@ -62,7 +62,7 @@ pub(crate) struct Charge {
 impl Quota {
     /// Nothing is charged yet.
     pub(crate) fn new() -> Result<Arc<Self>> {
-        Ok(Arc::new(Self::default(), GFP_KERNEL)?)
+        Ok(Arc::new(Self::default(), at_will())?)
     }
 
     fn count(&self, kind: Kind) -> &Count {

@@ -2,7 +2,7 @@
 
 //! Who polls a file, and is to be told when completions come.
 
-use crate::kx::miscdev::PollTable;
+use crate::kx::{miscdev::PollTable, pages::at_will};
 use kernel::{
     fs::File,
     prelude::*,
@@ -28,7 +28,7 @@ impl Readiness {
     pub(super) fn new() -> Result<Arc<Self>> {
         let changed = PollCondVarBox::new(c"Readiness::changed", static_lock_class!())?;
         let watched = Atomic::new(0);
-        Ok(Arc::new(Self { changed, watched }, GFP_KERNEL)?)
+        Ok(Arc::new(Self { changed, watched }, at_will())?)
     }
 
     /// Has the caller told of what comes from now on. It looks afterwards at what is there.

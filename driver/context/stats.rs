@@ -4,7 +4,10 @@
 
 use super::Context;
 use crate::{
-    kx::user::{write_u64s, Arg},
+    kx::{
+        pages::at_will,
+        user::{write_u64s, Arg},
+    },
     logic::histogram::BUCKETS,
     observe::{Kind, Stage},
     uapi,
@@ -23,7 +26,7 @@ impl Context {
         let kind = Kind::of(op).ok_or(EINVAL)?;
         let stage = Stage::from_raw(query.stage).ok_or(EINVAL)?;
         let endpoint = self.endpoint(query.handle)?;
-        let mut counts = KBox::new([0u64; BUCKETS], GFP_KERNEL)?;
+        let mut counts = KBox::new([0u64; BUCKETS], at_will())?;
         let empty = query.flags & uapi::STATS_RESET != 0;
         let record = endpoint.record();
         let summary = record.latencies(kind, stage, empty, &mut counts);

@@ -17,7 +17,7 @@ use crate::{
     kx::{
         bar::{Bar, Tier, TIERS},
         global::DEVICES,
-        pages::PAGE_BYTES,
+        pages::{at_will, PAGE_BYTES},
         vec::retain,
     },
     logic::extents::{words, Extents, Refused},
@@ -182,7 +182,7 @@ impl Device {
         let bar = holdings.bar.as_ref().ok_or(ENODEV)?;
         let zone = holdings.zones.get_mut(want.tier as usize);
         let zone = zone.and_then(Option::as_mut).ok_or(EOPNOTSUPP)?;
-        holdings.tenures.reserve(1, GFP_KERNEL)?;
+        holdings.tenures.reserve(1, at_will())?;
         let first = match want.at {
             None => zone.take(count).ok_or(ENOMEM)?,
             Some(at) => {

@@ -4,7 +4,10 @@
 
 use super::Device;
 use crate::{
-    kx::{bar::Tier, pages::PAGE_BYTES},
+    kx::{
+        bar::Tier,
+        pages::{at_will, PAGE_BYTES},
+    },
     memory::{Cause, Follower},
 };
 use kernel::{
@@ -40,7 +43,7 @@ impl Range {
             // Whoever takes them gives them back, until all is made.
             given_back: Atomic::new(1),
         };
-        Ok(Arc::new(range, GFP_KERNEL)?)
+        Ok(Arc::new(range, at_will())?)
     }
 
     /// The memory is made: from here on the range gives itself back.

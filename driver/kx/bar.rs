@@ -7,7 +7,7 @@
 //! ranges: the first zone is uncached and has struct pages, so that RDMA reaches it; the others have none.
 
 use super::{
-    pages::{PageOwner, Pages, PAGE_BYTES},
+    pages::{at_will, PageOwner, Pages, PAGE_BYTES},
     raw,
 };
 use crate::faults::FAULTS;
@@ -218,16 +218,16 @@ impl Bar {
         if !zone.has_pages {
             return Ok((range, None));
         }
-        let mut row = KVVec::with_capacity(count, GFP_KERNEL_ACCOUNT)?;
+        let mut row = KVVec::with_capacity(count, at_will())?;
         for page in 0..count {
             // SAFETY: Inside the mapping of p2pdma, which has a struct page behind each page.
             let page = unsafe {
                 let address = base.add(page * PAGE_BYTES).as_ptr();
                 raw::dmaplane_virt_to_page(address.cast::<c_void>())
             };
-            row.push(NonNull::new(page).ok_or(EFAULT)?, GFP_KERNEL_ACCOUNT)?;
+            row.push(NonNull::new(page).ok_or(EFAULT)?, at_will())?;
         }
-        let owner: KBox<dyn PageOwner> = KBox::new(owner, GFP_KERNEL)?;
+        let owner: KBox<dyn PageOwner> = KBox::new(owner, at_will())?;
         // SAFETY: They are alive as long as the `Bar`, and the caller promises that they are not used after it.
         let pages = unsafe { Pages::foreign(row, owner) };
         Ok((range, Some(pages)))

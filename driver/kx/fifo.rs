@@ -2,6 +2,7 @@
 
 //! A first-in first-out queue with all its memory allocated at the start, for use under spinlocks.
 
+use super::pages::at_will;
 use kernel::prelude::*;
 
 /// A bounded queue. Its owner's lock protects it.
@@ -27,9 +28,9 @@ impl<T> Fifo<T> {
 
     /// A queue for `capacity` items.
     pub(crate) fn new(capacity: usize) -> Result<Self> {
-        let mut slots = KVVec::with_capacity(capacity, GFP_KERNEL_ACCOUNT)?;
+        let mut slots = KVVec::with_capacity(capacity, at_will())?;
         for _ in 0..capacity {
-            slots.push(None, GFP_KERNEL_ACCOUNT)?;
+            slots.push(None, at_will())?;
         }
         Ok(Self {
             slots,

@@ -222,7 +222,9 @@ int dmaplane_ib_device_node(struct ib_device *device)
 
 void *dmaplane_vmalloc_shared(unsigned long bytes)
 {
-	return __vmalloc(bytes, GFP_KERNEL_ACCOUNT | __GFP_ZERO | __GFP_NOWARN);
+	/* User space chooses how much: ENOMEM at the memory cgroup's limit, and never its OOM killer. */
+	return __vmalloc(bytes, GFP_KERNEL_ACCOUNT | __GFP_ZERO | __GFP_NOWARN |
+			 __GFP_RETRY_MAYFAIL);
 }
 
 void dmaplane_vfree(void *memory)
@@ -473,7 +475,7 @@ void dmaplane_ib_dma_sync_device(struct ib_device *device, u64 address, size_t b
 
 struct dma_resv *dmaplane_resv_new(void)
 {
-	struct dma_resv *resv = kzalloc(sizeof(*resv), GFP_KERNEL);
+	struct dma_resv *resv = kzalloc(sizeof(*resv), GFP_KERNEL_ACCOUNT);
 
 	if (resv)
 		dma_resv_init(resv);

@@ -2,6 +2,7 @@
 
 //! A one-time signal that a thread waits for, ended early by a fatal signal only.
 
+use super::pages::at_will;
 use kernel::{bindings, prelude::*, sync::Arc, time::msecs_to_jiffies, types::Opaque};
 
 /// Set once, seen by everybody who waits or will wait.
@@ -30,7 +31,7 @@ impl Signal {
                     unsafe { bindings::init_completion(slot) };
                 }),
             }),
-            GFP_KERNEL,
+            at_will(),
         )
     }
 

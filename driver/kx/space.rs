@@ -6,7 +6,10 @@
 //! its mappings in that space instead: emptying a range concerns nobody else, and nobody else's mappings are in the
 //! way. The space is the address space of an anonymous inode, as graphics drivers and vfio have it.
 
-use super::{pages::PAGE_BYTES, raw};
+use super::{
+    pages::{at_will, PAGE_BYTES},
+    raw,
+};
 use core::ptr::NonNull;
 use kernel::{
     bindings,
@@ -78,7 +81,7 @@ impl Space {
         let inode = NonNull::new(inode).ok_or(ENOMEM)?;
         // INVARIANT: See above.
         let space = Self { inode };
-        Ok(Arc::new(space, GFP_KERNEL)?)
+        Ok(Arc::new(space, at_will())?)
     }
 
     /// Has all mappings of a file here. For open(2), before anybody can map it. The caller keeps the space until the

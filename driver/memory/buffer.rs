@@ -3,7 +3,11 @@
 //! Buffers: what handles name, and where their memory is registered.
 
 use super::{Guard, Memory, Pool, Region};
-use crate::{kx::vec::retain, rdma::Endpoint, uapi};
+use crate::{
+    kx::{pages::at_will, vec::retain},
+    rdma::Endpoint,
+    uapi,
+};
 use kernel::{
     fmt, new_mutex,
     prelude::*,
@@ -54,7 +58,7 @@ impl Buffer {
                 pool,
                 regions <- new_mutex!(KVec::new(), "Buffer::regions"),
             }),
-            GFP_KERNEL,
+            at_will(),
         )
     }
 
@@ -160,7 +164,7 @@ impl Buffer {
         // Those of domains that are gone serve nobody.
         retain(&mut regions, |region| region.is_alive());
         let region = Region::local(&self.memory, endpoint)?;
-        regions.push(region.clone(), GFP_KERNEL)?;
+        regions.push(region.clone(), at_will())?;
         Ok(region)
     }
 }

@@ -13,7 +13,7 @@ use crate::{
             export::{Export, Exported},
             DmaBuf, Shown,
         },
-        pages::PAGE_BYTES,
+        pages::{at_will, PAGE_BYTES},
         vma,
     },
     windows::WINDOWS,
@@ -99,7 +99,7 @@ impl Memory {
             follower: Atomic::new(0),
             _count: GAUGES.exports.hold(1),
         };
-        let (export, dmabuf) = Export::new(Arc::new(piece, GFP_KERNEL)?, writable)?;
+        let (export, dmabuf) = Export::new(Arc::new(piece, at_will())?, writable)?;
         WINDOWS.exported.pass();
         // Nobody else knows the dma-buf yet, so that it cannot have been released.
         let follower = self.tenure().follow(export.clone())?;

@@ -24,7 +24,7 @@ use crate::{
     gauges::{Held, GAUGES},
     kx::bar::IoRange,
     kx::{
-        pages::{Pages, PAGE_BYTES},
+        pages::{at_will, Pages, PAGE_BYTES},
         space::{Place, Space},
         vma::{self, Mapped, Paged, What},
     },
@@ -129,7 +129,7 @@ impl Memory {
         let whole_allocation = charge.is_some();
         // Its place first: memory of a device may not go while it is being made, under the device's lock, which it takes
         // when it goes.
-        let place = UniqueArc::new_uninit(GFP_KERNEL)?;
+        let place = UniqueArc::new_uninit(at_will())?;
         let memory = place.write(Self {
             backing,
             tenure,

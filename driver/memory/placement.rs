@@ -6,7 +6,7 @@ use crate::{
     kx::{
         global::REGISTRY,
         nodes::{self, DeviceName},
-        pages::{Pages, Wanted, MAX_ORDER},
+        pages::{at_will, Pages, Wanted, MAX_ORDER},
     },
     logic::placement::{nearest, Turns},
     tuning::TUNING,
@@ -61,11 +61,11 @@ impl Placement {
         match policy {
             uapi::PLACE_ANY if !strict => {}
             uapi::PLACE_PREFERRED | uapi::PLACE_STRICT if nodes::node_has_memory(node) => {
-                placement.nodes.push(node, GFP_KERNEL)?;
+                placement.nodes.push(node, at_will())?;
             }
             uapi::PLACE_INTERLEAVE if !whole => {
                 for node in nodes::memory_nodes() {
-                    placement.nodes.push(node, GFP_KERNEL)?;
+                    placement.nodes.push(node, at_will())?;
                 }
             }
             uapi::PLACE_NEAR_RDMA | uapi::PLACE_NEAR_PCI => {
@@ -76,7 +76,7 @@ impl Placement {
                     REGISTRY.lock().node_of(&name)?
                 };
                 placement.node = near_node(placement.device_node)?;
-                placement.nodes.push(placement.node, GFP_KERNEL)?;
+                placement.nodes.push(placement.node, at_will())?;
             }
             _ => return Err(EINVAL),
         }
@@ -119,7 +119,7 @@ impl Placement {
             }
         })?;
         let placed = Placed {
-            placement: Arc::new(self, GFP_KERNEL)?,
+            placement: Arc::new(self, at_will())?,
             first: 0,
             total: count,
         };
@@ -155,7 +155,7 @@ impl Placed {
             whole: false,
         };
         Ok(Self {
-            placement: Arc::new(placement, GFP_KERNEL)?,
+            placement: Arc::new(placement, at_will())?,
             first: 0,
             total: 0,
         })
@@ -192,7 +192,7 @@ impl Placed {
 
     /// Pages on each node, and those that are elsewhere than wanted. Read from the pages themselves.
     pub(super) fn census(&self, pages: &Pages) -> Result<(KVec<u64>, u64)> {
-        let mut by_node = KVec::from_elem(0u64, nodes::node_ids() as usize, GFP_KERNEL)?;
+        let mut by_node = KVec::from_elem(0u64, nodes::node_ids() as usize, at_will())?;
         let mut misplaced = 0;
         self.each(pages, |node, _, pages, is_misplaced, _| {
             let slot = usize::try_from(node).ok();
@@ -218,7 +218,7 @@ impl Placed {
 
     /// The same of so many pages of a device's memory, which are all where it is.
     pub(super) fn census_of_device(&self, count: u64) -> Result<(KVec<u64>, u64)> {
-        let mut by_node = KVec::from_elem(0u64, nodes::node_ids() as usize, GFP_KERNEL)?;
+        let mut by_node = KVec::from_elem(0u64, nodes::node_ids() as usize, at_will())?;
         let place = usize::try_from(self.placement.node).ok();
         if let Some(pages) = place.and_then(|at| by_node.get_mut(at)) {
             *pages += count;

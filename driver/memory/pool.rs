@@ -80,7 +80,7 @@ impl Pool {
         let (pages, placed) = placement.allocate(count)?;
         let blocks = KVVec::from_elem(Block::NEW, count, at_will())?;
         let slots = Buddy::new(blocks).ok_or(E2BIG)?;
-        let pages = Arc::new(pages, GFP_KERNEL)?;
+        let pages = Arc::new(pages, at_will())?;
         let all = Pages::part(pages.clone(), 0, count, None)?;
         let memory = Memory::over(all, placed, &home, Some(charge))?;
         let buffer = Buffer::new(memory.clone())?;
@@ -93,14 +93,14 @@ impl Pool {
                 slots <- new_spinlock!(slots, "Stock::slots"),
                 _count: GAUGES.pools.hold(1),
             }),
-            GFP_KERNEL,
+            at_will(),
         )?;
         let pool = Self {
             buffer,
             stock,
             zeroes,
         };
-        Ok(Arc::new(pool, GFP_KERNEL)?)
+        Ok(Arc::new(pool, at_will())?)
     }
 
     /// What is registered for all that is carved.
@@ -136,7 +136,7 @@ impl Pool {
             stock: stock.clone(),
             first,
         };
-        let slot: KBox<dyn PageOwner> = KBox::new(slot, GFP_KERNEL)?;
+        let slot: KBox<dyn PageOwner> = KBox::new(slot, at_will())?;
         let first = first as usize;
         let pages = Pages::part(stock.pages.clone(), first, count, Some(slot))?;
         if self.zeroes {

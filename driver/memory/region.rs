@@ -6,7 +6,7 @@ use super::Memory;
 use crate::{
     gauges::{Held, GAUGES},
     kx::{
-        pages::PAGE_BYTES,
+        pages::{at_will, PAGE_BYTES},
         rdma::mr::{Access, RegionSet},
         stay_loaded,
     },
@@ -59,7 +59,7 @@ impl Region {
         let domain = endpoint.domain().clone();
         let remote = matches!(access, Access::Remote { .. });
         let mark = RegionMark::new(memory.mark(), (count * PAGE_BYTES) as u64, remote);
-        let mark = Arc::new(mark, GFP_KERNEL)?;
+        let mark = Arc::new(mark, at_will())?;
         let (set, id) = domain.make_region(memory, first, count, access, &mark)?;
         let region = Arc::new(
             Self {
@@ -70,7 +70,7 @@ impl Region {
                 _count: GAUGES.regions.hold(1),
                 memory: memory.clone(),
             },
-            GFP_KERNEL,
+            at_will(),
         )?;
         // On a failure the region ends here, and with it whatever was registered.
         endpoint.register(memory, &region.set)?;

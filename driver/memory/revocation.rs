@@ -26,6 +26,7 @@
 use super::{Home, Memory, Watches};
 use crate::{
     kx::{
+        pages::at_will,
         signal::Signal,
         space::{Place, Space},
     },
@@ -114,7 +115,7 @@ impl Tenure {
             followers <- new_mutex!((1, KVec::new()), "Memory::followers"),
             watches <- Watches::new(),
         });
-        Arc::try_pin_init(init, GFP_KERNEL)
+        Arc::try_pin_init(init, at_will())
     }
 
     /// By what others tell its memory from other memory, as long as they hold it.
@@ -219,7 +220,7 @@ impl Tenure {
         }
         let (next, list) = &mut *followers;
         let number = *next;
-        list.push((number, follower), GFP_KERNEL)?;
+        list.push((number, follower), at_will())?;
         *next += 1;
         Ok(number)
     }

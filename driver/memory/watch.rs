@@ -5,7 +5,10 @@
 use super::Buffer;
 use crate::{
     channel::{Ticket, TicketKey},
-    kx::chain::{Chain, Link, Next},
+    kx::{
+        chain::{Chain, Link, Next},
+        pages::at_will,
+    },
     logic::outcome::{Down, Outcome, State as Terminal},
     observe::{show_rest, MAX_SHOWN},
 };
@@ -117,7 +120,7 @@ impl Buffer {
     /// Takes a watch over. Its completion comes with the memory's revocation, at once when that is over, or by a cancel,
     /// or when the buffer's name goes.
     pub(crate) fn watch(&self, ticket: Ticket) {
-        let place = match KBox::new_uninit(GFP_KERNEL_ACCOUNT) {
+        let place = match KBox::new_uninit(at_will()) {
             Ok(place) => place,
             Err(_) => return ticket.fail(ENOMEM),
         };

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::kx::{
     bar::IoRange,
-    pages::{PageOwner, Pages, PAGE_BYTES},
+    pages::{at_will, PageOwner, Pages, PAGE_BYTES},
 };
 use core::{cell::Cell, ptr::NonNull};
 use kernel::{
@@ -96,7 +96,7 @@ impl<I: Importer> Import<I> {
                 importer,
                 dmabuf,
             }),
-            GFP_KERNEL,
+            at_will(),
         )?);
         let this = owned.import();
         let private: *const Self = &**this;
@@ -230,13 +230,13 @@ impl<I: Importer> Import<I> {
             return Err(Lack::Pages.into());
         }
         let count = self.dmabuf.bytes() as usize / PAGE_BYTES;
-        let mut row = KVVec::with_capacity(count, GFP_KERNEL_ACCOUNT)?;
+        let mut row = KVVec::with_capacity(count, at_will())?;
         for index in 0..count {
             // SAFETY: The mapping reaches as far as the dma-buf.
             let page = unsafe {
                 raw::dmaplane_kernel_page(start.cast::<u8>().add(index * PAGE_BYTES).cast())
             };
-            row.push(NonNull::new(page).ok_or(Lack::Pages)?, GFP_KERNEL_ACCOUNT)?;
+            row.push(NonNull::new(page).ok_or(Lack::Pages)?, at_will())?;
         }
         Ok(row)
     }
@@ -349,7 +349,7 @@ impl<I: Importer> Owned<I> {
                 Err(Lacking::Memory) => return Err(ENOMEM),
             },
         };
-        let owner: KBox<dyn PageOwner> = KBox::new(self, GFP_KERNEL)?;
+        let owner: KBox<dyn PageOwner> = KBox::new(self, at_will())?;
         // SAFETY: The kernel maps each of them, as the exporter's mapping shows, or they are memory of the driver's own; and
         // they stay until the attachment is given up or invalidated, by which everybody who uses them is ended first.
         let pages = unsafe { Pages::foreign(row, owner) };

@@ -3,7 +3,7 @@
 //! Pages as another driver's device sees them.
 
 use super::raw;
-use crate::kx::pages::PAGE_BYTES;
+use crate::kx::pages::{at_will, PAGE_BYTES};
 use core::ptr::NonNull;
 use kernel::{
     bindings::{self, dma_data_direction as Direction},
@@ -33,7 +33,7 @@ impl List {
                 0,
                 pages.len() * PAGE_BYTES,
                 piece,
-                bindings::GFP_KERNEL,
+                bindings::GFP_KERNEL_ACCOUNT,
             )
         })?;
         // INVARIANT: Filled above. The list does not refer to the table, which may move.
@@ -97,7 +97,7 @@ impl Table {
             direction,
         };
         table.sync_for_device();
-        Ok(KBox::new(table, GFP_KERNEL)?)
+        Ok(KBox::new(table, at_will())?)
     }
 
     /// The table, for its importer.

@@ -86,12 +86,12 @@ impl Pages {
             bound,
             order: Some(wanted.max_order.min(MAX_ORDER)),
         };
-        let mut sources = KVec::with_capacity(wanted.nodes.len().max(1), GFP_KERNEL)?;
+        let mut sources = KVec::with_capacity(wanted.nodes.len().max(1), at_will())?;
         for nid in wanted.nodes {
-            sources.push(source(*nid, true), GFP_KERNEL)?;
+            sources.push(source(*nid, true), at_will())?;
         }
         if sources.is_empty() {
-            sources.push(source(bindings::NUMA_NO_NODE, false), GFP_KERNEL)?;
+            sources.push(source(bindings::NUMA_NO_NODE, false), at_will())?;
         }
         let mut elsewhere = source(bindings::NUMA_NO_NODE, false);
         let mut look = 0;
