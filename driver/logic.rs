@@ -2,6 +2,8 @@
 
 //! The arithmetic and state machines of `logic/`, which the host tests.
 
+#[path = "../logic/src/alias.rs"]
+pub(crate) mod alias;
 #[path = "../logic/src/buddy.rs"]
 pub(crate) mod buddy;
 #[path = "../logic/src/extents.rs"]

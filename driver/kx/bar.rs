@@ -288,6 +288,11 @@ impl IoRange {
         self.pfn
     }
 
+    /// Its physical address, which tells what it has in common with other ranges.
+    pub(crate) fn address(&self) -> u64 {
+        (self.pfn * PAGE_BYTES) as u64
+    }
+
     /// How other devices reach it, if they do.
     pub(super) fn provider(&self) -> Option<NonNull<c_void>> {
         self.provider

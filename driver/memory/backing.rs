@@ -7,9 +7,10 @@ use crate::{
     kx::{
         bar::IoRange,
         dmabuf::Shown,
-        pages::{Pages, PAGE_BYTES},
+        pages::{at_will, Pages, PAGE_BYTES},
         vma::What,
     },
+    logic::alias::Order,
 };
 use kernel::{prelude::*, sync::Arc};
 
@@ -85,15 +86,39 @@ impl Backing {
         }
     }
 
-    /// Copies bytes from other memory, or from this, where the ranges may overlap. May sleep. `ENOMEM` when there is no
-    /// memory for what lies between two devices' accesses.
+    /// In which order bytes are to be copied from other memory, or from this. What overlaps is decided by pages: the same
+    /// memory may have several names.
+    fn order(&self, offset: u64, from: &Self, at: u64, bytes: usize) -> Result<Order> {
+        match (self, from) {
+            (Backing::Pages(to), Backing::Pages(from)) => to.order(offset, from, at, bytes),
+            (
+                Backing::Device { io: to, .. } | Backing::Lent { io: to, .. },
+                Backing::Device { io: from, .. } | Backing::Lent { io: from, .. },
+            ) => Ok(match from.address() + at < to.address() + offset {
+                true => Order::Backward,
+                false => Order::Forward,
+            }),
+            // A device's memory is no host's.
+            _ => Ok(Order::Forward),
+        }
+    }
+
+    /// Copies bytes from other memory, or from this, where the ranges may overlap: the result is that of memmove(3). May
+    /// sleep. `ENOMEM` when there is no memory for what lies between.
     pub(super) fn copy_from(&self, offset: u64, from: &Self, at: u64, bytes: usize) -> Result {
-        if let (Backing::Pages(to), Backing::Pages(from)) = (self, from) {
-            to.copy_from(offset, from, at, bytes);
+        let order = self.order(offset, from, at, bytes)?;
+        if order == Order::Bounce {
+            let mut all = KVVec::from_elem(0u8, bytes, at_will())?;
+            from.read(at, &mut all);
+            self.write(offset, &all);
             return Ok(());
         }
-        let mut between = KVec::from_elem(0u8, PAGE_BYTES, GFP_KERNEL)?;
-        let backwards = core::ptr::eq(self, from) && at < offset;
+        let backwards = order == Order::Backward;
+        if let (Backing::Pages(to), Backing::Pages(from)) = (self, from) {
+            to.copy_from(offset, from, at, bytes, backwards);
+            return Ok(());
+        }
+        let mut between = KVec::from_elem(0u8, PAGE_BYTES, at_will())?;
         let mut done = 0;
         while done < bytes {
             let count = (bytes - done).min(PAGE_BYTES);

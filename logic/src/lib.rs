@@ -8,6 +8,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod alias;
 pub mod buddy;
 pub mod extents;
 pub mod flow;

@@ -8,6 +8,7 @@ mod zero;
 pub(crate) use folios::{Wanted, MAX_ORDER};
 
 use super::raw;
+use crate::logic::alias::{self, Order};
 use core::ptr::NonNull;
 use kernel::{
     alloc::{flags::__GFP_NOWARN, Flags},
@@ -169,10 +170,52 @@ impl Pages {
         });
     }
 
-    /// Copies bytes from other pages, or from these, where the ranges may overlap. May sleep. What does not fit is left
-    /// out, which the caller's check of the ranges rules out.
-    pub(crate) fn copy_from(&self, offset: u64, from: &Self, from_offset: u64, bytes: usize) {
-        let backwards = core::ptr::eq(self, from) && from_offset < offset;
+    /// Whether others may have the same pages under another name.
+    fn may_alias(&self) -> bool {
+        matches!(self.owner, Owner::Foreign { .. })
+    }
+
+    /// In which order bytes are to be copied from other pages, or from these. `ENOMEM` where that takes a search.
+    pub(crate) fn order(
+        &self,
+        offset: u64,
+        from: &Self,
+        from_offset: u64,
+        bytes: usize,
+    ) -> Result<Order> {
+        if !self.may_alias() && !from.may_alias() {
+            // Parts of one row have no page in common.
+            return Ok(match core::ptr::eq(self, from) && from_offset < offset {
+                true => Order::Backward,
+                false => Order::Forward,
+            });
+        }
+        let range = |pages: &Self, offset: u64| {
+            let start = usize::try_from(offset).map_err(|_| EINVAL)?;
+            let end = start.checked_add(bytes).ok_or(EINVAL)?;
+            let (first, end) = (start / PAGE_BYTES, end.div_ceil(PAGE_BYTES));
+            Ok::<_, Error>((first, end.min(pages.count()), start % PAGE_BYTES))
+        };
+        let (to_first, to_end, to_skip) = range(self, offset)?;
+        let (from_first, from_end, from_skip) = range(from, from_offset)?;
+        let to = self.as_slice().get(to_first..to_end).ok_or(EINVAL)?;
+        let from = from.as_slice().get(from_first..from_end).ok_or(EINVAL)?;
+        let mut scratch = KVVec::from_elem((0, 0), from.len(), at_will())?;
+        let name = |page: &NonNull<bindings::page>| page.as_ptr().addr();
+        let (to, from) = (to.iter().map(name), from.iter().map(name));
+        Ok(alias::order(to, to_skip, from, from_skip, &mut scratch))
+    }
+
+    /// Copies bytes from other pages, or from these, in an order that [`Self::order`] found. May sleep. What does not fit
+    /// is left out, which the caller's check of the ranges rules out.
+    pub(crate) fn copy_from(
+        &self,
+        offset: u64,
+        from: &Self,
+        from_offset: u64,
+        bytes: usize,
+        backwards: bool,
+    ) {
         let (Ok(to_start), Ok(from_start)) =
             (usize::try_from(offset), usize::try_from(from_offset))
         else {

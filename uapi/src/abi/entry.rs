@@ -19,8 +19,8 @@ pub const OP_READ: u8 = 4;
 /// Operation: sends at most `Query::max_send_bytes` of a buffer's range with the immediate, and consumes one of the
 /// peer's receives. The bytes are copied when the entry is accepted. Uses no `grant`.
 pub const OP_SEND: u8 = 5;
-/// Operation: copies a buffer's range to the buffer that `grant` names, from `remote_offset` on. The ranges may
-/// overlap. Uses no `endpoint`.
+/// Operation: copies a buffer's range to the buffer that `grant` names, from `remote_offset` on. The result is that of
+/// memmove(3), also when both handles name the same pages, such as a buffer and an import of its dma-buf. Uses no `endpoint`.
 pub const OP_COPY: u8 = 6;
 /// Operation: completes when all operations but receives that `endpoint` accepted before it have completed.
 pub const OP_FENCE: u8 = 7;

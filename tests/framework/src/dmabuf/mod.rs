@@ -142,23 +142,80 @@ unsafe impl Foreign for UdmabufCreate {
 /// # Errors
 /// When the kernel has no udmabuf or no memory.
 pub fn udmabuf(bytes: u64) -> Result<(OwnedFd, OwnedFd)> {
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let memfd = rustix::fs::memfd_create(c"dmaplane-test", flags)?;
-    rustix::fs::ftruncate(&memfd, bytes)?;
-    rustix::fs::fcntl_add_seals(&memfd, SealFlags::SHRINK)?;
-    let device = File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/udmabuf")
-        .context("/dev/udmabuf")?;
+    let memfd = sealed(bytes)?;
     let mut create = UdmabufCreate {
         memfd: memfd.as_raw_fd() as u32,
         flags: 1, // UDMABUF_FLAGS_CLOEXEC
         offset: 0,
         size: bytes,
     };
-    let fd = sys::foreign(device.as_fd(), &mut create).context("UDMABUF_CREATE")?;
+    let fd = sys::foreign(udmabuf_device()?.as_fd(), &mut create).context("UDMABUF_CREATE")?;
     Ok((sys::own(fd), memfd))
+}
+
+/// A file in memory of which dma-bufs may be made.
+///
+/// # Errors
+/// When there is no memory.
+pub fn sealed(bytes: u64) -> Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let memfd = rustix::fs::memfd_create(c"dmaplane-test", flags)?;
+    rustix::fs::ftruncate(&memfd, bytes)?;
+    rustix::fs::fcntl_add_seals(&memfd, SealFlags::SHRINK)?;
+    Ok(memfd)
+}
+
+fn udmabuf_device() -> Result<File> {
+    let device = File::options().read(true).write(true).open("/dev/udmabuf");
+    device.context("/dev/udmabuf")
+}
+
+/// Most pages of [`udmabuf_of_pages`].
+pub const LISTED: usize = 16;
+
+#[repr(C)]
+struct UdmabufItem {
+    memfd: u32,
+    reserved: u32,
+    offset: u64,
+    size: u64,
+}
+
+#[repr(C)]
+struct UdmabufList {
+    flags: u32,
+    count: u32,
+    list: [UdmabufItem; LISTED],
+}
+
+// SAFETY: `UDMABUF_CREATE_LIST` reads this structure and as many entries as it says, which are inside it. The number is that
+// of the head alone.
+unsafe impl Foreign for UdmabufList {
+    const OPCODE: u32 = write_only(b'u', 0x43, 8);
+}
+
+/// A dma-buf of pages of a file in memory, in any order.
+///
+/// # Errors
+/// When the kernel has no udmabuf, or refuses.
+///
+/// # Panics
+/// With more than [`LISTED`] pages.
+pub fn udmabuf_of_pages(memfd: BorrowedFd<'_>, pages: &[u64]) -> Result<OwnedFd> {
+    assert!(pages.len() <= LISTED, "{} pages", pages.len());
+    let item = |index: usize| UdmabufItem {
+        memfd: memfd.as_raw_fd() as u32,
+        reserved: 0,
+        offset: pages.get(index).copied().unwrap_or(0) * 4096,
+        size: 4096,
+    };
+    let mut list = UdmabufList {
+        flags: 1, // UDMABUF_FLAGS_CLOEXEC
+        count: pages.len() as u32,
+        list: std::array::from_fn(item),
+    };
+    let fd = sys::foreign(udmabuf_device()?.as_fd(), &mut list).context("UDMABUF_CREATE_LIST")?;
+    Ok(sys::own(fd))
 }
 
 /// Imports by number, whatever it is.
