@@ -25,6 +25,7 @@ int dmaplane_pci_device_node(const char *name, int *nid);
 void *dmaplane_vmalloc_shared(unsigned long bytes);
 void dmaplane_vfree(void *memory);
 void dmaplane_vma_shared_only(struct vm_area_struct *vma);
+bool dmaplane_read_implies_exec(void);
 void dmaplane_vma_on_demand(struct vm_area_struct *vma, pgoff_t first);
 
 void dmaplane_move_between(struct page *to, size_t to_offset, struct page *from,

@@ -16,6 +16,7 @@
 #include <linux/nsproxy.h>
 #include <linux/io.h>
 #include <linux/pci.h>
+#include <linux/personality.h>
 #include <linux/sched.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
@@ -235,7 +236,14 @@ void dmaplane_vfree(void *memory)
 /* Called from mmap(2) with the VMA still private to the caller. */
 void dmaplane_vma_shared_only(struct vm_area_struct *vma)
 {
-	vm_flags_mod(vma, VM_DONTEXPAND | VM_DONTDUMP, VM_MAYEXEC);
+	vm_flags_mod(vma, VM_DONTEXPAND | VM_DONTDUMP, VM_MAYEXEC | VM_EXEC);
+	/* What is inserted right away is not executable either. */
+	vma->vm_page_prot = vm_get_page_prot(vma->vm_flags);
+}
+
+bool dmaplane_read_implies_exec(void)
+{
+	return current->personality & READ_IMPLIES_EXEC;
 }
 
 /* As above. Pages are inserted when they are touched first. */

@@ -82,13 +82,25 @@ pub(crate) fn offset(vma: &VmaNew) -> u64 {
     (pages as u64) * PAGE_BYTES as u64
 }
 
-/// Checks a wish to map `bytes` of an object from byte `start` on. Only shared mappings are accepted, and execution is
-/// ruled out for good. `EINVAL` for anything else, or a range beyond the object's end. The page to begin with.
-fn prepare(vma: &VmaNew, bytes: usize, start: u64) -> Result<usize> {
+/// Accepts shared mappings only, and rules execution out for good. `EINVAL` for anything else. Programs whose personality
+/// has every readable mapping executable (`READ_IMPLIES_EXEC`) did not ask for that: theirs are made without.
+pub(super) fn accept(vma: &VmaNew) -> Result {
     // A shared mapping of a file that is open for reading only has lost the other flag.
-    if vma.flags() & flags::MAYSHARE == 0 || vma.flags() & flags::EXEC != 0 {
+    if vma.flags() & flags::MAYSHARE == 0 {
         return Err(EINVAL);
     }
+    // SAFETY: Reads the calling task's own personality.
+    if vma.flags() & flags::EXEC != 0 && !unsafe { raw::dmaplane_read_implies_exec() } {
+        return Err(EINVAL);
+    }
+    // SAFETY: A new VMA is exclusively ours during mmap(2).
+    unsafe { raw::dmaplane_vma_shared_only(vma.as_ptr()) };
+    Ok(())
+}
+
+/// Checks a wish to map `bytes` of an object from byte `start` on. `EINVAL` for a range beyond the object's end, and see
+/// [`accept`]. The byte to begin with.
+fn prepare(vma: &VmaNew, bytes: usize, start: u64) -> Result<usize> {
     let start = usize::try_from(start).map_err(|_| EINVAL)?;
     let end = start
         .checked_add(vma.end() - vma.start())
@@ -96,8 +108,7 @@ fn prepare(vma: &VmaNew, bytes: usize, start: u64) -> Result<usize> {
     if start % PAGE_BYTES != 0 || end > bytes {
         return Err(EINVAL);
     }
-    // SAFETY: A new VMA is exclusively ours during mmap(2).
-    unsafe { raw::dmaplane_vma_shared_only(vma.as_ptr()) };
+    accept(vma)?;
     Ok(start)
 }
 

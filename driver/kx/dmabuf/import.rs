@@ -17,6 +17,7 @@ use super::{
 use crate::kx::{
     bar::IoRange,
     pages::{at_will, PageOwner, Pages, PAGE_BYTES},
+    vma::accept,
 };
 use core::{cell::Cell, ptr::NonNull};
 use kernel::{
@@ -281,19 +282,14 @@ impl<I: Importer> Import<I> {
     /// Has the exporter map it into a process. Only shared mappings are accepted, as for the driver's own memory, and no
     /// writable ones of what may not be written (`EACCES`), which the framework leaves to its caller.
     pub(crate) fn map(&self, vma: &VmaNew, start: u64) -> Result {
-        if vma.flags() & flags::SHARED == 0 || vma.flags() & flags::EXEC != 0 {
-            return Err(EINVAL);
-        }
         let first = usize::try_from(start).map_err(|_| EINVAL)? / PAGE_BYTES;
         if !self.is_writable() && vma.flags() & flags::WRITE != 0 {
             return Err(EACCES);
         }
-        // SAFETY: A new VMA is exclusively ours during mmap(2).
-        unsafe {
-            raw::dmaplane_vma_shared_only(vma.as_ptr());
-            if !self.is_writable() {
-                raw::dmaplane_vma_never_written(vma.as_ptr());
-            }
+        accept(vma)?;
+        if !self.is_writable() {
+            // SAFETY: A new VMA is exclusively ours during mmap(2).
+            unsafe { raw::dmaplane_vma_never_written(vma.as_ptr()) };
         }
         // SAFETY: As above; the dma-buf is alive, and becomes the VMA's file.
         to_result(unsafe { raw::dma_buf_mmap(self.dmabuf.0.as_ptr(), vma.as_ptr(), first) })
