@@ -5,7 +5,8 @@
 use super::raw;
 use kernel::prelude::*;
 
-/// Whether a node exists and has memory.
+/// Whether a node exists and has memory that buffers may be made of: not memory that is movable only, and not that of
+/// nodes beyond the caller's cpuset.
 pub(crate) fn node_has_memory(nid: i32) -> bool {
     // SAFETY: Any integer may be passed; the wrapper checks its range.
     unsafe { raw::dmaplane_node_has_memory(nid) }
@@ -17,7 +18,7 @@ pub(crate) fn node_ids() -> u32 {
     unsafe { raw::dmaplane_node_ids() }
 }
 
-/// Nodes that have memory, by id.
+/// Nodes that have such memory, by id.
 pub(crate) fn memory_nodes() -> impl Iterator<Item = i32> {
     (0..node_ids() as i32).filter(|nid| node_has_memory(*nid))
 }

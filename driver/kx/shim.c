@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Wrappers for what bindgen cannot bind: inline functions and macros. No policy lives here. */
 #include <linux/anon_inodes.h>
+#include <linux/cpuset.h>
 #include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/dma-buf.h>
@@ -27,17 +28,20 @@
 #include "bindings.h"
 
 /*
- * One folio, not zeroed, charged to the caller's memory cgroup. __GFP_RETRY_MAYFAIL, __GFP_NORETRY and __GFP_THISNODE all
+ * One folio, not zeroed, charged to the caller's memory cgroup, on nodes of the caller's cpuset alone, as memory of user
+ * space is; without a node as the caller's memory policy says. __GFP_RETRY_MAYFAIL, __GFP_NORETRY and __GFP_THISNODE all
  * keep the out-of-memory killer out: a caller that asks for too much gets NULL, nobody else is hurt. Large folios
  * are not fought for unless the caller insists: there are smaller ones.
  */
 struct page *dmaplane_alloc_folio(int nid, unsigned int order, bool bound, bool insist)
 {
-	gfp_t gfp = GFP_KERNEL_ACCOUNT | __GFP_COMP | __GFP_NOWARN;
+	gfp_t gfp = GFP_USER | __GFP_ACCOUNT | __GFP_COMP | __GFP_NOWARN;
 
 	gfp |= order && !insist ? __GFP_NORETRY : __GFP_RETRY_MAYFAIL;
 	if (bound)
 		gfp |= __GFP_THISNODE;
+	if (nid == NUMA_NO_NODE)
+		return alloc_pages(gfp, order);
 	return alloc_pages_node(nid, gfp, order);
 }
 
@@ -166,9 +170,11 @@ int dmaplane_page_to_nid(const struct page *page)
 	return page_to_nid(page);
 }
 
+/* Memory that the kernel may use for itself, where the caller's cpuset allows it. */
 bool dmaplane_node_has_memory(int nid)
 {
-	return nid >= 0 && nid < nr_node_ids && node_state(nid, N_MEMORY);
+	return nid >= 0 && nid < nr_node_ids && node_state(nid, N_NORMAL_MEMORY) &&
+	       node_isset(nid, cpuset_current_mems_allowed);
 }
 
 unsigned int dmaplane_node_ids(void)

@@ -14,7 +14,7 @@ pub(crate) const MAX_ORDER: usize = 9;
 pub(crate) struct Wanted<'a> {
     /// Pages.
     pub(crate) count: usize,
-    /// Nodes that take turns; all of them have memory. None for anywhere, near the caller first.
+    /// Nodes that take turns; all of them have memory. None for wherever the caller's memory policy says.
     pub(crate) nodes: &'a [i32],
     /// Their turns.
     pub(crate) turns: Turns,

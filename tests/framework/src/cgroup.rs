@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! A memory cgroup of the test's own.
+//! Cgroups of the test's own.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
@@ -26,19 +26,7 @@ impl MemoryCgroup {
     /// # Errors
     /// A [`Skip`] where version 2 cannot be mounted or has no memory controller.
     pub fn enter(name: &str) -> Result<Self> {
-        let root = std::env::temp_dir().join(format!("cgroup-{name}-{}", std::process::id()));
-        fs::create_dir(&root).with_context(|| format!("cannot create {}", root.display()))?;
-        let mounted = mount(
-            "none",
-            &root,
-            "cgroup2",
-            MountFlags::empty(),
-            None::<&std::ffi::CStr>,
-        );
-        if let Err(errno) = mounted {
-            fs::remove_dir(&root)?;
-            return Err(Skip::new(format!("cgroup version 2 cannot be mounted: {errno}")).into());
-        }
+        let root = mounted(name)?;
         let folder = root.join(name);
         match make(&root, &folder) {
             Ok(max) => Ok(Self { root, folder, max }),
@@ -87,17 +75,75 @@ impl Drop for MemoryCgroup {
     }
 }
 
-/// Makes a cgroup in a mounted hierarchy and moves this process into it; gives the file of its hard limit.
-fn make(root: &Path, folder: &Path) -> Result<File> {
+/// A cgroup (version 2) whose processes get memory of some nodes only. This process moves in, and out on drop.
+#[derive(Debug)]
+pub struct CpusetCgroup {
+    root: PathBuf,
+    folder: PathBuf,
+}
+
+impl CpusetCgroup {
+    /// Makes a cgroup with the nodes `mems`, as `cpuset.mems` has them, and moves this process into it.
+    ///
+    /// # Errors
+    /// A [`Skip`] where version 2 cannot be mounted or has no controller of cpusets.
+    pub fn enter(name: &str, mems: &str) -> Result<Self> {
+        let root = mounted(name)?;
+        let folder = root.join(name);
+        let made = prepare(&root, &folder, "cpuset")
+            .and_then(|()| write(&folder.join("cpuset.mems"), mems))
+            .and_then(|()| write(&folder.join("cgroup.procs"), "0"));
+        let cgroup = Self { root, folder };
+        made.map(|()| cgroup)
+    }
+}
+
+impl Drop for CpusetCgroup {
+    fn drop(&mut self) {
+        leave(&self.root, &self.folder);
+    }
+}
+
+/// Mounts the hierarchy in a folder of the caller's own.
+fn mounted(name: &str) -> Result<PathBuf> {
+    let root = std::env::temp_dir().join(format!("cgroup-{name}-{}", std::process::id()));
+    fs::create_dir(&root).with_context(|| format!("cannot create {}", root.display()))?;
+    let mounted = mount(
+        "none",
+        &root,
+        "cgroup2",
+        MountFlags::empty(),
+        None::<&std::ffi::CStr>,
+    );
+    if let Err(errno) = mounted {
+        fs::remove_dir(&root)?;
+        return Err(Skip::new(format!("cgroup version 2 cannot be mounted: {errno}")).into());
+    }
+    Ok(root)
+}
+
+/// Makes a cgroup with a controller.
+fn prepare(root: &Path, folder: &Path, controller: &str) -> Result<()> {
     let controllers = fs::read_to_string(root.join("cgroup.controllers"))?;
     if !controllers
         .split_whitespace()
-        .any(|controller| controller == "memory")
+        .any(|other| other == controller)
     {
-        return Err(Skip::new("this kernel's cgroups have no memory controller").into());
+        return Err(Skip::new(format!(
+            "this kernel's cgroups have no {controller} controller"
+        ))
+        .into());
     }
-    write(&root.join("cgroup.subtree_control"), "+memory")?;
-    fs::create_dir(folder).context("cannot create a cgroup")?;
+    write(
+        &root.join("cgroup.subtree_control"),
+        &format!("+{controller}"),
+    )?;
+    fs::create_dir(folder).context("cannot create a cgroup")
+}
+
+/// Makes a cgroup in a mounted hierarchy and moves this process into it; gives the file of its hard limit.
+fn make(root: &Path, folder: &Path) -> Result<File> {
+    prepare(root, folder, "memory")?;
     let max = File::options().write(true).open(folder.join("memory.max"));
     let max = max.context("cannot open memory.max")?;
     write(&folder.join("cgroup.procs"), "0")?;

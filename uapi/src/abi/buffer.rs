@@ -4,7 +4,9 @@
 
 use super::*;
 
-/// Creates a buffer ([`BufferCreate`]). Errors: `EINVAL` (size 0, unknown policy, a node that does
+/// Creates a buffer ([`BufferCreate`]). It is on nodes of the caller's cpuset alone, whatever the policy. A node has memory
+/// for it when the kernel may use some for itself (not where all of it is movable) and the cpuset allows it. Errors:
+/// `EINVAL` (size 0, unknown policy, a node that does
 /// not exist or has no memory, a device where the policy has none), `E2BIG` (beyond [`Query::max_buffer_bytes`], or
 /// beyond 2 MiB with [`BUFFER_COHERENT`]), `ENOMEM` (no memory
 /// where the policy allows it, or the memory cgroup's limit), `EDQUOT` (beyond [`Query::max_context_bytes`]),
@@ -17,7 +19,7 @@ pub const IOC_BUFFER_QUERY: u32 = (IOC_TYPE << 8) | 0x11;
 /// beyond [`Query::node_ids`]). Since [`CAP_PLACEMENT`].
 pub const IOC_BUFFER_FOLIOS: u32 = (IOC_TYPE << 8) | 0x12;
 
-/// Placement: wherever the kernel finds memory.
+/// Placement: where the calling thread's memory policy says (`numactl`, set_mempolicy(2)), without one near its processor.
 pub const PLACE_ANY: u32 = 0;
 /// Placement: on the given node first, elsewhere when it is full (visible in [`BufferQuery`]).
 pub const PLACE_PREFERRED: u32 = 1;
