@@ -142,9 +142,10 @@ impl Context {
         let arg = Arg::<uapi::BufferRevoke>::read(arg)?;
         zero(&[arg.value.flags, arg.value.reserved])?;
         let buffer = self.buffer(arg.value.handle)?;
-        let tenure = buffer.memory().tenure();
-        tenure.revoke(Cause::Owner);
-        if tenure.is_held() {
+        let memory = buffer.memory();
+        memory.tenure().revoke(Cause::Owner);
+        memory.wait_released();
+        if memory.held() != 0 {
             return Err(EBUSY);
         }
         Ok(())
@@ -156,6 +157,7 @@ impl Context {
         let buffer = self.buffer(arg.value.handle)?;
         (arg.value.state, arg.value.cause) = buffer.memory().standing();
         buffer.memory().describe(&mut arg.value);
+        arg.value.held = buffer.memory().held();
         arg.write()
     }
 

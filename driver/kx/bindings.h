@@ -14,6 +14,8 @@
 struct page *dmaplane_alloc_folio(int nid, unsigned int order, bool bound, bool insist);
 void dmaplane_zero_page(struct page *page);
 unsigned int dmaplane_folio_order(struct page *page);
+unsigned int dmaplane_folio_references(struct page *page);
+void dmaplane_sleep_killable(unsigned int ms);
 void dmaplane_copy_to_page(struct page *page, size_t offset, const void *from, size_t bytes);
 void dmaplane_copy_from_page(void *to, struct page *page, size_t offset, size_t bytes);
 int dmaplane_page_to_nid(const struct page *page);

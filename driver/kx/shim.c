@@ -45,6 +45,18 @@ struct page *dmaplane_alloc_folio(int nid, unsigned int order, bool bound, bool 
 	return alloc_pages_node(nid, gfp, order);
 }
 
+/* References to the folio that a page is part of. */
+unsigned int dmaplane_folio_references(struct page *page)
+{
+	return folio_ref_count(page_folio(page));
+}
+
+/* Asleep for a while, unless the caller is being killed. */
+void dmaplane_sleep_killable(unsigned int ms)
+{
+	schedule_timeout_killable(msecs_to_jiffies(ms));
+}
+
 unsigned int dmaplane_folio_order(struct page *page)
 {
 	return folio_order(page_folio(page));

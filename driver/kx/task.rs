@@ -15,3 +15,9 @@ pub(crate) fn is_killed() -> bool {
     // SAFETY: Reads the calling thread's own signals.
     unsafe { raw::dmaplane_is_killed() }
 }
+
+/// Sleeps for so long, or until it is killed.
+pub(crate) fn sleep_killable(ms: u32) {
+    // SAFETY: Process context, which may sleep.
+    unsafe { raw::dmaplane_sleep_killable(ms) };
+}

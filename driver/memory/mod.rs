@@ -26,6 +26,7 @@ use crate::{
     kx::{
         pages::{at_will, Pages, PAGE_BYTES},
         space::{Place, Space},
+        task::{is_killed, sleep_killable},
         vma::{self, Mapped, Paged, What},
     },
     observe::MemoryMark,
@@ -248,14 +249,49 @@ impl Memory {
     /// Fills in what is on the node that is asked for. A device's memory has no folios.
     pub(crate) fn folios(self: &Arc<Self>, query: &mut uapi::BufferFolios) {
         let guard = self.enter();
-        if guard.is_err() && self.imported.is_some() {
-            return;
+        let gone = guard.is_err() && self.imported.is_some();
+        let pages = match &self.backing {
+            Backing::Pages(pages) if !gone => Some(pages),
+            _ => None,
+        };
+        self.placement.folios(pages, query);
+    }
+
+    /// `HELD_*` bits: who reaches it although it was revoked. 0 before.
+    pub(crate) fn held(&self) -> u32 {
+        if self.standing().0 != uapi::MEMORY_REVOKED {
+            return 0;
         }
-        if let Backing::Pages(pages) = &self.backing {
-            self.placement.folios(pages, query);
+        let exports = if self.tenure.is_held() {
+            uapi::HELD_DMABUF
+        } else {
+            0
+        };
+        exports | self.held_pages()
+    }
+
+    fn held_pages(&self) -> u32 {
+        match &self.backing {
+            Backing::Pages(pages) if pages.are_referenced() => uapi::HELD_PAGES,
+            _ => 0,
+        }
+    }
+
+    /// Waits until nobody refers to the pages of revoked memory any more, for [`LET_GO_MS`] at most and unless the caller
+    /// is killed. What sends from them lets go when the other side has received it, and nobody reports that.
+    pub(crate) fn wait_released(&self) {
+        let mut left = LET_GO_MS;
+        while left > 0 && self.held_pages() != 0 && !is_killed() {
+            sleep_killable(RELEASE_POLL_MS);
+            left = left.saturating_sub(RELEASE_POLL_MS);
         }
     }
 }
+
+/// Longest wait for whoever refers to pages of revoked memory, in milliseconds.
+const LET_GO_MS: u32 = 1000;
+/// Time between two looks for that, in milliseconds.
+const RELEASE_POLL_MS: u32 = 5;
 
 impl Memory {
     /// A provider may go on using it: where a device lends it, the device gives it to nobody else.

@@ -226,14 +226,15 @@ impl Placed {
         Ok((by_node, 0))
     }
 
-    /// Fills in what is on the node that is asked for.
-    pub(super) fn folios(&self, pages: &Pages, query: &mut uapi::BufferFolios) {
+    /// Fills in what is on the node that is asked for; nothing of memory without pages.
+    pub(super) fn folios(&self, pages: Option<&Pages>, query: &mut uapi::BufferFolios) {
         query.device_node = self.placement.device_node;
         query.orders = MAX_ORDER as u32 + 1;
         query.pages_by_order = [0; 16];
         query.misplaced_pages = 0;
         query.small_pages = 0;
         let asked = query.node;
+        let Some(pages) = pages else { return };
         self.each(pages, |node, order, pages, is_misplaced, is_small| {
             if node != asked {
                 return;

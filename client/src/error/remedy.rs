@@ -100,8 +100,8 @@ fn specific(call: Call, errno: Errno) -> Option<(&'static str, &'static str)> {
             "Wait for that work, then import it again",
         ),
         (BufferRevoke, Errno::BUSY) => (
-            "it is revoked, but an importer that cannot be told to let go still reaches it",
-            "End the importer's use: until then the pages are not used again",
+            "it is revoked, but an importer, or whoever pinned its pages, still reaches it",
+            "End that use and revoke again: until then the pages are not used again",
         ),
         (BufferExport, Errno::INVAL) => (
             "the range is empty or does not consist of whole pages",

@@ -113,6 +113,31 @@ impl Pages {
         matches!(self.owner, Owner::Part { .. })
     }
 
+    /// Whether somebody refers to pages of the driver's own beyond the row itself. Without user mappings and work of
+    /// devices that is who has pinned them, in whatever way, or sends from them.
+    pub(crate) fn are_referenced(&self) -> bool {
+        if !matches!(self.owner, Owner::Folios) {
+            // Those that are lent cannot be pinned, and others' are the others' to look after.
+            return false;
+        }
+        let mut index = 0;
+        while let Some(page) = self.row.get(index) {
+            // SAFETY: By the type invariant it is the head of a folio that is alive.
+            let (references, order) = unsafe {
+                let page = page.as_ptr();
+                (
+                    raw::dmaplane_folio_references(page),
+                    raw::dmaplane_folio_order(page),
+                )
+            };
+            if references > 1 {
+                return true;
+            }
+            index += 1 << order;
+        }
+        false
+    }
+
     /// How many there are.
     pub(crate) fn count(&self) -> usize {
         match &self.owner {
