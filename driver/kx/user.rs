@@ -15,7 +15,14 @@ use kernel::{
 /// # Safety
 ///
 /// The type is `repr(C)`, has no padding, and any bytes are a valid value of it.
-pub(crate) unsafe trait Abi: Copy + Default {}
+pub(crate) unsafe trait Abi: Copy + Default {
+    /// Bytes of the structure as the first version of the interface had it. The results of a call are among them, so that
+    /// nothing is made whose handle the caller has no room for.
+    const FIRST: usize;
+
+    /// Clears the members that are results alone: what the caller left in them is never given back as one.
+    fn clear_results(&mut self);
+}
 
 /// A wrapper that the orphan rule lets us implement the kernel's traits for.
 #[repr(transparent)]
@@ -27,39 +34,54 @@ unsafe impl<T: Abi> FromBytes for Bytes<T> {}
 // SAFETY: By `Abi`'s contract there is no padding.
 unsafe impl<T: Abi> AsBytes for Bytes<T> {}
 
+/// Each structure, its bytes in the first version, and the members that are results alone.
 macro_rules! abi {
-    ($($name:ident),* $(,)?) => {$(
+    ($($name:ident: $first:literal [$($result:ident),* $(,)?]),* $(,)?) => {$(
         // SAFETY: `repr(C)` of integers and arrays of integers only; `uapi` asserts its size, which is the
         // sum of its members' sizes.
-        unsafe impl Abi for uapi::$name {}
+        unsafe impl Abi for uapi::$name {
+            const FIRST: usize = $first;
+
+            fn clear_results(&mut self) {
+                $(self.$result = Self::default().$result;)*
+            }
+        }
         const _: () = assert!(offset_of!(uapi::$name, size) == 0 && offset_of!(uapi::$name, flags) == 4);
+        const _: () = assert!($first <= size_of::<uapi::$name>());
+        $(const _: () = assert!(offset_of!(uapi::$name, $result) < $first);)*
     )*};
 }
 
 abi!(
-    Query,
-    Destroy,
-    BufferCreate,
-    BufferQuery,
-    BufferExport,
-    BufferImport,
-    BufferFolios,
-    PoolCreate,
-    PoolCarve,
-    PoolQuery,
-    ChannelCreate,
-    Enter,
-    Listen,
-    Accept,
-    Connect,
-    EndpointQuery,
-    GrantCreate,
-    GrantWait,
-    BufferRevoke,
-    MemoryQuery,
-    DeviceQuery,
-    DeviceAlloc,
-    StatsQuery,
+    Query: 80 [
+        abi_version, node_ids, capabilities, max_buffer_bytes, max_op_bytes, max_ring_entries, max_recv_depth,
+        max_handles, page_bytes, rdma_devices, max_send_bytes, max_context_bytes, max_endpoints, max_channels,
+    ],
+    Destroy: 16 [],
+    BufferCreate: 104 [handle, mmap_offset],
+    BufferQuery: 56 [bytes, placement, node, misplaced_pages, mappings, regions],
+    BufferExport: 32 [fd],
+    BufferImport: 40 [handle, bytes, mmap_offset, access, lack],
+    BufferFolios: 168 [pages_by_order, misplaced_pages, small_pages, orders, device_node],
+    PoolCreate: 96 [handle],
+    PoolCarve: 40 [handle, mmap_offset, offset],
+    PoolQuery: 72 [carved, bytes, free_bytes, longest_bytes, carves, refusals, regions, placement, node],
+    ChannelCreate: 64 [handle, mmap_offset, mmap_bytes, sq_offset, cq_offset],
+    Enter: 40 [submitted, available],
+    Listen: 40 [handle],
+    Accept: 64 [endpoint, peer],
+    Connect: 80 [endpoint],
+    EndpointQuery: 184 [
+        state, error, send_credits, recv_posted, in_flight, local, peer, device, peer_end, posted, stalls, stalled_ns,
+        not_ready, violations,
+    ],
+    GrantCreate: 80 [handle, generation],
+    GrantWait: 56 [handle, length, label, rights, generation, max_uses],
+    BufferRevoke: 16 [],
+    MemoryQuery: 64 [kind, state, cause, tier, rdma, reason, node, device, offset, held, reserved],
+    DeviceQuery: 104 [device, node, address, tiers],
+    DeviceAlloc: 48 [handle, mmap_offset],
+    StatsQuery: 80 [count, p50_ns, p99_ns, p999_ns, max_ns, lost],
 );
 
 /// An ioctl's argument: where it is, how long the caller says it is, and the kernel's copy.
@@ -71,13 +93,14 @@ pub(crate) struct Arg<T: Abi> {
 }
 
 impl<T: Abi> Arg<T> {
-    /// Copies the structure at `address`. Shorter ones are extended with zeroes, longer ones accepted when
-    /// the rest is zero.
+    /// Copies the structure at `address`, without what the caller left in the results. Those that are shorter than in the
+    /// interface's first version are refused (`EINVAL`), other short ones extended with zeroes, and longer ones accepted
+    /// when the rest is zero (`E2BIG`).
     pub(crate) fn read(address: usize) -> Result<Self> {
         let size = UserSlice::new(UserPtr::from_addr(address), size_of::<u32>())
             .reader()
             .read::<u32>()? as usize;
-        if size < 2 * size_of::<u32>() {
+        if size < T::FIRST {
             return Err(EINVAL);
         }
         if size > PAGE_BYTES {
@@ -97,10 +120,12 @@ impl<T: Abi> Arg<T> {
                 return Err(E2BIG);
             }
         }
+        let mut value = copy.0;
+        value.clear_results();
         Ok(Self {
             address,
             size: known,
-            value: copy.0,
+            value,
         })
     }
 

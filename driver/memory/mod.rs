@@ -308,6 +308,9 @@ impl Memory {
             Backing::Pages(_) | Backing::Lent { .. } if self.imported.is_some() => {
                 query.kind = uapi::MEMORY_KIND_IMPORT;
                 query.rdma = device::rdma_path(!self.lacks_pages());
+                if let Backing::Lent { io, .. } = &self.backing {
+                    query.tier = io.tier() as u32;
+                }
                 if self.lacks_pages() {
                     query.reason = uapi::RDMA_REASON_NO_PAGES;
                 }

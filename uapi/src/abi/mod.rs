@@ -4,8 +4,11 @@
 //!
 //! Conventions that hold for every ioctl:
 //! - The argument points to a structure whose first member is its size in bytes as the caller was
-//!   compiled. A shorter structure is extended with zeroes; a longer one is accepted only when the
-//!   bytes that the kernel does not know are zero (`E2BIG` otherwise).
+//!   compiled. A structure that is shorter than in version 1 gives `EINVAL`; one that is as long as in any version up to the
+//!   kernel's is extended with zeroes; a longer one is accepted only when the bytes that the kernel does not know are zero
+//!   (`E2BIG` otherwise).
+//! - Members that are only results ("Out") are not read. A call that succeeds writes all of them that the structure has room
+//!   for.
 //! - Unknown bits in `flags` and non-zero reserved members give `EINVAL`.
 //! - A handle that does not name an object of the expected kind in this file gives `ENOENT`.
 //! - Time limits are nanoseconds: 0 does not wait, `u64::MAX` waits without limit. Every wait ends
