@@ -205,10 +205,7 @@ impl Context {
         let mut ready = Ready::default();
         let mut from = 0;
         loop {
-            let next = self.table.lock().find_from(from, |object| match object {
-                Object::Channel(channel) => Some(channel.clone()),
-                _ => None,
-            });
+            let next = self.table.lock().channel_from(from);
             let Some((index, channel)) = next else {
                 return ready;
             };

@@ -3,8 +3,12 @@
 //! The table of handles.
 
 use super::Object;
-use crate::logic::handle::{Handle, MmapTarget, MAX_SLOTS};
-use kernel::prelude::*;
+use crate::{
+    channel::Channel,
+    kx::pages::at_will,
+    logic::handle::{FreeSlots, Handle, Links, MmapTarget, MAX_SLOTS},
+};
+use kernel::{prelude::*, sync::Arc};
 
 /// Most handles of one context: fewer than a process may have mappings by default, so that whoever maps them all
 /// meets this limit first.
@@ -13,14 +17,30 @@ const _: () = assert!(MAX_HANDLES <= MAX_SLOTS);
 
 /// One place in the table. `generation` is that of the object in it, or of the next one.
 struct Slot {
-    generation: u16,
+    generation: u32,
     object: Option<Object>,
+    /// The free slot behind it, while it is free itself.
+    next: Option<u32>,
+}
+
+impl Links for KVVec<Slot> {
+    fn next(&self, index: u32) -> Option<u32> {
+        self.get(index as usize)?.next
+    }
+
+    fn set_next(&mut self, index: u32, next: Option<u32>) {
+        if let Some(slot) = self.get_mut(index as usize) {
+            slot.next = next;
+        }
+    }
 }
 
 /// Handles and what they name. Its owner's lock protects it; nothing is dropped inside.
 pub(super) struct Table {
     slots: KVVec<Slot>,
-    free: KVVec<u32>,
+    free: FreeSlots,
+    /// Slots of channels, ascending: what poll(2) looks at.
+    channels: KVec<u32>,
 }
 
 impl Table {
@@ -28,20 +48,27 @@ impl Table {
     pub(super) const fn new() -> Self {
         Self {
             slots: KVVec::new(),
-            free: KVVec::new(),
+            free: FreeSlots::new(),
+            channels: KVec::new(),
         }
     }
 
     /// Names an object, or gives it back with the reason.
     pub(super) fn insert(&mut self, object: Object) -> Result<u32, (Object, Error)> {
-        if self.free.is_empty() {
-            if let Err(error) = self.grow() {
-                return Err((object, error));
+        if matches!(object, Object::Channel(_)) {
+            if let Err(error) = self.channels.reserve(1, at_will()) {
+                return Err((object, error.into()));
             }
         }
-        let Some(index) = self.free.pop() else {
-            return Err((object, EMFILE));
+        let index = match self.slot() {
+            Ok(index) => index,
+            Err(error) => return Err((object, error)),
         };
+        if matches!(object, Object::Channel(_)) {
+            let at = self.channels.partition_point(|other| *other < index);
+            // Reserved above.
+            let _ = self.channels.insert_within_capacity(at, index);
+        }
         match self.slots.get_mut(index as usize) {
             Some(slot) => {
                 slot.object = Some(object);
@@ -52,21 +79,24 @@ impl Table {
         }
     }
 
-    /// Makes one more slot.
-    fn grow(&mut self) -> Result {
+    /// A slot that is free: a new one as long as there may be more, so that a name that was given up names nothing for
+    /// as long as it can; then the one that was given up first.
+    fn slot(&mut self) -> Result<u32> {
         let index = self.slots.len();
-        if index >= MAX_HANDLES {
-            return Err(EMFILE);
-        }
-        // Room for every slot to be free at once, so that removing never allocates.
-        self.free
-            .reserve(index + 1 - self.free.len(), GFP_KERNEL_ACCOUNT)?;
-        let slot = Slot {
-            generation: 1,
-            object: None,
+        let grown = if index < MAX_HANDLES {
+            let slot = Slot {
+                generation: 1,
+                object: None,
+                next: None,
+            };
+            self.slots.push(slot, at_will()).map_err(Error::from)
+        } else {
+            Err(EMFILE)
         };
-        self.slots.push(slot, GFP_KERNEL_ACCOUNT)?;
-        Ok(self.free.push(index as u32, GFP_KERNEL_ACCOUNT)?)
+        match grown {
+            Ok(()) => Ok(index as u32),
+            Err(error) => self.free.take(&self.slots).ok_or(error),
+        }
     }
 
     /// What a handle names.
@@ -88,6 +118,18 @@ impl Table {
         let slots = self.slots.iter().enumerate().skip(from);
         let mut objects = slots.filter_map(|(index, slot)| Some((index, slot.object.as_ref()?)));
         objects.find_map(|(index, object)| Some((index, pick(object)?)))
+    }
+
+    /// The first channel from a place on, and its place.
+    pub(super) fn channel_from(&self, from: usize) -> Option<(usize, Arc<Channel>)> {
+        let at = self
+            .channels
+            .partition_point(|index| (*index as usize) < from);
+        let index = *self.channels.get(at)? as usize;
+        match self.slots.get(index)?.object.as_ref()? {
+            Object::Channel(channel) => Some((index, channel.clone())),
+            _ => None,
+        }
     }
 
     /// Shows every object with its handle to `look`.
@@ -123,14 +165,17 @@ impl Table {
         let slot = self.slots.get_mut(index as usize).ok_or(ENOENT)?;
         let object = slot.object.take().ok_or(ENOENT)?;
         slot.generation = Handle::next_generation(slot.generation);
-        // Reserved when the slot was made.
-        let _ = self.free.push_within_capacity(index);
+        self.free.give_up(&mut self.slots, index);
+        if let Ok(at) = self.channels.binary_search(&index) {
+            let _ = self.channels.remove(at);
+        }
         Ok(object)
     }
 
     /// Takes everything, for the end of the context. The table may not be used afterwards.
     pub(super) fn take_all(&mut self) -> TakenObjects {
-        self.free = KVVec::new();
+        self.free = FreeSlots::new();
+        self.channels = KVec::new();
         TakenObjects(core::mem::take(&mut self.slots))
     }
 }

@@ -36,8 +36,7 @@ unsafe impl Send for Space {}
 // SAFETY: Address spaces lock themselves.
 unsafe impl Sync for Space {}
 
-/// Start of the places in a space, in pages: below are the offsets that user space maps channels by (their slots do not
-/// reach as far), above as well, with the bits of their generations.
+/// Start of the places in a space, in pages: mappings of what has no place, such as channels, are below.
 const FIRST: usize = 1 << (59 - 12);
 /// Places, in pages: 512 PiB.
 const COUNT: usize = 1 << (59 - 12);

@@ -136,6 +136,8 @@ pub(crate) fn map<K: Mapped>(
     keeper: Arc<K>,
 ) -> Result {
     let start = prepare(vma, what.bytes(), start)?;
+    // SAFETY: The VMA is still exclusively ours. Below all places of a `Space`, so that nobody empties it by them.
+    unsafe { (*vma.as_ptr()).vm_pgoff = start / PAGE_BYTES };
     for offset in (0..vma.end() - vma.start()).step_by(PAGE_BYTES) {
         let page = what.page(start + offset)?;
         // SAFETY: The VMA is new and the address inside it; the page is alive and of order 0, and the page

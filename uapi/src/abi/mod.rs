@@ -10,7 +10,9 @@
 //! - Members that are only results ("Out") are not read. A call that succeeds writes all of them that the structure has room
 //!   for.
 //! - Unknown bits in `flags` and non-zero reserved members give `EINVAL`.
-//! - A handle that does not name an object of the expected kind in this file gives `ENOENT`.
+//! - A handle that does not name an object of the expected kind in this file gives `ENOENT`. A handle that was given up names
+//!   nothing until at least 131,071 further objects were made in this file, and, as long as most of [`Query::max_handles`]
+//!   are not in use at a time, until billions were; an offset for mmap(2) until 255, and until millions.
 //! - Time limits are nanoseconds: 0 does not wait, `u64::MAX` waits without limit. Every wait ends
 //!   early on a signal (`EINTR`) and when its object goes away.
 //! - Every call can fail with `ENOMEM` (the kernel has no memory for it) and with `EFAULT` (its argument, or memory that
