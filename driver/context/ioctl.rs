@@ -179,6 +179,7 @@ impl Context {
             at: chosen.then_some(want.offset),
         };
         let memory = device::find(want.device)?.take(&wanted, self.home())?;
+        memory.clear()?;
         let mut told = uapi::MemoryQuery::default();
         memory.describe(&mut told);
         (want.bytes, want.offset) = (memory.bytes(), told.offset);

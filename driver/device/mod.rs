@@ -13,6 +13,7 @@ pub(crate) use ivshmem::Ivshmem;
 pub(crate) use range::Range;
 
 use crate::{
+    context::quota::Kind,
     faults::FAULTS,
     kx::{
         bar::{Bar, Tier, TIERS},
@@ -56,7 +57,7 @@ struct Holdings {
 }
 
 /// A device. Kept by the list of devices until its removal, and by the ranges that were taken of it. Lock: `holdings`,
-/// held while a range is zeroed and made memory; never while memory is revoked.
+/// held while a range is made memory; never while memory is zeroed or revoked.
 #[pin_data]
 pub(crate) struct Device {
     serial: u64,
@@ -168,12 +169,14 @@ impl Device {
         }
     }
 
-    /// Takes a range and makes it memory of a context. `ENODEV` when the device goes, `EOPNOTSUPP` for a tier that it
-    /// does not have, `ERANGE` for a range beyond the zone's end, `EBUSY` for one that is taken in part, `ENOMEM` when
+    /// Takes a range and makes it memory of a context, not zeroed yet: see [`Memory::clear`]. `EDQUOT`, `ENODEV` when the
+    /// device goes, `EOPNOTSUPP` for a tier that it does not have, `ERANGE` for a range beyond the zone's end, `EBUSY` for one that is taken in part, `ENOMEM` when
     /// there is no room.
     pub(crate) fn take(self: &Arc<Self>, want: &Want, home: Home) -> Result<Arc<Memory>> {
         let count = usize::try_from(want.bytes).map_err(|_| ERANGE)?;
         let count = count.div_ceil(PAGE_BYTES);
+        let whole = count.checked_mul(PAGE_BYTES).ok_or(ERANGE)?;
+        let charge = home.quota.charge(Kind::Bytes, whole as u64)?;
         let mut holdings = self.holdings.lock();
         let holdings = &mut *holdings;
         if holdings.leaving {
@@ -198,7 +201,7 @@ impl Device {
         let made = (|| {
             let range = Range::new(self.clone(), want.tier, first, count)?;
             let (io, pages) = bar.range(want.tier, first, count, range.clone())?;
-            let memory = Memory::of_device(range.clone(), io, pages, home)?;
+            let memory = Memory::of_device(range.clone(), io, pages, &home, charge)?;
             Ok::<_, Error>((memory, range))
         })();
         match made {

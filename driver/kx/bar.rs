@@ -186,7 +186,7 @@ impl Bar {
         self.zones.iter().flatten().find(|zone| zone.tier == tier)
     }
 
-    /// A range of a tier's zone, zeroed. `ERANGE` beyond its end.
+    /// A range of a tier's zone, as whoever had it before left it. `ERANGE` beyond its end.
     ///
     /// # Contract
     ///
@@ -206,8 +206,6 @@ impl Bar {
         }
         // SAFETY: Inside the mapping, see just above.
         let base = unsafe { zone.base.add(first * PAGE_BYTES) };
-        // SAFETY: As above, and the range is the caller's.
-        unsafe { raw::dmaplane_io_zero(base.as_ptr().cast(), count * PAGE_BYTES) };
         let range = IoRange {
             base,
             pfn: (zone.start as usize) / PAGE_BYTES + first,
@@ -317,6 +315,15 @@ impl IoRange {
         let end = start.checked_add(bytes)?;
         // SAFETY: Inside the mapping, see here.
         (end <= self.count * PAGE_BYTES).then(|| unsafe { self.base.add(start) })
+    }
+
+    /// Zeroes some of its pages. May sleep. Does nothing outside.
+    pub(crate) fn clear(&self, first: usize, count: usize) {
+        let bytes = count * PAGE_BYTES;
+        if let Some(at) = self.at((first * PAGE_BYTES) as u64, bytes) {
+            // SAFETY: Inside the mapping; the caller holds off the end of the `Bar`.
+            unsafe { raw::dmaplane_io_zero(at.as_ptr().cast(), bytes) };
+        }
     }
 
     /// Copies bytes in. What does not fit is left out, which the caller's check of the range rules out.

@@ -391,6 +391,7 @@ void dmaplane_io_copy(void *to, const void *from, size_t bytes)
 void dmaplane_io_zero(void *to, size_t bytes)
 {
 	memset_io((void __iomem __force *)to, 0, bytes);
+	cond_resched();
 }
 
 /* Called from mmap(2) with the VMA still private to the caller. */

@@ -102,11 +102,11 @@ impl Memory {
         range: Arc<Range>,
         io: IoRange,
         pages: Option<Pages>,
-        home: Home,
+        home: &Home,
+        charge: Charge,
     ) -> Result<Arc<Self>> {
         let bytes = io.count() * PAGE_BYTES;
-        let charge = home.quota.charge(Kind::Bytes, bytes as u64)?;
-        let tenure = Tenure::new(io.count(), &home, false)?;
+        let tenure = Tenure::new(io.count(), home, false)?;
         // Who has the range is free to reuse it from then on.
         tenure.follow(range.clone())?;
         let placed = Placed::of_device(range.device().node())?;
@@ -153,6 +153,25 @@ impl Memory {
             memory.census().map_or(0, |(_, misplaced)| misplaced)
         });
         Ok(memory)
+    }
+
+    /// Pages of a device's memory that are zeroed under one guard: some milliseconds where each access goes to the device.
+    const CLEAR_PAGES: usize = 64;
+
+    /// Zeroes a device's memory that nobody else knows yet. A part at a time: the device may go between two of them
+    /// (`ENODEV`), and the caller may be killed (`EINTR`).
+    pub(crate) fn clear(self: &Arc<Self>) -> Result {
+        let Backing::Device { io, .. } = &self.backing else {
+            return Ok(());
+        };
+        for first in (0..io.count()).step_by(Self::CLEAR_PAGES) {
+            let _guard = self.enter().map_err(|_| ENODEV)?;
+            if is_killed() {
+                return Err(EINTR);
+            }
+            io.clear(first, Self::CLEAR_PAGES.min(io.count() - first));
+        }
+        Ok(())
     }
 
     /// Its mark in the record.
