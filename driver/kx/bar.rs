@@ -119,8 +119,13 @@ impl Bar {
         let half = (start + length - rest) / 2 / page * page;
         if half >= page {
             // A tier that the machine does not have for this memory is left out.
-            bar.zones[1] = bar.map(Tier::WriteCombined, rest, half).ok();
-            bar.zones[2] = bar.map(Tier::Cached, rest + half, half).ok();
+            let cached = bar.map(Tier::Cached, rest + half, half).ok();
+            let combined = match cached {
+                Some(_) => half,
+                None => (start + length - rest) / page * page,
+            };
+            bar.zones[1] = bar.map(Tier::WriteCombined, rest, combined).ok();
+            bar.zones[2] = cached;
         }
         Ok(bar)
     }
@@ -151,9 +156,16 @@ impl Bar {
         FAULTS.probe_bar.fail(ENOMEM)?;
         // SAFETY: The range is a part of the BAR that is ours, and mapped once.
         let base = unsafe { raw::dmaplane_io_map(start, size, tier as u32) };
+        let base = NonNull::new(base).ok_or(ENOMEM)?;
+        // SAFETY: Mapped just above.
+        if !unsafe { raw::dmaplane_io_has_tier(base.as_ptr(), tier as u32) } {
+            // SAFETY: As above, and nobody has seen the mapping.
+            unsafe { raw::dmaplane_io_unmap(base.as_ptr()) };
+            return Err(EOPNOTSUPP);
+        }
         Ok(Mapped {
             tier,
-            base: NonNull::new(base.cast()).ok_or(ENOMEM)?,
+            base: base.cast(),
             start,
             pages: size / PAGE_BYTES,
             has_pages: false,

@@ -48,6 +48,7 @@ void dmaplane_pci_release(struct pci_dev *pdev, int bar);
 int dmaplane_pci_node(struct pci_dev *pdev);
 u32 dmaplane_pci_address(struct pci_dev *pdev);
 void *dmaplane_io_map(phys_addr_t start, size_t bytes, u32 tier);
+bool dmaplane_io_has_tier(const void *mapping, u32 tier);
 void dmaplane_io_unmap(void *mapping);
 void dmaplane_io_copy(void *to, const void *from, size_t bytes);
 void dmaplane_io_zero(void *to, size_t bytes);

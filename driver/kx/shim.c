@@ -361,6 +361,34 @@ void *dmaplane_io_map(phys_addr_t start, size_t bytes, u32 tier)
 	}
 }
 
+/*
+ * Whether a mapping is of the tier that was wanted. Where the MTRRs or a missing PAT do not allow that, it is made uncached
+ * without an error.
+ */
+bool dmaplane_io_has_tier(const void *mapping, u32 tier)
+{
+#ifdef CONFIG_X86
+	enum page_cache_mode wanted = tier == 1 ? _PAGE_CACHE_MODE_WC : _PAGE_CACHE_MODE_WB;
+	unsigned int level;
+	unsigned long bits;
+	pte_t *pte;
+
+	if (tier == 0)
+		return true;
+	pte = lookup_address((unsigned long)mapping, &level);
+	if (!pte)
+		return false;
+	bits = pte_val(*pte);
+	/* The bit for PAT is another one in entries of large pages. */
+	if (level != PG_LEVEL_4K)
+		bits = protval_large_2_4k(bits);
+	return (bits & _PAGE_CACHE_MASK) == cachemode2protval(wanted) &&
+	       cachemode2protval(wanted) != cachemode2protval(_PAGE_CACHE_MODE_UC_MINUS);
+#else
+	return true;
+#endif
+}
+
 void dmaplane_io_unmap(void *mapping)
 {
 	iounmap((void __iomem __force *)mapping);
@@ -403,6 +431,8 @@ void dmaplane_vma_of_io(struct vm_area_struct *vma, pgoff_t first, u32 tier)
 		vma->vm_page_prot = pgprot_noncached(vma->vm_page_prot);
 	else if (tier == 1)
 		vma->vm_page_prot = pgprot_writecombine(vma->vm_page_prot);
+	/* A device's memory is shared with it, as the kernel's own mapping is. */
+	vma->vm_page_prot = pgprot_decrypted(vma->vm_page_prot);
 }
 
 /* Called from a fault in such a VMA. */

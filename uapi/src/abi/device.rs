@@ -16,9 +16,11 @@ pub const IOC_DEVICE_ALLOC: u32 = (IOC_TYPE << 8) | 0x53;
 
 /// Mapping tier of a device's memory: each access goes to the device by itself.
 pub const TIER_UNCACHED: u32 = 0;
-/// Mapping tier: writes are gathered on their way to the device, reads are as slow as uncached ones.
+/// Mapping tier: writes are gathered on their way to the device, reads are as slow as uncached ones. A device does not have it
+/// where the processor has no such mappings (x86: no PAT).
 pub const TIER_WRITE_COMBINED: u32 = 1;
-/// Mapping tier: cached as host memory is. For devices whose memory is coherent with the processors' caches only.
+/// Mapping tier: cached as host memory is. For devices whose memory is coherent with the processors' caches only. A device
+/// does not have it where the machine has the memory uncached whatever the mapping says (x86: MTRRs).
 pub const TIER_CACHED: u32 = 2;
 
 /// One tier of a device, in [`DeviceQuery`].
