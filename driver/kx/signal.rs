@@ -59,12 +59,6 @@ impl Signal {
         unsafe { bindings::wait_for_completion_timeout(self.completion.get(), jiffies) > 0 }
     }
 
-    /// Waits until it is set; false when a signal arrives.
-    pub(crate) fn wait_interruptible(&self) -> bool {
-        // SAFETY: As above.
-        unsafe { bindings::wait_for_completion_interruptible(self.completion.get()) == 0 }
-    }
-
     /// Waits until it is set; false when the thread is being killed.
     pub(crate) fn wait_killable(&self) -> bool {
         // SAFETY: As above.

@@ -114,7 +114,7 @@ impl Pool {
     }
 
     /// Carves a buffer of whole pages out of the pool, and its start in it. `E2BIG` when the pool never had so much in a
-    /// row, `ENOSPC` when it has not now, `EINTR` when a signal comes while it is being zeroed.
+    /// row, `ENOSPC` when it has not now, `EINTR` when the caller is killed while it is being zeroed.
     pub(crate) fn carve(self: &Arc<Self>, bytes: u64, home: &Home) -> Result<(Arc<Buffer>, u64)> {
         let count = bytes.div_ceil(PAGE_BYTES as u64);
         let count = usize::try_from(count).map_err(|_| E2BIG)?;

@@ -102,11 +102,13 @@
 #define DMAPLANE_TIMEOUT_NONE UINT64_MAX
 
 /**
- * Creates a buffer ([`BufferCreate`]). Errors: `EINVAL` (size 0, unknown policy, a node that does
+ * Creates a buffer ([`BufferCreate`]). It is on nodes of the caller's cpuset alone, whatever the policy. A node has memory
+ * for it when the kernel may use some for itself (not where all of it is movable) and the cpuset allows it. Errors:
+ * `EINVAL` (size 0, unknown policy, a node that does
  * not exist or has no memory, a device where the policy has none), `E2BIG` (beyond [`Query::max_buffer_bytes`], or
  * beyond 2 MiB with [`BUFFER_COHERENT`]), `ENOMEM` (no memory
  * where the policy allows it, or the memory cgroup's limit), `EDQUOT` (beyond [`Query::max_context_bytes`]),
- * `EINTR` (a signal came while memory was being allocated), `EMFILE` (too many handles), `ENODEV` (no device of the
+ * `EMFILE` (too many handles), `ENODEV` (no device of the
  * name that the policy is given), `ENXIO` (nobody knows which node that device is on, and there are several).
  */
 #define DMAPLANE_IOC_BUFFER_CREATE ((DMAPLANE_IOC_TYPE << 8) | 16)
@@ -123,7 +125,7 @@
 #define DMAPLANE_IOC_BUFFER_FOLIOS ((DMAPLANE_IOC_TYPE << 8) | 18)
 
 /**
- * Placement: wherever the kernel finds memory.
+ * Placement: where the calling thread's memory policy says (`numactl`, set_mempolicy(2)), without one near its processor.
  */
 #define DMAPLANE_PLACE_ANY 0
 
@@ -404,12 +406,14 @@
 #define DMAPLANE_TIER_UNCACHED 0
 
 /**
- * Mapping tier: writes are gathered on their way to the device, reads are as slow as uncached ones.
+ * Mapping tier: writes are gathered on their way to the device, reads are as slow as uncached ones. A device does not have it
+ * where the processor has no such mappings (x86: no PAT).
  */
 #define DMAPLANE_TIER_WRITE_COMBINED 1
 
 /**
- * Mapping tier: cached as host memory is. For devices whose memory is coherent with the processors' caches only.
+ * Mapping tier: cached as host memory is. For devices whose memory is coherent with the processors' caches only. A device
+ * does not have it where the machine has the memory uncached whatever the mapping says (x86: MTRRs).
  */
 #define DMAPLANE_TIER_CACHED 2
 
@@ -523,8 +527,8 @@
 #define DMAPLANE_OP_SEND 5
 
 /**
- * Operation: copies a buffer's range to the buffer that `grant` names, from `remote_offset` on. The ranges may
- * overlap. Uses no `endpoint`.
+ * Operation: copies a buffer's range to the buffer that `grant` names, from `remote_offset` on. The result is that of
+ * memmove(3), also when both handles name the same pages, such as a buffer and an import of its dma-buf. Uses no `endpoint`.
  */
 #define DMAPLANE_OP_COPY 6
 
@@ -624,8 +628,12 @@
  * completed. Connections live on, but for those whose provider keeps an operation on it longer than
  * a second. The handle stays, and every use of it gives `ESTALE` or `STATE_REVOKED`. Revoking it again does nothing.
  * Bounded by a few seconds, whatever peers do; of a device's memory, by its importers, which are drivers that let go when
- * they are told. Errors: `ENOENT`; `EBUSY` (all of this is done, but after a second an importer of a dma-buf of the memory,
- * which cannot be told to let go, still reaches it; its pages stay as long).
+ * they are told. Errors: `ENOENT`; `EBUSY` (all of this is done, but after a second somebody still reaches the memory who
+ * cannot be told to let go, see [`MemoryQuery::held`]; its pages stay as long, and revoking it again asks again).
+ *
+ * Who reaches a device's memory through a mapping of its frames that another driver made is not known: VFIO (type 1) maps
+ * such user mappings for its devices and keeps them so after the revocation, and whoever may write `resourceN` of the
+ * device in sysfs has a mapping of his own. Both take privileges that reach all memory.
  */
 #define DMAPLANE_IOC_BUFFER_REVOKE ((DMAPLANE_IOC_TYPE << 8) | 80)
 
@@ -706,6 +714,18 @@
 #define DMAPLANE_REVOKE_EXPORTER 3
 
 /**
+ * Bit of [`MemoryQuery::held`]: an importer of a dma-buf of the memory has it mapped for its device or into the kernel.
+ */
+#define DMAPLANE_HELD_DMABUF (1 << 0)
+
+/**
+ * Bit of [`MemoryQuery::held`]: somebody refers to its pages. They were pinned through a user mapping while it was there,
+ * as by a fixed buffer of io_uring, a direct write to a file, a memory region of user space or vmsplice(2), or the network
+ * still sends from them. Not of what is carved from a pool and not of a device's memory, which nobody can pin.
+ */
+#define DMAPLANE_HELD_PAGES (1 << 1)
+
+/**
  * Creates a pool ([`PoolCreate`]): memory that is registered once, on first use, and carved into buffers in constant
  * time. Errors: as [`IOC_BUFFER_CREATE`]. Since [`CAP_POOLS`].
  */
@@ -717,8 +737,7 @@
  * mappings (`EFAULT` of direct I/O, futexes and get_mempolicy(2)), because they will be another buffer's. Its part of the pool is free again
  * when its last name, mapping, dma-buf, grant and operation is gone; taking it away with [`IOC_BUFFER_REVOKE`] concerns no
  * other part. Errors: `EINVAL` (0 bytes), `ENOENT`, `E2BIG` (more than the pool
- * has in a row when all is free), `ENOSPC` (more than it has in a row now), `EMFILE`, `ENOMEM`, `EINTR` (a signal came
- * while the part was being zeroed). Since [`CAP_POOLS`].
+ * has in a row when all is free), `ENOSPC` (more than it has in a row now), `EMFILE`, `ENOMEM`. Since [`CAP_POOLS`].
  */
 #define DMAPLANE_IOC_POOL_CARVE ((DMAPLANE_IOC_TYPE << 8) | 20)
 
@@ -1198,6 +1217,14 @@ struct dmaplane_memory_query {
          * Out: start in the tier's zone of the device in bytes; 0 for host memory.
          */
         __u64 offset;
+        /**
+         * Out: `HELD_*` bits, once it was revoked: who reaches it all the same.
+         */
+        __u32 held;
+        /**
+         * Out: 0.
+         */
+        __u32 reserved;
 };
 
 /**

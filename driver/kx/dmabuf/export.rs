@@ -14,7 +14,10 @@ use super::{
     view::{Head, Shown, View},
     DmaBuf,
 };
-use crate::kx::pages::PAGE_BYTES;
+use crate::kx::{
+    pages::{at_will, PAGE_BYTES},
+    task::{is_killed, sleep_killable},
+};
 use core::ptr::NonNull;
 use kernel::{
     bindings::{self, dma_data_direction as Direction},
@@ -38,6 +41,9 @@ pub(crate) trait Exported: Send + Sync + Sized + 'static {
     /// The last reference to the dma-buf is gone. May sleep.
     fn released(&self);
 }
+
+/// Time between two looks at whether importers have let go while a signal is pending, in milliseconds.
+const SIGNALLED_POLL_MS: u32 = 5;
 
 /// `DMA_RESV_USAGE_BOOKKEEP`: everything that importers do.
 const BOOKKEEPING: u32 = 3;
@@ -120,7 +126,7 @@ impl<E: Exported> Export<E> {
                 device,
                 what,
             }),
-            GFP_KERNEL,
+            at_will(),
         )?;
         let flags = if writable {
             bindings::O_RDWR
@@ -142,7 +148,7 @@ impl<E: Exported> Export<E> {
             // SAFETY: The reference was not taken over.
             drop(unsafe { Arc::from_raw(info.priv_.cast::<Self>()) });
         })?;
-        let mappings = Arc::new(Mappings::of(&made)?, GFP_KERNEL)?;
+        let mappings = Arc::new(Mappings::of(&made)?, at_will())?;
         // INVARIANT: Its private data is this export.
         export.state.lock().dmabuf = Some((made.0, mappings));
         Ok((export, made))
@@ -167,8 +173,8 @@ impl<E: Exported> Export<E> {
         };
         let pages = pages.and_then(|pages| pages.as_slice().get(first..first + count));
         let row = pages.map(|pages| {
-            let mut row = KVVec::with_capacity(count, GFP_KERNEL_ACCOUNT)?;
-            row.extend_from_slice(pages, GFP_KERNEL_ACCOUNT)?;
+            let mut row = KVVec::with_capacity(count, at_will())?;
+            row.extend_from_slice(pages, at_will())?;
             Ok::<_, Error>(row)
         });
         Ok(Some(View {
@@ -236,7 +242,13 @@ impl<E: Exported> Export<E> {
                 .unmapped
                 .wait_interruptible_timeout(&mut state, msecs_to_jiffies(left_ms));
             if let CondVarTimeoutResult::Signal { .. } = slept {
-                break;
+                if is_killed() {
+                    break;
+                }
+                // It is not the signal's to say whether the memory is free. While one is pending, looking is all there is.
+                drop(state);
+                sleep_killable(SIGNALLED_POLL_MS);
+                state = self.state.lock();
             }
         }
     }
@@ -321,7 +333,7 @@ impl<E: Exported> Export<E> {
                 return Err(ENODEV);
             }
             // Others that map wait for the reservation lock, so that the room stays.
-            state.tables.reserve(1, GFP_KERNEL)?;
+            state.tables.reserve(1, at_will())?;
         }
         self.what.mapping();
         let (shown, first, count) = self.what.shown();

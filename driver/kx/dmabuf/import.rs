@@ -137,7 +137,9 @@ impl<I: Importer> Import<I> {
     /// Pins and maps.
     fn fill(&self, _lock: &Reserved<'_>) -> Result {
         let attachment = self.holding.attachment.get().ok_or(ENODEV)?;
-        self.wait(Fences::Kernel)?;
+        // Nothing is made yet, so that the call may begin again by itself.
+        let waited = self.wait(Fences::Kernel);
+        waited.map_err(|error| if error == EINTR { ERESTARTSYS } else { error })?;
         // SAFETY: The attachment is alive and dynamic, and the lock is held.
         to_result(unsafe { raw::dma_buf_pin(attachment.as_ptr()) })?;
         self.holding.pinned.set(true);

@@ -3,7 +3,7 @@
 //! Pages of the driver's own: folios as large as the size and the machine allow, on the nodes that are wanted.
 
 use super::{at_will, raw, zero::zero, Owner, Pages};
-use crate::logic::placement::Turns;
+use crate::{kx::task::is_killed, logic::placement::Turns};
 use core::ptr::NonNull;
 use kernel::{bindings, prelude::*};
 
@@ -28,7 +28,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) zero_workers: usize,
 }
 
-/// Pages between two looks for a pending signal: large allocations must not outlive their caller's kill.
+/// Pages between two looks for a fatal signal: large allocations must not outlive their caller's kill. Other signals wait,
+/// because a profiler may send them more often than a large allocation can be begun anew.
 const SIGNAL_INTERVAL: usize = 256;
 
 /// Allocates folios, and remembers what it did not get: what failed once is not tried again, because asking is dear.
@@ -64,7 +65,7 @@ impl Source {
 
 impl Pages {
     /// Allocates zeroed pages, charged to the caller's memory cgroup. `ENOMEM` when the policy, the machine or the cgroup
-    /// has no more; `EINTR` when a signal arrives meanwhile.
+    /// has no more; `EINTR` when the caller is being killed.
     pub(crate) fn new(wanted: &Wanted<'_>) -> Result<Self> {
         let mut pages = Self {
             row: KVVec::with_capacity(wanted.count, at_will())?,
@@ -97,7 +98,7 @@ impl Pages {
         let mut look = 0;
         while self.count() < wanted.count {
             if self.count() >= look {
-                if kernel::current!().signal_pending() {
+                if is_killed() {
                     return Err(EINTR);
                 }
                 look = self.count() + SIGNAL_INTERVAL;

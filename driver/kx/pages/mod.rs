@@ -146,7 +146,7 @@ impl Pages {
         }
     }
 
-    /// Zeroes them. User space may see some before others. `EINTR` when a signal arrives meanwhile.
+    /// Zeroes them. User space may see some before others. `EINTR` when the caller is being killed.
     pub(crate) fn clear(&self, workers: usize) -> Result {
         zero::zero(self.as_slice(), workers)
     }

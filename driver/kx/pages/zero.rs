@@ -2,8 +2,8 @@
 
 //! Zeroing pages before anybody sees them; many of them in parallel, by processors of the nodes that they are on.
 
-use super::raw;
-use crate::kx::{nodes, signal::Signal};
+use super::{at_will, raw};
+use crate::kx::{nodes, signal::Signal, task::is_killed};
 use core::{
     ptr::{self, NonNull},
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -19,7 +19,8 @@ const PARALLEL: usize = 4096;
 /// Most work items of one buffer.
 const MAX_WORKERS: usize = 32;
 
-/// Zeroes a row of pages, which the caller keeps alive. `EINTR` when a signal arrives meanwhile; then some are not zeroed.
+/// Zeroes a row of pages, which the caller keeps alive. `EINTR` when the caller is being killed; then some are not zeroed.
+/// Other signals wait: to begin anew for each would be to never finish where they come often.
 /// `limit` bounds the work items, 0 leaves their number to this function and 1 means that there are none.
 pub(super) fn zero(row: &[NonNull<bindings::page>], limit: usize) -> Result {
     if row.len() >= PARALLEL && limit != 1 {
@@ -30,7 +31,7 @@ pub(super) fn zero(row: &[NonNull<bindings::page>], limit: usize) -> Result {
         }
     }
     for chunk in row.chunks(CHUNK) {
-        if kernel::current!().signal_pending() {
+        if is_killed() {
             return Err(EINTR);
         }
         // SAFETY: The caller's pages are alive.
@@ -77,7 +78,7 @@ fn lanes(row: &[NonNull<bindings::page>]) -> Result<KVec<Lane>> {
                     workers: 1,
                     next: AtomicUsize::new(0),
                 };
-                lanes.push(lane, GFP_KERNEL)?;
+                lanes.push(lane, at_will())?;
             }
         }
     }
@@ -157,13 +158,13 @@ fn in_parallel(row: &[NonNull<bindings::page>], lanes: KVec<Lane>, limit: usize)
             done: done.clone(),
             lanes,
         },
-        GFP_KERNEL,
+        at_will(),
     )?;
-    let mut workers = KVec::with_capacity(total, GFP_KERNEL)?;
+    let mut workers = KVec::with_capacity(total, at_will())?;
     for (index, lane) in job.lanes.iter().enumerate() {
         for _ in 0..count(lane) {
-            let worker = KBox::pin_init(Worker::new(job.clone(), index), GFP_KERNEL)?;
-            workers.push(worker, GFP_KERNEL)?;
+            let worker = KBox::pin_init(Worker::new(job.clone(), index), at_will())?;
+            workers.push(worker, at_will())?;
         }
     }
     for worker in workers.iter() {
@@ -171,7 +172,7 @@ fn in_parallel(row: &[NonNull<bindings::page>], lanes: KVec<Lane>, limit: usize)
         // SAFETY: By the type invariant the work is initialised, and it is queued once.
         unsafe { raw::dmaplane_queue_on_node(lane.node, worker.work.get()) };
     }
-    let finished = done.wait_interruptible();
+    let finished = done.wait_killable();
     job.stop.store(true, Ordering::Relaxed);
     // Waits for those that run, so that their writes are done and seen.
     drop(workers);

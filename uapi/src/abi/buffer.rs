@@ -10,7 +10,7 @@ use super::*;
 /// not exist or has no memory, a device where the policy has none), `E2BIG` (beyond [`Query::max_buffer_bytes`], or
 /// beyond 2 MiB with [`BUFFER_COHERENT`]), `ENOMEM` (no memory
 /// where the policy allows it, or the memory cgroup's limit), `EDQUOT` (beyond [`Query::max_context_bytes`]),
-/// `EINTR` (a signal came while memory was being allocated), `EMFILE` (too many handles), `ENODEV` (no device of the
+/// `EMFILE` (too many handles), `ENODEV` (no device of the
 /// name that the policy is given), `ENXIO` (nobody knows which node that device is on, and there are several).
 pub const IOC_BUFFER_CREATE: u32 = (IOC_TYPE << 8) | 0x10;
 /// Reports where a buffer's pages are ([`BufferQuery`]). Errors: `ENOENT`, `EFAULT`.

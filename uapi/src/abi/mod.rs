@@ -14,7 +14,8 @@
 //!   nothing until at least 131,071 further objects were made in this file, and, as long as most of [`Query::max_handles`]
 //!   are not in use at a time, until billions were; an offset for mmap(2) until 255, and until millions.
 //! - Time limits are nanoseconds: 0 does not wait, `u64::MAX` waits without limit. Every wait ends
-//!   early on a signal (`EINTR`) and when its object goes away.
+//!   early on a signal (`EINTR`) and when its object goes away. Calls that have no limit and make memory look at fatal
+//!   signals alone.
 //! - Every call can fail with `ENOMEM` (the kernel has no memory for it) and with `EFAULT` (its argument, or memory that
 //!   it names, cannot be read or written). A call whose results could not be written has made nothing that lasts; what
 //!   [`IOC_ENTER`] submitted stays submitted.

@@ -12,8 +12,7 @@ pub const IOC_POOL_CREATE: u32 = (IOC_TYPE << 8) | 0x13;
 /// mappings (`EFAULT` of direct I/O, futexes and get_mempolicy(2)), because they will be another buffer's. Its part of the pool is free again
 /// when its last name, mapping, dma-buf, grant and operation is gone; taking it away with [`IOC_BUFFER_REVOKE`] concerns no
 /// other part. Errors: `EINVAL` (0 bytes), `ENOENT`, `E2BIG` (more than the pool
-/// has in a row when all is free), `ENOSPC` (more than it has in a row now), `EMFILE`, `ENOMEM`, `EINTR` (a signal came
-/// while the part was being zeroed). Since [`CAP_POOLS`].
+/// has in a row when all is free), `ENOSPC` (more than it has in a row now), `EMFILE`, `ENOMEM`. Since [`CAP_POOLS`].
 pub const IOC_POOL_CARVE: u32 = (IOC_TYPE << 8) | 0x14;
 /// Reports what a pool has ([`PoolQuery`]). Errors: `ENOENT`. Since [`CAP_POOLS`].
 pub const IOC_POOL_QUERY: u32 = (IOC_TYPE << 8) | 0x15;
