@@ -307,7 +307,8 @@
 
 /**
  * Listens for connections ([`Listen`]). Errors: `EAFNOSUPPORT`, `EADDRINUSE`, `EADDRNOTAVAIL` (no
- * RDMA device has this address), `ENODEV` (no RDMA device at all), `EMFILE`.
+ * RDMA device has this address), `ENODEV` (no RDMA device at all), `EACCES` (a port below 1024 without
+ * `CAP_NET_BIND_SERVICE`), `EINVAL`, `EMFILE`.
  */
 #define DMAPLANE_IOC_LISTEN ((DMAPLANE_IOC_TYPE << 8) | 48)
 
@@ -321,7 +322,8 @@
 /**
  * Connects to a listener ([`Connect`]). Errors: `EADDRNOTAVAIL` (no RDMA device reaches this
  * address), `EHOSTUNREACH` (the address does not answer), `ECONNREFUSED` (nobody listens there, or
- * its backlog is full), `EPROTO`, `ETIMEDOUT`, `EINTR`, `ENODEV`, `EDQUOT`, `EINVAL`.
+ * its backlog is full), `EPROTO`, `ETIMEDOUT`, `EINTR`, `ENODEV`, `EADDRINUSE` (the local address and port are taken),
+ * `EACCES` (a local port below 1024 without `CAP_NET_BIND_SERVICE`), `EDQUOT`, `EINVAL`.
  */
 #define DMAPLANE_IOC_CONNECT ((DMAPLANE_IOC_TYPE << 8) | 50)
 

@@ -7,6 +7,9 @@ use rustix::io::Errno;
 /// The symbolic name, as manual pages have it.
 pub(crate) fn name(errno: Errno) -> String {
     let known = match errno {
+        Errno::ACCESS => "EACCES",
+        Errno::AGAIN => "EAGAIN",
+        Errno::PERM => "EPERM",
         Errno::ADDRINUSE => "EADDRINUSE",
         Errno::ADDRNOTAVAIL => "EADDRNOTAVAIL",
         Errno::AFNOSUPPORT => "EAFNOSUPPORT",

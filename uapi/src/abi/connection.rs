@@ -5,7 +5,8 @@
 use super::*;
 
 /// Listens for connections ([`Listen`]). Errors: `EAFNOSUPPORT`, `EADDRINUSE`, `EADDRNOTAVAIL` (no
-/// RDMA device has this address), `ENODEV` (no RDMA device at all), `EMFILE`.
+/// RDMA device has this address), `ENODEV` (no RDMA device at all), `EACCES` (a port below 1024 without
+/// `CAP_NET_BIND_SERVICE`), `EINVAL`, `EMFILE`.
 pub const IOC_LISTEN: u32 = (IOC_TYPE << 8) | 0x30;
 /// Takes the next connection of a listener ([`Accept`]). Errors: `ETIMEDOUT`, `EINTR`, `ENODEV` (the
 /// listener's device went away), `ECONNABORTED` (the peer gave up), `EPROTO` (the peer speaks
@@ -13,7 +14,8 @@ pub const IOC_LISTEN: u32 = (IOC_TYPE << 8) | 0x30;
 pub const IOC_ACCEPT: u32 = (IOC_TYPE << 8) | 0x31;
 /// Connects to a listener ([`Connect`]). Errors: `EADDRNOTAVAIL` (no RDMA device reaches this
 /// address), `EHOSTUNREACH` (the address does not answer), `ECONNREFUSED` (nobody listens there, or
-/// its backlog is full), `EPROTO`, `ETIMEDOUT`, `EINTR`, `ENODEV`, `EDQUOT`, `EINVAL`.
+/// its backlog is full), `EPROTO`, `ETIMEDOUT`, `EINTR`, `ENODEV`, `EADDRINUSE` (the local address and port are taken),
+/// `EACCES` (a local port below 1024 without `CAP_NET_BIND_SERVICE`), `EDQUOT`, `EINVAL`.
 pub const IOC_CONNECT: u32 = (IOC_TYPE << 8) | 0x32;
 /// Reports an endpoint's state ([`EndpointQuery`]). Errors: `ENOENT`.
 pub const IOC_ENDPOINT_QUERY: u32 = (IOC_TYPE << 8) | 0x33;
