@@ -45,6 +45,7 @@
 //! ```
 
 mod address;
+pub mod atomic_file;
 mod buffer;
 mod channel;
 mod context;
