@@ -14,6 +14,8 @@ pub(crate) mod flow;
 pub(crate) mod handle;
 #[path = "../logic/src/histogram.rs"]
 pub(crate) mod histogram;
+#[path = "../logic/src/name.rs"]
+pub(crate) mod name;
 #[path = "../logic/src/operation.rs"]
 pub(crate) mod operation;
 #[path = "../logic/src/outcome.rs"]

@@ -62,6 +62,7 @@ pub mod observe;
 mod placement;
 mod pool;
 mod sys;
+pub mod terminal;
 pub mod topology;
 
 pub use buffer::{

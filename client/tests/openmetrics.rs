@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dmaplane::observe::metrics::render;
-use dmaplane::observe::state::State;
+use dmaplane::observe::state::{Line, State};
 
 /// What a family may have behind its name in a sample.
 fn suffixes(kind: &str) -> &'static [&'static str] {
@@ -151,4 +151,27 @@ fn without_root_there_are_counts_alone() {
 #[should_panic(expected = "twice")]
 fn what_is_told_twice_is_found() {
     validate("# TYPE a gauge\n# HELP a b\na 1\na 2\n# EOF\n");
+}
+
+#[test]
+fn a_hostile_device_makes_up_no_sample_and_moves_no_cursor() {
+    let state = State {
+        endpoints: vec![Line::parse(
+            r"endpoint=3 state=up device=a\x22}\x201\x0ab\x1b[2J\x5c peer=10.77.0.2:1",
+        )],
+        ..State::default()
+    };
+    let text = render(&BTreeMap::new(), Some(&state));
+    let shown = text.chars().all(|c| c == '\n' || !c.is_control());
+    assert!(shown, "{text:?}");
+    let samples = validate(&text);
+    let up: Vec<_> = samples
+        .keys()
+        .filter(|head| head.starts_with("dmaplane_endpoint_up"))
+        .collect();
+    assert_eq!(up.len(), 1, "{text}");
+    assert!(
+        up[0].contains(r#"device="a\"} 1\\u{a}b\\u{1b}[2J\\\\""#),
+        "{text}"
+    );
 }

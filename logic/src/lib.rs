@@ -14,6 +14,7 @@ pub mod extents;
 pub mod flow;
 pub mod handle;
 pub mod histogram;
+pub mod name;
 pub mod operation;
 pub mod outcome;
 pub mod placement;

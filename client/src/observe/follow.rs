@@ -13,6 +13,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::trace::Event;
+use crate::terminal::escape;
 
 /// One machine's events.
 #[derive(Clone, Debug)]
@@ -295,8 +296,9 @@ impl Timeline {
     pub fn text(&self) -> String {
         let mut text = String::new();
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "trace {}: {}", self.trace_id, self.verdict);
+        let _ = writeln!(text, "trace {}: {}", self.trace_id, escape(&self.verdict));
         for (side, offset) in self.offsets.iter().filter(|_| self.offsets.len() > 1) {
+            let side = escape(side);
             let _ = match offset {
                 None => writeln!(
                     text,
@@ -323,9 +325,9 @@ impl Timeline {
                 text,
                 "{:+12.3} us  {:10} {:18} {}",
                 step.at_ns as f64 / 1000.0,
-                step.side,
+                escape(&step.side),
                 step.event.name,
-                step.event.members()
+                escape(&step.event.members())
             );
         }
         text

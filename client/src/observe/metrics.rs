@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::state::{Line, State};
+use crate::terminal;
 
 /// A family of metrics under construction.
 struct Family<'a> {
@@ -45,8 +46,9 @@ fn family<'a>(
     Family { text, name }
 }
 
+/// A label's value by the rules of OpenMetrics, of a text that a terminal may be shown, too.
 fn escape(value: &str) -> String {
-    value
+    terminal::escape(value)
         .replace('\\', "\\\\")
         .replace('"', "\\\"")
         .replace('\n', "\\n")

@@ -2,11 +2,13 @@
 
 //! What the driver shows of itself: trace events, latencies, and everything alive.
 //!
-//! Needs no open file of the driver. [`state`] reads what debugfs (root) and sysfs (anybody) show, [`histogram`] compares
+//! Needs no open file of the driver. [`state`] reads what debugfs (root) and sysfs (anybody) show, [`files`] finds
+//! the processes that have the driver open, [`histogram`] compares
 //! latencies of two readings, [`trace`] reads trace events and follows one trace id across machines, [`tracefs`] records
 //! them, and [`scripts`] are for bpftrace. [`lockdown`] tells when that is why the kernel refuses a file.
 
 pub mod chrome;
+pub mod files;
 pub mod follow;
 pub mod histogram;
 pub mod lockdown;

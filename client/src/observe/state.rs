@@ -16,7 +16,8 @@ pub const SYSFS: &str = "/sys/module/dmaplane";
 /// The driver's folder in debugfs, which only root may read.
 pub const DEBUGFS: &str = "/sys/kernel/debug/dmaplane/state";
 
-/// One line: an object by its members.
+/// One line: an object by its members. A name that others chose is written with `\x20` for a blank and so on, so that it
+/// makes up no member and no line; read here, it is the name itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(transparent)]
 pub struct Line(BTreeMap<String, String>);
@@ -27,7 +28,7 @@ impl Line {
         let members = text
             .split_whitespace()
             .filter_map(|member| member.split_once('='));
-        let members = members.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let members = members.map(|(name, value)| (name.to_owned(), unescape(value)));
         Self(members.collect())
     }
 
@@ -203,59 +204,22 @@ pub fn numbers(folder: &str) -> io::Result<BTreeMap<String, u64>> {
     Ok(numbers)
 }
 
-/// An open file of the driver, as its process's fdinfo tells.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct OpenFile {
-    /// The process.
-    pub pid: u32,
-    /// Its name.
-    pub command: String,
-    /// What the file holds.
-    pub holds: BTreeMap<String, u64>,
-}
-
-/// The open files of all processes that the caller may look at. Without root those are its own user's.
-pub fn open_files() -> Vec<OpenFile> {
-    let Ok(processes) = fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    let numbered = processes.flatten().filter_map(|process| {
-        let pid = process.file_name().to_string_lossy().parse().ok()?;
-        Some((pid, process.path()))
-    });
-    let mut files = Vec::new();
-    for (pid, folder) in numbered {
-        let Ok(infos) = fs::read_dir(folder.join("fdinfo")) else {
-            continue;
+/// A value as it was before the driver wrote `\x20` for a byte that a line cannot hold.
+fn unescape(value: &str) -> String {
+    let mut bytes = Vec::with_capacity(value.len());
+    let mut rest = value.as_bytes();
+    while let [first, after @ ..] = rest {
+        let escaped = match rest {
+            [b'\\', b'x', digits @ ..] => digits
+                .first_chunk::<2>()
+                .filter(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+                .and_then(|digits| u8::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()),
+            _ => None,
         };
-        for info in infos.flatten() {
-            let Ok(text) = fs::read_to_string(info.path()) else {
-                continue;
-            };
-            let holds = fdinfo(&text);
-            if !holds.is_empty() {
-                let command = fs::read_to_string(folder.join("comm")).unwrap_or_default();
-                let command = command.trim().to_owned();
-                files.push(OpenFile {
-                    pid,
-                    command,
-                    holds,
-                });
-            }
-        }
+        bytes.push(escaped.unwrap_or(*first));
+        rest = if escaped.is_some() { &rest[4..] } else { after };
     }
-    files
-}
-
-/// The driver's lines of a fdinfo.
-fn fdinfo(text: &str) -> BTreeMap<String, u64> {
-    let own = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("dmaplane-"));
-    let pairs = own.filter_map(|line| line.split_once(':'));
-    pairs
-        .filter_map(|(name, value)| Some((name.to_owned(), value.trim().parse().ok()?)))
-        .collect()
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 #[cfg(test)]
@@ -320,9 +284,10 @@ mod tests {
     }
 
     #[test]
-    fn fdinfo_is_read_without_what_others_wrote() {
-        let holds = fdinfo("pos:\t0\nflags:\t02\ndmaplane-context:\t7\ndmaplane-bytes:\t4096\n");
-        assert_eq!(holds.get("bytes"), Some(&4096));
-        assert_eq!(holds.len(), 2);
+    fn a_name_makes_up_no_member() {
+        let line = Line::parse(r"device=a\x20state\x3ddown\x5c\x0a state=up odd=\x4 \xg0=1");
+        assert_eq!(line.text("device"), "a state=down\\\n");
+        assert_eq!(line.text("state"), "up");
+        assert_eq!(line.text("odd"), "\\x4");
     }
 }

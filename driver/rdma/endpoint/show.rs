@@ -11,6 +11,7 @@ use crate::{
         chain::Chain,
         rdma::{connection::Connection, transfer::Transfer},
     },
+    logic::name::Name,
     observe::{show_rest, MAX_SHOWN},
     uapi::{self, SockAddr},
 };
@@ -175,7 +176,7 @@ impl Endpoint {
             Shown(&query.peer)
         )?;
         let name = query.device.split(|byte| *byte == 0).next().unwrap_or(&[]);
-        let device = core::str::from_utf8(name).unwrap_or("?");
+        let device = Name(name);
         write!(f, " device={device} in_flight={}", query.in_flight)?;
         write!(f, " posted={} peer_end={}", query.posted, query.peer_end)?;
         let silent = self.shared.state.lock().pulse.silent_beats();

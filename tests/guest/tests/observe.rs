@@ -6,6 +6,7 @@ use std::fs;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::process::Command;
 
+use dmaplane::observe::files;
 use dmaplane::observe::state::{self, Line, State};
 use dmaplane::{Buffer, Channel, Context, Entry, GrantTerms, Placement, Rights};
 use dmaplane_guest_tests::{Local, complete, guest_program};
@@ -96,7 +97,7 @@ fn observe_fdinfo_tells_what_a_file_holds() {
         ] {
             ensure!(full.contains(line), "{line:?} is not in {full}");
         }
-        let files = state::open_files();
+        let files = files::open_files();
         let own = files.iter().find(|file| file.pid == std::process::id());
         ensure!(
             own.is_some_and(|file| file.holds["bytes"] == 8192),

@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 
 use anyhow::{Context as _, Result};
+use dmaplane::terminal::escape;
 use dmaplane::topology::{self, RdmaDevice};
 use dmaplane::{Context, Info};
 use serde::Serialize;
@@ -61,13 +62,14 @@ fn render(report: &Report) -> String {
     line("NUMA node ids", &driver.node_ids.to_string());
     line("usable RDMA devices", &driver.rdma_devices.to_string());
     for device in &report.rdma {
-        let netdev = device.netdev.as_deref().unwrap_or("no interface");
+        let netdev = device.netdev.as_deref().map(escape);
+        let netdev = netdev.unwrap_or("no interface".into());
         let node = device
             .numa_node
             .map_or("any node".to_owned(), |node| format!("node {node}"));
         line(
-            &format!("  {}", device.name),
-            &format!("{netdev}, {}, {node}", device.state),
+            &format!("  {}", escape(&device.name)),
+            &format!("{netdev}, {}, {node}", escape(&device.state)),
         );
     }
     if report.rdma.is_empty() {

@@ -5,6 +5,7 @@
 use anyhow::{Context as _, Result};
 use dmaplane::observe::metrics;
 use dmaplane::observe::state::{self, State};
+use dmaplane::terminal;
 use serde::Serialize;
 
 use crate::output;
@@ -21,10 +22,10 @@ pub(crate) fn run(json: bool) -> Result<()> {
         .with_context(|| format!("no {}: is the module loaded?", state::SYSFS))?;
     let state = State::read();
     if let Err(error) = &state {
-        eprintln!(
+        terminal::note(format_args!(
             "dmaplane: only what everybody may see; {}: {error}. Endpoints and latencies need root and a mounted debugfs",
             state::DEBUGFS
-        );
+        ));
     }
     let state = state.ok();
     if json {

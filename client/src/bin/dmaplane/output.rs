@@ -2,23 +2,18 @@
 
 //! Forms of output that the commands share.
 
-use std::io::{self, Write};
-
 use anyhow::{Context as _, Result};
+use dmaplane::terminal;
 use serde::Serialize;
 
 /// Writes a value as JSON with a newline.
 pub(crate) fn json(value: &impl Serialize) -> Result<()> {
-    let mut out = io::stdout().lock();
-    serde_json::to_writer_pretty(&mut out, value).context("cannot write to standard output")?;
-    writeln!(out).context("cannot write to standard output")
+    text(&terminal::json(value)?)
 }
 
 /// Writes text as it is.
 pub(crate) fn text(text: &str) -> Result<()> {
-    io::stdout()
-        .write_all(text.as_bytes())
-        .context("cannot write to standard output")
+    terminal::print(text).context("cannot write to standard output")
 }
 
 /// Bytes for people: the largest unit that keeps at least one digit before the point.

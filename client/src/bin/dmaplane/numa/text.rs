@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 
 use dmaplane::numa::{Cell, Matrix};
+use dmaplane::terminal::escape;
 
 use super::{Report, Row};
 use crate::output;
@@ -18,9 +19,11 @@ pub(super) fn render(report: &Report) -> String {
     let place =
         |node: Option<u32>| node.map_or("node unknown".to_owned(), |id| format!("node {id}"));
     for adapter in &report.adapters {
-        let netdev = adapter.netdev.as_deref().unwrap_or("no interface");
+        let netdev = adapter.netdev.as_deref().map(escape);
+        let netdev = netdev.unwrap_or("no interface".into());
         let place = place(adapter.numa_node);
-        let _ = writeln!(text, "RDMA device {} ({netdev}): {place}", adapter.name);
+        let name = escape(&adapter.name);
+        let _ = writeln!(text, "RDMA device {name} ({netdev}): {place}");
     }
     for bar in &report.bars {
         let (size, place) = (output::bytes(bar.bytes), place(bar.numa_node));

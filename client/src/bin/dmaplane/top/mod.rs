@@ -53,8 +53,9 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
         std::io::stdout().is_terminal(),
         "standard output is no terminal: use --once or --json"
     );
-    let mut terminal = ratatui::init();
-    let result = screen::live(&mut terminal, interval, args.stuck_ms, take);
-    ratatui::restore();
+    let mut screen = ratatui::try_init().context("cannot use the terminal")?;
+    let result = screen::live(&mut screen, interval, args.stuck_ms, take);
+    // The terminal may have gone; then there is nothing to restore, and nobody to see it.
+    let _ = ratatui::try_restore();
     result
 }

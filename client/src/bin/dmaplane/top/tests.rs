@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use dmaplane::observe::files::OpenFile;
 use dmaplane::observe::state::{Line, State};
 
 use super::view::{Reading, Row, View};
@@ -265,4 +266,25 @@ fn the_json_keeps_its_names() {
     assert!(rates.iter().all(|name| row[name].is_f64()), "{row}");
     let numbers = ["credits", "queued", "posted", "stalls", "silent_beats"];
     assert!(numbers.iter().all(|name| row[name].is_u64()), "{row}");
+}
+
+#[test]
+fn names_that_others_chose_move_no_cursor_and_begin_no_line() {
+    let mut view = view(None, endpoint(7, &[]));
+    view.files = ["\x1b[2J\x1b[31mROOT\x07", "a\nSTUCK 9 s: x"]
+        .map(|command| OpenFile {
+            pid: 42,
+            command: command.to_owned(),
+            holds: BTreeMap::from([("bytes".to_owned(), 1)]),
+        })
+        .to_vec();
+    let lines = view.lines();
+    for line in &lines {
+        assert!(!line.contains(char::is_control), "{line:?}");
+        assert!(!line.starts_with("STUCK"), "{line:?}");
+    }
+    assert!(
+        lines.iter().any(|line| line.contains("\\u{1b}[2J")),
+        "{lines:#?}"
+    );
 }

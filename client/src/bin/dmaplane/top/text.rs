@@ -4,6 +4,8 @@
 
 use std::collections::BTreeMap;
 
+use dmaplane::terminal::escape;
+
 use super::latency::Latency;
 use super::view::{Row, View};
 use crate::output;
@@ -16,7 +18,7 @@ impl View {
     pub(crate) fn lines(&self) -> Vec<String> {
         let mut lines = vec![self.summary()];
         if let Some(hidden) = &self.hidden {
-            lines.push(format!("not shown: {hidden}"));
+            lines.push(format!("not shown: {}", escape(hidden)));
         }
         if !self.bytes_by_node.is_empty() {
             lines.push(format!("buffers by policy {}", sizes(&self.bytes_by_node)));
@@ -37,7 +39,7 @@ impl View {
                 stuck.trace_id,
                 stuck.op,
                 stuck.endpoint,
-                stuck.peer,
+                escape(&stuck.peer),
                 stuck.meaning
             ));
         }
@@ -55,7 +57,7 @@ impl View {
             lines.push(format!(
                 "{:>8} {:15} {}",
                 file.pid,
-                file.command,
+                escape(&file.command),
                 holds.join(", ")
             ));
         }
@@ -118,7 +120,7 @@ impl View {
             lines.push(format!(
                 "{:>8} {:24} {:5} {rate:>10} {bytes:>12} {} {:>7} {:>6} {:>6} {:>7}",
                 row.endpoint,
-                row.peer,
+                escape(&row.peer),
                 row.state,
                 figures(live.first()),
                 row.credits,

@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use dmaplane::observe::state::{self, Line, OpenFile, State};
+use dmaplane::observe::files::{self, OpenFile};
+use dmaplane::observe::state::{self, Line, State};
 use serde::Serialize;
 
 use super::latency::{self, Latency};
@@ -29,7 +30,7 @@ impl Reading {
             at: Instant::now(),
             counts: state::numbers("counts")?,
             state,
-            files: state::open_files(),
+            files: files::open_files(),
         })
     }
 }
