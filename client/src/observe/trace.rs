@@ -85,29 +85,21 @@ pub fn lost(text: &str) -> Option<u64> {
 /// One line: `TASK-PID [CPU] FLAGS SECONDS.FRACTION: EVENT: MEMBER=VALUE ...`, where FLAGS may be missing and EVENT may
 /// begin with `dmaplane:`.
 fn line(text: &str) -> Option<Event> {
-    if text.trim_start().starts_with('#') {
-        return None;
-    }
-    // A task's name may have anything in it, so the first piece that reads as a time counts.
-    let mut pieces = text.split(": ");
-    let mut time = None;
-    for piece in pieces.by_ref() {
-        time = piece.split_whitespace().last().and_then(nanoseconds);
-        if time.is_some() {
-            break;
-        }
-    }
-    let name = pieces.next()?.trim();
-    let name = name.strip_prefix("dmaplane:").unwrap_or(name);
-    if !EVENTS.contains(&name) {
-        return None;
-    }
-    let members = pieces.next().unwrap_or("");
+    // A task's name stands before the rest and may have anything in it, even another event: so the last time with an event
+    // behind it counts. The members are the driver's, and have no such.
+    let pieces: Vec<&str> = text.split(": ").collect();
+    let (time_ns, name, members) = pieces.windows(2).enumerate().rev().find_map(|(at, pair)| {
+        let time = pair[0].split_whitespace().last().and_then(nanoseconds)?;
+        let name = pair[1].trim().trim_end_matches(':');
+        let name = name.strip_prefix("dmaplane:").unwrap_or(name);
+        let members = pieces.get(at + 2).copied().unwrap_or("");
+        EVENTS.contains(&name).then_some((time, name, members))
+    })?;
     let members = members
         .split_whitespace()
         .filter_map(|member| member.split_once('='));
     Some(Event {
-        time_ns: time?,
+        time_ns,
         name: name.to_owned(),
         fields: members
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -159,6 +151,28 @@ mod tests {
             (events[0].time_ns, events[1].time_ns),
             (1_500_000_000, 2_000_000_123)
         );
+    }
+
+    #[test]
+    fn no_name_of_a_task_hides_or_makes_up_an_event() {
+        let event = "12.345678: op_post: trace_id=7 endpoint=3";
+        for name in [
+            "a 1.5: b",
+            "1.5: op_submit:",
+            ": 1.5: op_free: ",
+            "x\n1.5: op_submit",
+            "\u{1b}[2J",
+            "#",
+            "",
+        ] {
+            for dots in ["d..2.", ""] {
+                let text = format!("  {name}-42      [001] {dots}    {event}\n");
+                let events = parse(&text);
+                assert_eq!(events.len(), 1, "{text:?}: {events:?}");
+                assert_eq!(events[0].name, "op_post", "{text:?}");
+                assert_eq!(events[0].time_ns, 12_345_678_000, "{text:?}");
+            }
+        }
     }
 
     #[test]
