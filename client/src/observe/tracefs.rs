@@ -2,13 +2,17 @@
 
 //! Recording trace events, in an instance of tracefs that nobody else uses. Needs root.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
 use super::lockdown;
 use super::trace::{self, EVENTS, Event};
+use crate::terminal;
 
 /// Where tracefs is mounted.
 const ROOTS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
@@ -63,10 +67,16 @@ fn at<T>(path: &Path, result: io::Result<T>) -> Result<T, Error> {
     })
 }
 
-/// A recording that is under way. It ends and is forgotten when this is dropped.
+/// How the instances of recordings begin; a number follows.
+const PREFIX: &str = "dmaplane-";
+
+/// A recording that is under way. It ends and is forgotten when this is dropped. What is left of one whose process was
+/// killed is removed by the next.
 #[derive(Debug)]
 pub struct Recording {
     instance: PathBuf,
+    /// Locked as long as the recording lives, which is how others see that it does.
+    _alive: File,
 }
 
 impl Recording {
@@ -91,9 +101,11 @@ impl Recording {
         if !own.join("dmaplane").is_dir() {
             return Err(Error::NoEvents);
         }
-        let instance = root.join(format!("instances/dmaplane-{}", std::process::id()));
-        at(&instance, fs::create_dir(&instance))?;
-        let recording = Self { instance };
+        let (instance, alive) = make_instance(&root.join("instances"))?;
+        let recording = Self {
+            instance,
+            _alive: alive,
+        };
         recording.write("buffer_size_kb", BUFFER_KIB)?;
         if events.is_empty() {
             recording.write("events/dmaplane/enable", "1")?;
@@ -132,19 +144,80 @@ impl Recording {
     /// What tracefs says.
     pub fn run(self, duration: Duration) -> Result<String, Error> {
         std::thread::sleep(duration);
+        self.stop()
+    }
+
+    /// Ends the recording and gives what came.
+    ///
+    /// # Errors
+    /// What tracefs says.
+    pub fn stop(self) -> Result<String, Error> {
         self.write("tracing_on", "0")?;
         self.text()
     }
 }
 
+/// Makes an instance that nobody else uses, after the instances of recorders that were killed are gone.
+fn make_instance(instances: &Path) -> Result<(PathBuf, File), Error> {
+    // Held by whoever makes or removes one: between its making and its lock, an instance looks like one left behind.
+    let all = at(instances, File::open(instances))?;
+    at(instances, lock(&all))?;
+    remove_left_behind(instances);
+    for number in 0.. {
+        let instance = instances.join(format!("{PREFIX}{number}"));
+        match fs::create_dir(&instance) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return at(&instance, Err(error)),
+            Ok(()) => {
+                let alive = File::open(&instance).and_then(|alive| {
+                    lock(&alive)?;
+                    Ok(alive)
+                });
+                return Ok((instance.clone(), at(&instance, alive)?));
+            }
+        }
+    }
+    Err(Error::NoTracefs)
+}
+
+/// Locks a folder. The lock ends with the process, however that ends.
+fn lock(folder: &File) -> io::Result<()> {
+    loop {
+        match flock(folder, FlockOperation::LockExclusive) {
+            Err(Errno::INTR) => {}
+            other => return Ok(other?),
+        }
+    }
+}
+
+/// Removes the instances of recorders that live no more. What cannot be removed, somebody is reading.
+fn remove_left_behind(instances: &Path) {
+    for entry in fs::read_dir(instances).into_iter().flatten().flatten() {
+        if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            continue;
+        }
+        let folder = File::open(entry.path());
+        let left = folder
+            .is_ok_and(|folder| flock(&folder, FlockOperation::NonBlockingLockExclusive).is_ok());
+        if left {
+            let _ = remove_instance(&entry.path());
+        }
+    }
+}
+
+fn remove_instance(instance: &Path) -> io::Result<()> {
+    // Without the module, there is nothing to disable.
+    let _ = fs::write(instance.join("events/dmaplane/enable"), "0");
+    fs::remove_dir(instance)
+}
+
 impl Drop for Recording {
     fn drop(&mut self) {
-        let _ = self.write("events/dmaplane/enable", "0");
-        if let Err(error) = fs::remove_dir(&self.instance) {
-            eprintln!(
+        if let Err(error) = remove_instance(&self.instance) {
+            terminal::note(format_args!(
                 "dmaplane: cannot remove {}: {error}",
                 self.instance.display()
-            );
+            ));
         }
     }
 }
@@ -161,5 +234,24 @@ mod tests {
             text.contains("op_vanish") && text.contains("op_submit, "),
             "{text}"
         );
+    }
+
+    #[test]
+    fn what_a_killed_recorder_left_is_removed_and_a_live_one_is_kept() {
+        // Folders stand in for tracefs, which has the same locks.
+        let instances = tempfile::tempdir().unwrap();
+        let path = |number| instances.path().join(format!("{PREFIX}{number}"));
+        let (first, alive) = make_instance(instances.path()).unwrap();
+        assert_eq!(first, path(0));
+        fs::create_dir(path(7)).unwrap();
+        fs::create_dir(instances.path().join("other")).unwrap();
+        let (second, _second) = make_instance(instances.path()).unwrap();
+        assert_eq!(second, path(1));
+        assert!(first.exists() && !path(7).exists());
+        // As its process's end does.
+        drop(alive);
+        let (third, _third) = make_instance(instances.path()).unwrap();
+        assert_eq!(third, path(0));
+        assert!(second.exists() && instances.path().join("other").exists());
     }
 }

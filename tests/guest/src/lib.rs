@@ -11,6 +11,7 @@ pub mod raw;
 pub mod scenario;
 pub mod storm;
 pub mod swept;
+pub mod tool;
 
 pub use local::{Local, Primed};
 

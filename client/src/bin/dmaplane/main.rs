@@ -2,7 +2,11 @@
 
 //! The command-line tool of dmaplane.
 
+// Reason: printing by macro panics where the output is full or closed; `terminal` does not.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod info;
+mod interrupt;
 mod metrics;
 mod numa;
 mod output;
@@ -12,10 +16,12 @@ mod trace;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use dmaplane::{Context, DEVICE_PATH, kv};
+use dmaplane::{Context, DEVICE_PATH, kv, terminal};
 
 /// Looks at the dmaplane driver and moves data with it.
 #[derive(Debug, Parser)]
@@ -23,7 +29,8 @@ use dmaplane::{Context, DEVICE_PATH, kv};
     name = "dmaplane",
     version,
     arg_required_else_help = true,
-    after_help = "Exit codes: 0 success, 1 failure (the reason is on stderr), 2 wrong usage.\n\
+    after_help = "Exit codes: 0 success, 1 failure (the reason is on stderr), 2 wrong usage. An output that nobody reads is no failure;\n\
+                  one that cannot be written is.\n\
                   Start with `dmaplane info`: it tells whether the driver is there and what it can do."
 )]
 struct Args {
@@ -83,13 +90,22 @@ enum Command {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    survive_size_limit();
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("dmaplane: {error:#}");
+            terminal::note(format_args!("dmaplane: {error:#}"));
             ExitCode::FAILURE
         }
     }
+}
+
+/// A file that may not become as large as it should (RLIMIT_FSIZE) is an error of the write, EFBIG, and no reason to die
+/// without a word: by default the signal kills.
+fn survive_size_limit() {
+    // Where it cannot be caught, it kills as before.
+    let caught = Arc::new(AtomicBool::new(false));
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, caught);
 }
 
 fn run(args: &Args) -> Result<()> {

@@ -5,17 +5,20 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Subcommand;
+use dmaplane::atomic_file;
 use dmaplane::observe::chrome;
 use dmaplane::observe::follow::{Side, follow};
 use dmaplane::observe::state::State;
 use dmaplane::observe::trace::{self, EVENTS};
 use dmaplane::observe::tracefs::Recording;
+use dmaplane::terminal;
 use serde::Serialize;
 
+use crate::interrupt::Interrupt;
 use crate::output;
 
 /// What to do with trace events.
@@ -25,6 +28,8 @@ pub(crate) enum Command {
     Events,
 
     /// Record events into a file, as tracefs prints them. Needs root.
+    ///
+    /// Ends after the time, or with what came until then by Ctrl-C (SIGINT), SIGTERM or SIGHUP.
     #[command(after_help = "Example: dmaplane trace record --seconds 10 --out near.trace")]
     Record {
         /// The file.
@@ -76,10 +81,13 @@ pub(crate) fn run(command: &Command, json: bool) -> Result<()> {
             live,
             chrome,
         } => {
+            if let Some(path) = chrome {
+                atomic_file::check(path)?;
+            }
             let sides = match live {
                 Some(seconds) => vec![Side {
                     name: "here".to_owned(),
-                    events: trace::parse(&Recording::start(&[])?.run(duration(*seconds)?)?),
+                    events: trace::parse(&recorded(&[], duration(*seconds)?)?),
                 }],
                 None => files.iter().map(|file| side(file)).collect::<Result<_>>()?,
             };
@@ -94,9 +102,8 @@ pub(crate) fn run(command: &Command, json: bool) -> Result<()> {
                 }
             }
             if let Some(path) = chrome {
-                let text = serde_json::to_string_pretty(&chrome::render(&timeline))?;
-                fs::write(path, text)
-                    .with_context(|| format!("cannot write {}", path.display()))?;
+                let text = terminal::json(&chrome::render(&timeline))?;
+                atomic_file::write(path, text.as_bytes())?;
             }
             if json {
                 output::json(&timeline)?;
@@ -111,6 +118,14 @@ pub(crate) fn run(command: &Command, json: bool) -> Result<()> {
 
 fn duration(seconds: f64) -> Result<Duration> {
     Duration::try_from_secs_f64(seconds).with_context(|| format!("{seconds} seconds"))
+}
+
+/// Records for so long, or until somebody wants it to end.
+fn recorded(events: &[&str], limit: Duration) -> Result<String> {
+    let interrupt = Interrupt::catch().context("cannot catch signals")?;
+    let recording = Recording::start(events)?;
+    interrupt.wait(limit).context("cannot wait")?;
+    Ok(recording.stop()?)
 }
 
 /// What was recorded.
@@ -156,13 +171,18 @@ impl Recorded {
 
 fn record(out: &Path, seconds: f64, events: &[String], json: bool) -> Result<()> {
     let events: Vec<_> = events.iter().map(String::as_str).collect();
-    let text = Recording::start(&events)?.run(duration(seconds)?)?;
-    fs::write(out, &text).with_context(|| format!("cannot write {}", out.display()))?;
+    let limit = duration(seconds)?;
+    // Not after the events have come and gone.
+    atomic_file::check(out)?;
+    let begin = Instant::now();
+    let text = recorded(&events, limit)?;
+    let seconds = begin.elapsed().as_secs_f64().min(seconds);
+    atomic_file::write(out, text.as_bytes())?;
     let recorded = Recorded::of(&text, out, seconds);
     if json {
         return output::json(&recorded);
     }
-    eprintln!("dmaplane: {}", recorded.text());
+    terminal::note(format_args!("dmaplane: {}", recorded.text()));
     Ok(())
 }
 

@@ -34,7 +34,7 @@ pub fn connection(socket: OwnedFd) -> Result<Infallible> {
         match read(socket, &calls, &answers, &progress) {
             Ok(()) => std::process::exit(0),
             Err(error) => {
-                eprintln!("dmaplane-peer: {error:#}");
+                dmaplane::terminal::note(format_args!("dmaplane-peer: {error:#}"));
                 std::process::exit(1);
             }
         }

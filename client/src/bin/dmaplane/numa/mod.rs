@@ -9,7 +9,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use dmaplane::atomic_file;
 use dmaplane::numa::{self, Matrix, Penalty, Plan};
+use dmaplane::terminal;
 use dmaplane::topology::{self, NumaNode, PciBar, RdmaDevice};
 use dmaplane::{Buffer, Context, Placement, kv};
 use serde::Serialize;
@@ -92,6 +94,10 @@ impl Row {
 
 /// Prints the nodes, what sits on them, where a buffer on each of them landed, and what distance costs.
 pub(crate) fn run(context: &Context, args: &Args, json: bool) -> Result<()> {
+    if let Some(path) = &args.plot {
+        // Not after minutes of measuring.
+        atomic_file::check(path)?;
+    }
     let nodes = topology::numa_nodes().context("cannot read the NUMA nodes from sysfs")?;
     let nodes: Vec<Row> = nodes
         .into_iter()
@@ -141,10 +147,10 @@ fn measure(context: &Context, args: &Args) -> Result<Matrix> {
     let start = Instant::now();
     let matrix = numa::measure(context, &plan, &mut |step| {
         if start.elapsed() >= PATIENCE {
-            eprintln!(
+            terminal::note(format_args!(
                 "measured {} of {}; next: processors of node {} at memory of node {}",
                 step.done, step.total, step.cpu_node, step.memory_node
-            );
+            ));
         }
     });
     Ok(matrix?)

@@ -5,6 +5,7 @@
 use std::path::Path;
 
 use anyhow::{Result, anyhow};
+use dmaplane::atomic_file;
 use dmaplane::numa::{Cell, Matrix};
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -21,11 +22,17 @@ const NOTE: u32 = 36;
 
 /// Writes the picture; `note` says what it is worth.
 pub(super) fn write(path: &Path, matrix: &Matrix, note: &str) -> Result<()> {
-    draw(path, matrix, note).map_err(|why| anyhow!("cannot write {}: {why}", path.display()))
+    let mut picture = String::new();
+    draw(&mut picture, matrix, note).map_err(|why| anyhow!("cannot draw: {why}"))?;
+    Ok(atomic_file::write(path, picture.as_bytes())?)
 }
 
-fn draw(path: &Path, matrix: &Matrix, note: &str) -> Result<(), Box<dyn std::error::Error>> {
-    let root = SVGBackend::new(path, (WIDTH, HEIGHT)).into_drawing_area();
+fn draw(
+    picture: &mut String,
+    matrix: &Matrix,
+    note: &str,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let root = SVGBackend::with_string(picture, (WIDTH, HEIGHT)).into_drawing_area();
     root.fill(&WHITE)?;
     let (body, foot) = root.split_vertically(HEIGHT - NOTE);
     let (matrices, lines) = body.split_vertically(MATRICES);

@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("dmaplane-fuzz: {error:#}");
+            dmaplane::terminal::note(format_args!("dmaplane-fuzz: {error:#}"));
             ExitCode::FAILURE
         }
     }

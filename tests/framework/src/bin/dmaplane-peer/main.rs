@@ -50,7 +50,7 @@ fn main() -> ExitCode {
     match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("dmaplane-peer: {error:#}");
+            dmaplane::terminal::note(format_args!("dmaplane-peer: {error:#}"));
             ExitCode::FAILURE
         }
     }
