@@ -9,7 +9,7 @@ use std::time::Duration;
 use dmaplane_uapi as abi;
 use rustix::io::Errno;
 
-use crate::address;
+use crate::address::{self, Address};
 use crate::buffer::Buffer;
 use crate::context::{Context, Handle, nanoseconds};
 use crate::error::{Call, Error, Result};
@@ -144,9 +144,9 @@ impl Endpoint {
             window_low: options.window.1,
             ..Default::default()
         };
-        context
-            .call(&mut connect)
-            .map_err(|errno| Error::call(Call::Connect, errno, format!(" to {remote}")))?;
+        context.call(&mut connect).map_err(|errno| {
+            Error::call(Call::Connect, errno, format!(" to {}", Address(remote)))
+        })?;
         Ok(Self::new(context.adopt(connect.endpoint), remote))
     }
 
@@ -271,9 +271,13 @@ impl Endpoint {
             ..Default::default()
         };
         let context = self.handle.context();
-        context
-            .call(&mut wait)
-            .map_err(|errno| Error::call(Call::GrantWait, errno, format!(" from {}", self.peer)))?;
+        context.call(&mut wait).map_err(|errno| {
+            Error::call(
+                Call::GrantWait,
+                errno,
+                format!(" from {}", Address(self.peer)),
+            )
+        })?;
         Ok(RemoteGrant::new(
             context.adopt(wait.handle),
             self.handle.raw(),

@@ -65,6 +65,7 @@ mod sys;
 pub mod terminal;
 pub mod topology;
 
+pub use address::{Address, AddressError};
 pub use buffer::{
     Buffer, BufferBuilder, ExportAccess, FrozenBuffer, ImportInfo, ImportLack, Mapping, Source,
 };

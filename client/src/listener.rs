@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use dmaplane_uapi as abi;
 
-use crate::address;
+use crate::address::{self, Address};
 use crate::context::{Context, Handle, nanoseconds};
 use crate::endpoint::Endpoint;
 use crate::error::{Call, Error, Result};
@@ -49,7 +49,7 @@ impl Listener {
         };
         context
             .call(&mut listen)
-            .map_err(|errno| Error::call(Call::Listen, errno, format!(" on {local}")))?;
+            .map_err(|errno| Error::call(Call::Listen, errno, format!(" on {}", Address(local))))?;
         Ok(Self {
             handle: context.adopt(listen.handle),
             local: address::from_abi(&listen.local).unwrap_or(local),
@@ -79,9 +79,9 @@ impl Listener {
             timeout_ns: nanoseconds(timeout),
             ..Default::default()
         };
-        context
-            .call(&mut accept)
-            .map_err(|errno| Error::call(Call::Accept, errno, format!(" on {}", self.local)))?;
+        context.call(&mut accept).map_err(|errno| {
+            Error::call(Call::Accept, errno, format!(" on {}", Address(self.local)))
+        })?;
         let peer = address::from_abi(&accept.peer).unwrap_or(crate::endpoint::UNKNOWN);
         Ok(Endpoint::new(context.adopt(accept.endpoint), peer))
     }
