@@ -44,6 +44,9 @@
 //! # }
 //! ```
 
+// Reason: printing by macro panics where the output is full or closed; `terminal` does not.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod address;
 pub mod atomic_file;
 mod buffer;

@@ -1,18 +1,21 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The commands `dmaplane kv send` and `dmaplane kv recv`.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use super::file::{self, KvFile};
-use super::transfer::{self, Home, Limits, Order, ReceiveOptions, SendOptions, Source, Stats};
-use super::{Digest, Manifest, parse_size};
-use crate::{Context, Listener, MemoryInfo, MemoryKind, Placement, RdmaPath};
+use super::transfer::{self, Home, Limits, Order, ReceiveOptions, Received, SendOptions, Source};
+use super::transfer::{Stats, TransferError};
+use super::{Digest, Manifest, Tracker, parse_size};
+use crate::atomic_file::AtomicFile;
+use crate::{Address, Context, Listener, MemoryInfo, MemoryKind, Placement, RdmaPath, terminal};
 
+/// Connections that may wait while the one before turns out to be no sender.
+const BACKLOG: u32 = 8;
 /// How often a running transfer says how far it is.
 const PROGRESS: Duration = Duration::from_secs(2);
 
@@ -29,7 +32,8 @@ pub enum Command {
     /// Receive a KV cache and write it to a file.
     ///
     /// Waits for one sender, takes its chunks in any order, checks each layer as soon as it is
-    /// complete, and writes a safetensors file with the tensors `layers.N.k` and `layers.N.v`.
+    /// complete, and writes a safetensors file with all tensors of the sender's: those of the layers,
+    /// `layers.N.k` and `layers.N.v` or `layers.N.latent`, and those beside them, such as scales.
     #[command(after_help = "Example: dmaplane kv recv --listen 10.77.0.2:7472 --out received.kv")]
     Recv(RecvArgs),
 }
@@ -40,12 +44,13 @@ pub struct SendArgs {
     /// The KV cache: a file as `kvcache prefill` and `dmaplane kv recv` write it.
     #[arg(long, value_name = "FILE")]
     kv: PathBuf,
-    /// Address and port where the receiver listens; the address of an RDMA device.
+    /// Address and port where the receiver listens; the address of an RDMA device. A link-local one has its interface, as
+    /// in [fe80::1%eth0]:7472.
     #[arg(long, value_name = "ADDRESS:PORT")]
-    to: SocketAddr,
+    to: Address,
     /// Local address to connect from; routing chooses one if it is not given.
     #[arg(long, value_name = "ADDRESS:PORT")]
-    from: Option<SocketAddr>,
+    from: Option<Address>,
     /// Bytes of one write, a power of two with a suffix of K or M; as in the file if not given.
     #[arg(long, value_name = "BYTES", value_parser = parse_size)]
     chunk_size: Option<u64>,
@@ -73,8 +78,9 @@ pub struct SendArgs {
 pub struct RecvArgs {
     /// Address and port to listen on; the address of an RDMA device.
     #[arg(long, value_name = "ADDRESS:PORT")]
-    listen: SocketAddr,
-    /// Where to write the cache. The file appears when everything is there and verified.
+    listen: Address,
+    /// Where to write the cache. The file appears when everything is there, verified and on the disk; the sender hears of
+    /// success after that. What has this name before is replaced then, as a whole.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     /// Receives posted ahead: chunks that the sender may have under way.
@@ -108,11 +114,13 @@ struct Report<'a> {
     kv_heads: u32,
     head_dim: u32,
     tokens: u64,
+    /// Tensors beside those of the layers.
+    auxiliary_tensors: usize,
     chunk_size: u64,
     digest: Digest,
     /// The RDMA device.
     device: String,
-    peer: SocketAddr,
+    peer: Address,
     /// Whose memory the cache is in on this side, and how RDMA reached it.
     memory: MemoryInfo,
     /// Every layer has the sender's digest.
@@ -143,13 +151,22 @@ fn send(context: &Context, args: &SendArgs, json: bool) -> Result<()> {
     drop(file);
     let limits = limits(args.connect_timeout, args.idle_timeout);
     let begin = Instant::now();
-    let endpoint = transfer::connect(context, args.to, args.from, limits.connect)?;
+    let endpoint = transfer::connect(
+        context,
+        args.to.0,
+        args.from.map(|from| from.0),
+        limits.connect,
+    )?;
     let link = Link {
         took: begin.elapsed(),
         device: endpoint.query()?.device,
         peer: args.to,
     };
-    eprintln!("connected to {} through {}", link.peer, link.device);
+    terminal::note(format_args!(
+        "connected to {} through {}",
+        link.peer,
+        terminal::escape(&link.device)
+    ));
     let options = SendOptions {
         depth: args.depth,
         order: args.order,
@@ -168,8 +185,10 @@ fn send(context: &Context, args: &SendArgs, json: bool) -> Result<()> {
 }
 
 fn recv(context: &Context, args: &RecvArgs, json: bool) -> Result<()> {
-    let listener = Listener::bind(context, args.listen, 1)?;
-    eprintln!("listening on {}", listener.local());
+    // Not after gigabytes have crossed the network.
+    AtomicFile::check(&args.out).map_err(super::Error::from)?;
+    let listener = Listener::bind(context, args.listen.0, BACKLOG)?;
+    terminal::note(format_args!("listening on {}", Address(listener.local())));
     let options = ReceiveOptions {
         depth: args.depth,
         home: args.placement.map_or(args.memory, Home::Host),
@@ -177,38 +196,65 @@ fn recv(context: &Context, args: &RecvArgs, json: bool) -> Result<()> {
         limits: limits(args.accept_timeout, args.idle_timeout),
     };
     let begin = Instant::now();
-    let endpoint = transfer::accept(&listener, &options)?;
-    let link = Link {
-        took: begin.elapsed(),
-        device: endpoint.query()?.device,
-        peer: endpoint.peer(),
-    };
-    eprintln!("connected from {} through {}", link.peer, link.device);
     let mut pace = None;
-    let received = transfer::receive(context, &endpoint, &options, |_, tracker| {
-        let total = tracker.plan().iter().map(|chunk| chunk.len).sum();
-        pace.get_or_insert_with(|| Pace::new(total))
-            .tell(tracker.bytes());
-    })?;
-    let manifest = &received.manifest;
-    let written = file::write(&args.out, manifest, &received.data)?;
-    // The file's digests are computed from what was written, after the sender has lost its access.
-    let dense = manifest.clone().into_dense()? == *manifest;
-    ensure!(
-        !dense || written.digest() == manifest.digest(),
-        "{} has digest {}, the sender's cache {}; memory changed after it had been verified",
-        args.out.display(),
-        written.digest(),
-        manifest.digest()
-    );
+    let (received, link) = loop {
+        // Those who are no senders do not make the wait for one longer.
+        let mut remaining = options;
+        remaining.limits.connect = options.limits.connect.saturating_sub(begin.elapsed());
+        let endpoint = transfer::accept(&listener, &remaining)?;
+        let link = Link {
+            took: begin.elapsed(),
+            device: endpoint.query()?.device,
+            peer: endpoint.peer().into(),
+        };
+        terminal::note(format_args!(
+            "connected from {} through {}",
+            link.peer,
+            terminal::escape(&link.device)
+        ));
+        let progress = |_, tracker: &Tracker| {
+            let total = tracker.plan().iter().map(|chunk| chunk.len).sum();
+            pace.get_or_insert_with(|| Pace::new(total))
+                .tell(tracker.bytes());
+        };
+        let keep = |received: &Received| save(&args.out, received);
+        match transfer::receive_and_keep(context, &endpoint, &options, progress, keep) {
+            Ok((received, ())) => break (received, link),
+            Err(error @ TransferError::NotASender(_)) => terminal::note(format_args!(
+                "{}: {error}; waiting for another one",
+                link.peer
+            )),
+            Err(error) => return Err(error.into()),
+        }
+    };
     report(
         "receiver",
-        manifest,
+        &received.manifest,
         received.memory,
         link,
         received.stats,
         json,
     )
+}
+
+/// Writes a received cache to its file. The file's digests are computed from what is written, after the sender has lost its
+/// access.
+fn save(path: &Path, received: &Received) -> Result<(), TransferError> {
+    let manifest = &received.manifest;
+    let written = file::prepare(path, manifest, &received.data)?;
+    let (found, expected) = (written.manifest().digest(), manifest.digest());
+    let dense = manifest.clone().into_dense()? == *manifest;
+    if dense && found != expected {
+        let what = "memory changed after it had been verified: the whole cache".to_owned();
+        return Err(super::Error::DigestMismatch {
+            what,
+            found,
+            expected,
+        }
+        .into());
+    }
+    written.finish()?;
+    Ok(())
 }
 
 fn limits(connect: u32, idle: u32) -> Limits {
@@ -223,7 +269,7 @@ fn limits(connect: u32, idle: u32) -> Limits {
 struct Link {
     /// The RDMA device.
     device: String,
-    peer: SocketAddr,
+    peer: Address,
     took: Duration,
 }
 
@@ -244,6 +290,7 @@ fn report(
         kv_heads: geometry.kv_heads,
         head_dim: geometry.head_dim,
         tokens: geometry.seq_len,
+        auxiliary_tensors: manifest.auxiliary().len(),
         chunk_size: geometry.chunk_size,
         digest: manifest.digest(),
         device: link.device,
@@ -255,13 +302,17 @@ fn report(
         stats,
     };
     let text = if json {
-        serde_json::to_string_pretty(&report)?
+        terminal::json(&report)?
     } else {
         format!(
-            "{}: {} layers, {} tokens, {} bytes in {} chunks, {:.1} MB/s, verified\n{}\nsha256 {}",
+            "{}: {} layers, {} tokens{}, {} bytes in {} chunks, {:.1} MB/s, verified\n{}\nsha256 {}\n",
             if role == "sender" { "sent" } else { "received" },
             report.layers,
             report.tokens,
+            match report.auxiliary_tensors {
+                0 => String::new(),
+                n => format!(", {n} auxiliary tensors"),
+            },
             stats.bytes,
             stats.chunks,
             stats.transfer_mb_per_s,
@@ -269,8 +320,8 @@ fn report(
             report.digest,
         )
     };
-    use std::io::Write as _;
-    writeln!(std::io::stdout(), "{text}").context("cannot write to standard output")
+    terminal::print(&text)
+        .context("the transfer is complete, but its report cannot be written to standard output")
 }
 
 /// Whose memory a cache is in, and how RDMA reached it.
@@ -304,11 +355,11 @@ impl Pace {
     fn tell(&mut self, bytes: u64) {
         if self.last.elapsed() >= PROGRESS {
             self.last = Instant::now();
-            eprintln!(
+            terminal::note(format_args!(
                 "{bytes} of {} bytes, {}%",
                 self.total,
                 bytes * 100 / self.total.max(1)
-            );
+            ));
         }
     }
 }

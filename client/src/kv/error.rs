@@ -3,6 +3,8 @@
 
 use std::path::PathBuf;
 
+use crate::atomic_file::WriteError;
+
 /// The result of an operation on a KV cache.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -97,7 +99,7 @@ pub enum Error {
     #[error("not a tensor: {0}")]
     View(String),
     /// A file that is not a KV cache.
-    #[error("{path} is not a KV cache file: {cause}")]
+    #[error("{} is not a KV cache file: {cause}", path.display())]
     File {
         /// The file.
         path: PathBuf,
@@ -105,7 +107,7 @@ pub enum Error {
         cause: String,
     },
     /// The operating system refused an operation on a file.
-    #[error("cannot {action} {path}: {cause}")]
+    #[error("cannot {action} {}: {cause}", path.display())]
     Io {
         /// What was being done.
         action: &'static str,
@@ -114,4 +116,19 @@ pub enum Error {
         /// What the operating system said.
         cause: std::io::Error,
     },
+}
+
+impl From<WriteError> for Error {
+    fn from(error: WriteError) -> Self {
+        let WriteError {
+            action,
+            path,
+            cause,
+        } = error;
+        Self::Io {
+            action,
+            path,
+            cause,
+        }
+    }
 }

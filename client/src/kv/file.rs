@@ -1,37 +1,39 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A KV cache on disk: a safetensors file that other programs can read, too.
 //!
-//! It has two tensors for each layer, `layers.N.k` and `layers.N.v`, each with shape
-//! `[heads, tokens, head_dim]`, and in its metadata, under `dmaplane.kv`, the [`Manifest`] as JSON.
+//! It has two tensors for each layer, `layers.N.k` and `layers.N.v`, or one, `layers.N.latent`, each with shape
+//! `[heads, tokens, head_dim]`, and in its metadata, under `dmaplane.kv`, the [`Manifest`] as JSON. All its other tensors
+//! are [auxiliary] and stay with it, whether the manifest announces them or not.
 //! The files written here keep the tensors in the manifest's order, so that the data section of the
 //! file is byte for byte what a transfer moves. Files that keep another order are read as well.
 
-use std::collections::HashMap;
-use std::fs::File;
-use std::io::{Seek, SeekFrom, Write};
+use std::collections::{BTreeSet, HashMap};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
 use safetensors::tensor::{Metadata, TensorInfo};
 
+use super::auxiliary::{self, Auxiliary};
 use super::{Digest, Error, Geometry, Manifest, Result, TensorView};
+use crate::atomic_file::AtomicFile;
+use crate::terminal::escape;
 
 /// The key of the manifest in the metadata of the file.
 pub const METADATA_KEY: &str = "dmaplane.kv";
 
 /// Writes a cache layer by layer, as prefill produces it.
 ///
-/// The file appears under its name when [`Writer::finish`] has written the digests; until then it
-/// has `.part` appended, and it is removed when the writer is dropped unfinished.
+/// The file appears under its name, and on the disk, when [`Writer::finish`] has written the digests; a writer that is
+/// dropped unfinished leaves nothing.
 #[derive(Debug)]
 pub struct Writer {
     path: PathBuf,
-    part: PathBuf,
-    file: File,
+    file: AtomicFile,
     manifest: Manifest,
     header_len: usize,
     written: Vec<bool>,
-    finished: bool,
 }
 
 impl Writer {
@@ -40,25 +42,29 @@ impl Writer {
     /// # Errors
     /// [`Error::ManifestInvalid`] for an impossible geometry, [`Error::Io`].
     pub fn create(path: &Path, geometry: Geometry) -> Result<Self> {
-        let manifest = Manifest::new(geometry)?;
-        let mut part = path.as_os_str().to_owned();
-        part.push(".part");
-        let part = PathBuf::from(part);
+        Self::create_with(path, geometry, Vec::new())
+    }
+
+    /// As [`Writer::create`], with auxiliary tensors, whose digests are computed when they are put.
+    ///
+    /// # Errors
+    /// As [`Writer::create`].
+    pub fn create_with(path: &Path, geometry: Geometry, auxiliary: Vec<Auxiliary>) -> Result<Self> {
+        let manifest = Manifest::new(geometry)?.with_auxiliary(auxiliary)?;
         // The digests have a fixed width in JSON, so the final header is exactly as long.
         let header_len = header(&manifest, path)?.len();
-        let file = File::create(&part).map_err(io("create", &part))?;
-        file.set_len(header_len as u64 + manifest.bytes())
-            .map_err(io("extend", &part))?;
-        let written = vec![false; manifest.layers().len()];
+        let mut file = AtomicFile::create(path)?;
+        file.file()
+            .set_len(header_len as u64 + manifest.bytes())
+            .map_err(io("extend", path))?;
+        let written = vec![false; manifest.layers().len() + manifest.auxiliary().len()];
         let path = path.to_owned();
         Ok(Self {
             path,
-            part,
             file,
             manifest,
             header_len,
             written,
-            finished: false,
         })
     }
 
@@ -68,9 +74,17 @@ impl Writer {
     /// [`Error::View`] when the tensors have another type or shape than the geometry says or there
     /// is no such layer, [`Error::Io`].
     pub fn put_layer(&mut self, layer: usize, k: &TensorView, v: &TensorView) -> Result<()> {
+        self.put_tensors(layer, &[k.clone(), v.clone()])
+    }
+
+    /// Writes the tensors of one layer, as many as the geometry's layout has.
+    ///
+    /// # Errors
+    /// As [`Writer::put_layer`].
+    pub fn put_tensors(&mut self, layer: usize, tensors: &[TensorView]) -> Result<()> {
         let geometry = self.manifest.geometry();
         let shape = geometry.shape().map(|n| n as usize);
-        for tensor in [k, v] {
+        for tensor in tensors {
             if tensor.shape() != shape || tensor.dtype() != geometry.dtype {
                 return Err(Error::View(format!(
                     "a {} tensor of shape {:?} where {} and {shape:?} were announced",
@@ -80,54 +94,80 @@ impl Writer {
                 )));
             }
         }
+        let wanted = geometry.layout.tensors();
+        if tensors.len() as u64 != wanted {
+            let found = tensors.len();
+            return Err(Error::View(format!(
+                "{found} tensors for a layer that has {wanted}"
+            )));
+        }
         let Some(region) = self.manifest.layers().get(layer) else {
             return Err(Error::View(format!("no layer {layer} was announced")));
         };
-        let mut bytes = Vec::with_capacity(region.bytes() as usize);
-        k.append_to(&mut bytes);
-        let keys = bytes.len();
-        v.append_to(&mut bytes);
-        let at = self.header_len as u64 + region.offset();
-        self.file
-            .seek(SeekFrom::Start(at))
-            .map_err(io("seek in", &self.part))?;
-        self.file
-            .write_all(&bytes)
-            .map_err(io("write", &self.part))?;
-        self.manifest
-            .set_layer_digest(layer, Digest::of_layer(&bytes[..keys], &bytes[keys..]));
+        let (mut bytes, at) = (Vec::with_capacity(region.bytes() as usize), region.offset());
+        for tensor in tensors {
+            tensor.append_to(&mut bytes);
+        }
+        self.put(self.header_len as u64 + at, &bytes)?;
+        let digest = Digest::of_layer(&bytes, &[]);
+        self.manifest.set_layer_digest(layer, digest);
         self.written[layer] = true;
         Ok(())
     }
 
-    /// Writes the header and gives the file its name.
+    /// Writes an auxiliary tensor, by its place among those that the file was created with.
+    ///
+    /// # Errors
+    /// [`Error::View`] when there is no such tensor or it has another length, [`Error::Io`].
+    pub fn put_auxiliary(&mut self, index: usize, bytes: &[u8]) -> Result<()> {
+        let found = self.manifest.auxiliary_ranges().nth(index);
+        let range = found.map(|(_, range)| range);
+        let Some(range) = range.filter(|range| range.end - range.start == bytes.len() as u64)
+        else {
+            return Err(Error::View(format!(
+                "no auxiliary tensor {index} of {} bytes was announced",
+                bytes.len()
+            )));
+        };
+        self.put(self.header_len as u64 + range.start, bytes)?;
+        let digest = Digest::of_layer(bytes, &[]);
+        self.manifest.set_auxiliary_digest(index, digest);
+        let layers = self.manifest.layers().len();
+        self.written[layers + index] = true;
+        Ok(())
+    }
+
+    /// What has been written so far.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Writes bytes at their place.
+    fn put(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
+        let file = self.file.file();
+        let written = file
+            .seek(SeekFrom::Start(at))
+            .and_then(|_| file.write_all(bytes));
+        written.map_err(io("write", &self.path))
+    }
+
+    /// Writes the header and gives the file its name, once all of it is on the disk.
     ///
     /// # Errors
     /// [`Error::File`] when a layer is missing, [`Error::Io`].
     pub fn finish(mut self) -> Result<Manifest> {
-        if let Some(layer) = self.written.iter().position(|written| !written) {
-            return Err(not_ours(
-                &self.path,
-                format!("layer {layer} has not been written"),
-            ));
+        if let Some(missing) = self.written.iter().position(|written| !written) {
+            let layers = self.manifest.layers().len();
+            let what = match missing.checked_sub(layers) {
+                None => format!("layer {missing}"),
+                Some(index) => format!("auxiliary tensor {index}"),
+            };
+            return Err(not_ours(&self.path, format!("{what} has not been written")));
         }
         let header = header(&self.manifest, &self.path)?;
-        self.file.rewind().map_err(io("seek in", &self.part))?;
-        self.file
-            .write_all(&header)
-            .map_err(io("write", &self.part))?;
-        std::fs::rename(&self.part, &self.path).map_err(io("rename to", &self.path))?;
-        self.finished = true;
-        Ok(self.manifest.clone())
-    }
-}
-
-impl Drop for Writer {
-    fn drop(&mut self) {
-        if !self.finished {
-            // A leftover is only untidy, and there is nobody to tell.
-            let _ = std::fs::remove_file(&self.part);
-        }
+        self.put(0, &header)?;
+        self.file.publish()?;
+        Ok(self.manifest)
     }
 }
 
@@ -145,7 +185,7 @@ impl KvFile {
     /// [`Error::Io`], [`Error::File`] when it is not such a file, [`Error::DigestMismatch`], or an
     /// error of [`Manifest::from_json`].
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(io("read", path))?;
+        let bytes = read_whole(path)?;
         let not_tensors = |error| not_ours(path, format!("{error}"));
         let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(not_tensors)?;
         let json = metadata
@@ -158,47 +198,27 @@ impl KvFile {
                 format!("its metadata has no `{METADATA_KEY}`"),
             ));
         };
-        let mut manifest = Manifest::from_json(json.as_bytes())?;
+        let manifest = Manifest::from_json(json.as_bytes())?;
         let tensors = SafeTensors::deserialize(&bytes).map_err(not_tensors)?;
-        let (dtype, shape) = (manifest.geometry().dtype, manifest.geometry().shape());
         let mut data = Vec::with_capacity(tensors.iter().map(|(_, t)| t.data().len()).sum());
-        let mut digests = Vec::new();
+        let mut names = BTreeSet::new();
         for layer in 0..manifest.layers().len() {
-            let mut halves = [0; 2];
-            for (half, part) in halves.iter_mut().zip(["k", "v"]) {
-                let name = name(layer, part);
-                let tensor = tensors.tensor(&name).map_err(|_| {
-                    not_ours(
-                        path,
-                        format!("the manifest announces `{name}`, which is missing"),
-                    )
-                })?;
-                let fits = tensor.shape().iter().map(|n| *n as u64).eq(shape);
-                if !fits || tensor.dtype() != dtype.to_safetensors() {
-                    let cause = format!("`{name}` has not the type and shape of the manifest");
-                    return Err(not_ours(path, cause));
-                }
-                *half = data.len();
+            let start = data.len();
+            for name in auxiliary::layer_names(manifest.geometry(), layer) {
+                let tensor = take(path, &tensors, &manifest, &name)?;
                 data.extend_from_slice(tensor.data());
+                names.insert(name);
             }
-            digests.push(Digest::of_layer(
-                &data[halves[0]..halves[1]],
-                &data[halves[1]..],
-            ));
-        }
-        for (layer, found) in digests.into_iter().enumerate() {
             let expected = manifest.layers()[layer].digest;
-            if found != expected {
-                let what = format!("layer {layer} of {}", path.display());
-                return Err(Error::DigestMismatch {
-                    what,
-                    found,
-                    expected,
-                });
-            }
+            check(path, &format!("layer {layer}"), &data[start..], expected)?;
+        }
+        let others = others(path, &tensors, &manifest, &names)?;
+        for tensor in &others {
+            let found = tensors.tensor(&tensor.name).map_err(not_tensors)?;
+            data.extend_from_slice(found.data());
         }
         // Tensors on disk know no strides: whatever order the sender used, this one is dense.
-        manifest = manifest.into_dense()?;
+        let manifest = manifest.into_dense()?.with_auxiliary(others)?;
         Ok(Self { manifest, data })
     }
 
@@ -215,7 +235,7 @@ impl KvFile {
     /// The keys and the values of a layer.
     ///
     /// # Errors
-    /// [`Error::View`] when there is no such layer.
+    /// [`Error::View`] when there is no such layer, or the layers have latent tensors.
     pub fn layer(&self, layer: usize) -> Result<(TensorView<'_>, TensorView<'_>)> {
         if layer >= self.manifest.layers().len() {
             return Err(Error::View(format!("the cache has no layer {layer}")));
@@ -229,16 +249,121 @@ impl KvFile {
 /// # Errors
 /// As [`Writer`]; [`Error::View`] when `data` is too short.
 pub fn write(path: &Path, manifest: &Manifest, data: &[u8]) -> Result<Manifest> {
-    let mut writer = Writer::create(path, manifest.geometry().clone())?;
-    for layer in 0..manifest.layers().len() {
-        let (k, v) = manifest.layer_views(layer, data)?;
-        writer.put_layer(layer, &k, &v)?;
-    }
-    writer.finish()
+    prepare(path, manifest, data)?.finish()
 }
 
-fn name(layer: usize, part: &str) -> String {
-    format!("layers.{layer}.{part}")
+/// As [`write()`], up to the point where the file appears: its digests can be looked at before.
+///
+/// # Errors
+/// As [`write()`].
+pub fn prepare(path: &Path, manifest: &Manifest, data: &[u8]) -> Result<Writer> {
+    let (geometry, auxiliary) = (manifest.geometry().clone(), manifest.auxiliary().to_vec());
+    let mut writer = Writer::create_with(path, geometry, auxiliary)?;
+    for layer in 0..manifest.layers().len() {
+        writer.put_tensors(layer, &manifest.layer_tensors(layer, data)?)?;
+    }
+    for (index, (_, range)) in manifest.auxiliary_ranges().enumerate() {
+        let bytes = data.get(range.start as usize..range.end as usize);
+        let short = || Error::View(format!("only {} bytes of data", data.len()));
+        writer.put_auxiliary(index, bytes.ok_or_else(short)?)?;
+    }
+    Ok(writer)
+}
+
+/// The tensor of a layer, as the manifest announces it.
+fn take<'a>(
+    path: &Path,
+    tensors: &SafeTensors<'a>,
+    manifest: &Manifest,
+    name: &str,
+) -> Result<safetensors::tensor::TensorView<'a>> {
+    let tensor = tensors.tensor(name).map_err(|_| {
+        let cause = format!("the manifest announces `{name}`, which is missing");
+        not_ours(path, cause)
+    })?;
+    let (dtype, shape) = (manifest.geometry().dtype, manifest.geometry().shape());
+    let fits = tensor.shape().iter().map(|n| *n as u64).eq(shape);
+    if !fits || tensor.dtype() != dtype.to_safetensors() {
+        let cause = format!("`{name}` has not the type and shape of the manifest");
+        return Err(not_ours(path, cause));
+    }
+    Ok(tensor)
+}
+
+/// The tensors that are no layer's. Those that the manifest announces are compared with it; others are taken as they are,
+/// since whoever put them there does not want to lose them.
+fn others(
+    path: &Path,
+    tensors: &SafeTensors<'_>,
+    manifest: &Manifest,
+    of_layers: &BTreeSet<String>,
+) -> Result<Vec<Auxiliary>> {
+    let mut others: Vec<_> = tensors
+        .iter()
+        .filter(|(name, _)| !of_layers.contains(*name))
+        .map(|(name, tensor)| Auxiliary {
+            name: name.to_owned(),
+            dtype: tensor.dtype(),
+            shape: tensor.shape().iter().map(|n| *n as u64).collect(),
+            digest: Digest::of_layer(tensor.data(), &[]),
+        })
+        .collect();
+    // Large elements first, so that none of them lies across its own size.
+    others.sort_by(|a, b| (b.dtype, &a.name).cmp(&(a.dtype, &b.name)));
+    for announced in manifest.auxiliary() {
+        let name = escape(&announced.name);
+        let Some(found) = others.iter().find(|found| found.name == announced.name) else {
+            let cause = format!("the manifest announces `{name}`, which is missing");
+            return Err(not_ours(path, cause));
+        };
+        if (found.dtype, &found.shape) != (announced.dtype, &announced.shape) {
+            let cause = format!("`{name}` has not the type and shape of the manifest");
+            return Err(not_ours(path, cause));
+        }
+        if found.digest != announced.digest {
+            return Err(Error::DigestMismatch {
+                what: format!("the tensor `{name}` of {}", path.display()),
+                found: found.digest,
+                expected: announced.digest,
+            });
+        }
+    }
+    Ok(others)
+}
+
+/// Compares bytes of a file with their digest.
+fn check(path: &Path, what: &str, bytes: &[u8], expected: Digest) -> Result<()> {
+    let found = Digest::of_layer(bytes, &[]);
+    if found == expected {
+        return Ok(());
+    }
+    Err(Error::DigestMismatch {
+        what: format!("{what} of {}", path.display()),
+        found,
+        expected,
+    })
+}
+
+/// Reads a file that stays the same meanwhile.
+fn read_whole(path: &Path) -> Result<Vec<u8>> {
+    let before = std::fs::metadata(path).map_err(io("open", path))?;
+    if !before.is_file() {
+        // A device or a pipe may have no end, or keep whoever opens it.
+        return Err(not_ours(path, "it is no regular file".into()));
+    }
+    let file = std::fs::File::open(path).map_err(io("open", path))?;
+    let version =
+        |found: &std::fs::Metadata| (found.ino(), found.len(), found.mtime(), found.mtime_nsec());
+    let mut bytes = Vec::with_capacity(before.len() as usize);
+    (&file)
+        .take(before.len().saturating_add(1))
+        .read_to_end(&mut bytes)
+        .map_err(io("read", path))?;
+    let after = file.metadata().map_err(io("read", path))?;
+    if version(&after) != version(&before) || bytes.len() as u64 != before.len() {
+        return Err(not_ours(path, "it changed while it was read".into()));
+    }
+    Ok(bytes)
 }
 
 /// The length and the JSON of a safetensors file, padded so that the data are aligned.
@@ -246,21 +371,29 @@ fn header(manifest: &Manifest, path: &Path) -> Result<Vec<u8>> {
     let json = String::from_utf8(manifest.to_json()?)
         .map_err(|_| Error::ManifestInvalid("not UTF-8".into()))?;
     let dtype = manifest.geometry().dtype.to_safetensors();
-    let shape = manifest.geometry().shape().map(|n| n as usize).to_vec();
+    let shape: Vec<usize> = manifest.geometry().shape().map(|n| n as usize).to_vec();
     let mut tensors = Vec::new();
+    let info = |dtype, shape, start: u64, bytes: u64| TensorInfo {
+        dtype,
+        shape,
+        data_offsets: (start as usize, (start + bytes) as usize),
+    };
     for (n, layer) in manifest.layers().iter().enumerate() {
-        for (part, region) in [("k", &layer.k), ("v", &layer.v)] {
-            let start = region.offset as usize;
-            let data_offsets = (start, start + region.bytes as usize);
+        let names = auxiliary::layer_names(manifest.geometry(), n);
+        for (name, region) in names.zip(layer.regions()) {
             tensors.push((
-                name(n, part),
-                TensorInfo {
-                    dtype,
-                    shape: shape.clone(),
-                    data_offsets,
-                },
+                name,
+                info(dtype, shape.clone(), region.offset, region.bytes),
             ));
         }
+    }
+    for (tensor, range) in manifest.auxiliary_ranges() {
+        let shape = tensor.shape.iter().map(|n| *n as usize).collect();
+        let bytes = range.end - range.start;
+        tensors.push((
+            tensor.name.clone(),
+            info(tensor.dtype, shape, range.start, bytes),
+        ));
     }
     // One key only: the map's order would make equal caches different files.
     let metadata = HashMap::from([(METADATA_KEY.to_owned(), json)]);
@@ -290,101 +423,5 @@ fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::kv::DType;
-
-    fn sample() -> (Manifest, Vec<u8>) {
-        let geometry = Geometry {
-            model: "test".into(),
-            dtype: DType::F32,
-            // More than ten, so that order by number and order by name differ.
-            layers: 11,
-            kv_heads: 2,
-            head_dim: 3,
-            seq_len: 5,
-            chunk_size: 64,
-        };
-        let bytes = Manifest::new(geometry.clone()).unwrap().bytes();
-        let data: Vec<u8> = (0..bytes).map(|n| (n * 31 % 253) as u8).collect();
-        (Manifest::describe(geometry, &data).unwrap(), data)
-    }
-
-    #[test]
-    fn round_trips_and_is_reproducible() {
-        let folder = tempfile::tempdir().unwrap();
-        let (manifest, data) = sample();
-        let (a, b) = (folder.path().join("a"), folder.path().join("b"));
-        assert_eq!(write(&a, &manifest, &data).unwrap(), manifest);
-        write(&b, &manifest, &data).unwrap();
-        let file = KvFile::read(&a).unwrap();
-        assert_eq!((file.manifest(), file.data()), (&manifest, &data[..]));
-        let bytes = std::fs::read(&a).unwrap();
-        assert!(
-            bytes.ends_with(&data),
-            "the data section is the transfer's layout"
-        );
-        assert_eq!(bytes, std::fs::read(&b).unwrap());
-        assert_eq!(
-            std::fs::read_dir(folder.path()).unwrap().count(),
-            2,
-            "no leftovers"
-        );
-    }
-
-    #[test]
-    fn a_file_in_the_order_of_the_safetensors_library_is_read() {
-        let folder = tempfile::tempdir().unwrap();
-        let (manifest, data) = sample();
-        let mut tensors = Vec::new();
-        for n in 0..manifest.layers().len() {
-            let (k, v) = manifest.layer_views(n, &data).unwrap();
-            tensors.push((name(n, "k"), k.to_safetensors().unwrap()));
-            tensors.push((name(n, "v"), v.to_safetensors().unwrap()));
-        }
-        let json = String::from_utf8(manifest.to_json().unwrap()).unwrap();
-        let metadata = HashMap::from([(METADATA_KEY.to_owned(), json)]);
-        let path = folder.path().join("sorted");
-        safetensors::serialize_to_file(tensors, Some(metadata), &path).unwrap();
-        assert!(!std::fs::read(&path).unwrap().ends_with(&data));
-        assert_eq!(KvFile::read(&path).unwrap().data(), data);
-    }
-
-    #[test]
-    fn damage_is_found() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("kv");
-        let (manifest, data) = sample();
-        write(&path, &manifest, &data).unwrap();
-        let good = std::fs::read(&path).unwrap();
-        let mut bad = good.clone();
-        *bad.last_mut().unwrap() ^= 1;
-        std::fs::write(&path, &bad).unwrap();
-        let error = KvFile::read(&path).unwrap_err();
-        assert!(
-            matches!(&error, Error::DigestMismatch { what, .. } if what.starts_with("layer 10"))
-        );
-        std::fs::write(&path, &good[..good.len() - 1]).unwrap();
-        assert!(matches!(KvFile::read(&path), Err(Error::File { .. })));
-        std::fs::write(&path, b"junk").unwrap();
-        assert!(matches!(KvFile::read(&path), Err(Error::File { .. })));
-    }
-
-    #[test]
-    fn an_unfinished_file_does_not_appear() {
-        let folder = tempfile::tempdir().unwrap();
-        let (manifest, data) = sample();
-        let path = folder.path().join("kv");
-        let mut writer = Writer::create(&path, manifest.geometry().clone()).unwrap();
-        let (k, v) = manifest.layer_views(0, &data).unwrap();
-        writer.put_layer(0, &k, &v).unwrap();
-        assert!(writer.put_layer(11, &k, &v).is_err());
-        assert!(writer.put_layer(1, &k.head(0).unwrap(), &v).is_err());
-        let error = writer.finish().unwrap_err();
-        assert!(
-            error.to_string().contains("layer 1 has not been written"),
-            "{error}"
-        );
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
-    }
-}
+#[path = "file_tests.rs"]
+mod tests;

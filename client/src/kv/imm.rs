@@ -14,6 +14,7 @@
 //! | 4095 | 0 | the manifest has been written, to the buffer granted for it |
 //! | 4095 | 1 | the sender has sent everything and will write no more |
 //! | 4095 | 2 | the receiver's verdict has been written, to the buffer granted for it |
+//! | 4095 | 3 | the receiver is at work: it verifies, prepares memory or writes the cache to where it is kept |
 //! | 4095 | other | reserved; the receiver refuses it |
 
 use super::{Error, Result};
@@ -29,6 +30,7 @@ const CONTROL_LAYER: u32 = (1 << (32 - CHUNK_BITS)) - 1;
 const MANIFEST: u32 = CONTROL_LAYER << CHUNK_BITS;
 const END: u32 = MANIFEST + 1;
 const VERDICT: u32 = MANIFEST + 2;
+const WORKING: u32 = MANIFEST + 3;
 
 /// What an immediate value says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,6 +48,8 @@ pub enum Imm {
     End,
     /// The receiver's verdict has been written.
     Verdict,
+    /// The receiver is at work. Nothing was written that matters.
+    Working,
 }
 
 impl Imm {
@@ -68,6 +72,7 @@ impl Imm {
             Self::Manifest => MANIFEST,
             Self::End => END,
             Self::Verdict => VERDICT,
+            Self::Working => WORKING,
         }
     }
 
@@ -81,6 +86,7 @@ impl Imm {
             MANIFEST => Ok(Self::Manifest),
             END => Ok(Self::End),
             VERDICT => Ok(Self::Verdict),
+            WORKING => Ok(Self::Working),
             _ if layer == CONTROL_LAYER => Err(Error::ImmediateReserved(value)),
             _ => Ok(Self::Chunk { layer, chunk }),
         }
@@ -99,6 +105,7 @@ mod tests {
         assert_eq!(Imm::Manifest.encode(), 0xfff0_0000);
         assert_eq!(Imm::End.encode(), 0xfff0_0001);
         assert_eq!(Imm::Verdict.encode(), 0xfff0_0002);
+        assert_eq!(Imm::Working.encode(), 0xfff0_0003);
     }
 
     #[test]
@@ -112,7 +119,7 @@ mod tests {
             Err(Error::ImmediateRange { .. })
         ));
         assert!(matches!(
-            Imm::decode(0xfff0_0003),
+            Imm::decode(0xfff0_0004),
             Err(Error::ImmediateReserved(_))
         ));
         assert!(matches!(
@@ -126,7 +133,7 @@ mod tests {
         fn every_value_is_refused_or_round_trips(value: u32) {
             match Imm::decode(value) {
                 Ok(imm) => prop_assert_eq!(imm.encode(), value),
-                Err(_) => prop_assert!(value > Imm::Verdict.encode()),
+                Err(_) => prop_assert!(value > Imm::Working.encode()),
             }
         }
     }

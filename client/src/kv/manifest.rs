@@ -5,15 +5,20 @@
 //! that holds one may rely on it: sizes do not overflow, regions tile the data exactly, every chunk
 //! has an immediate that names it.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
+use super::auxiliary::{self, Auxiliary};
+use super::digest::Hasher;
 use super::manifest_wire::Wire;
 use super::{DType, Digest, Error, Result, TensorView, imm, view};
 
 /// The version of the format written and read here.
 pub const VERSION: u32 = 1;
-/// Bytes that a manifest's JSON can have at most. Also the size of the buffer a receiver grants.
-pub const MAX_JSON: usize = 1 << 20;
+/// Bytes that a manifest's JSON can have at most: room for all layers and auxiliary tensors that there can be, and what the
+/// driver moves in one operation. Also the size of the buffer a receiver grants.
+pub const MAX_JSON: usize = 4 << 20;
 /// Bytes that a cache can have at most.
 pub const MAX_BYTES: u64 = 1 << 40;
 /// Bounds of the chunk size in bytes; it is also a power of two, so that chunks fit into pages and
@@ -21,7 +26,34 @@ pub const MAX_BYTES: u64 = 1 << 40;
 pub const CHUNK_SIZE: std::ops::RangeInclusive<u64> = 64..=1 << 30;
 
 const MAX_MODEL_NAME: usize = 256;
-const MAX_DIMENSION: u64 = 1 << 32;
+/// Elements along one axis of a tensor at most.
+pub const MAX_DIMENSION: u64 = 1 << 32;
+
+/// Which tensors a layer has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Layout {
+    /// Keys and values, of the same shape.
+    #[default]
+    KeysAndValues,
+    /// One tensor from which both are computed, as multi-head latent attention (MLA) has it.
+    Latent,
+}
+
+impl Layout {
+    /// What the tensors of a layer are called in a file, behind `layers.N.`.
+    pub fn parts(self) -> &'static [&'static str] {
+        match self {
+            Self::KeysAndValues => &["k", "v"],
+            Self::Latent => &["latent"],
+        }
+    }
+
+    /// Tensors of a layer.
+    pub fn tensors(self) -> u64 {
+        self.parts().len() as u64
+    }
+}
 
 /// The figures that determine everything else about a cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +62,8 @@ pub struct Geometry {
     pub model: String,
     /// The element type of K and V.
     pub dtype: DType,
+    /// Which tensors a layer has.
+    pub layout: Layout,
     /// Transformer layers.
     pub layers: u32,
     /// Key/value heads of a layer.
@@ -60,10 +94,11 @@ pub struct Region {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Layer {
-    /// The keys.
+    /// The keys; in a cache of latent tensors, the only one.
     pub k: Region,
-    /// The values; they follow the keys directly.
-    pub v: Region,
+    /// The values; they follow the keys directly. None in a cache of latent tensors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub v: Option<Region>,
     /// SHA-256 of the keys' bytes followed by the values'.
     pub digest: Digest,
 }
@@ -76,7 +111,12 @@ impl Layer {
 
     /// Length in bytes, keys and values.
     pub fn bytes(&self) -> u64 {
-        self.k.bytes + self.v.bytes
+        self.regions().map(|region| region.bytes).sum()
+    }
+
+    /// Its tensors in order.
+    pub fn regions(&self) -> impl Iterator<Item = &Region> {
+        std::iter::once(&self.k).chain(&self.v)
     }
 }
 
@@ -88,6 +128,7 @@ pub struct Manifest {
     pub(super) bytes: u64,
     pub(super) digest: Digest,
     pub(super) layers: Vec<Layer>,
+    pub(super) auxiliary: Vec<Auxiliary>,
 }
 
 impl Manifest {
@@ -108,19 +149,21 @@ impl Manifest {
             shape,
             strides,
         };
+        let each = geometry.layout.tensors();
         let layers = (0..u64::from(geometry.layers))
             .map(|n| Layer {
-                k: region(2 * n),
-                v: region(2 * n + 1),
+                k: region(each * n),
+                v: (each == 2).then(|| region(each * n + 1)),
                 digest: Digest::ZERO,
             })
             .collect();
-        let bytes = tensor * 2 * u64::from(geometry.layers);
+        let bytes = tensor * each * u64::from(geometry.layers);
         Ok(Self {
             geometry,
             bytes,
             digest: Digest::ZERO,
             layers,
+            auxiliary: Vec::new(),
         })
     }
 
@@ -185,12 +228,46 @@ impl Manifest {
         &self.layers
     }
 
+    /// The tensors beside those of the layers, in order; they follow the layers in the data.
+    pub fn auxiliary(&self) -> &[Auxiliary] {
+        &self.auxiliary
+    }
+
+    /// Bytes of the layers, behind which the auxiliary tensors lie.
+    pub fn layer_bytes(&self) -> u64 {
+        self.layers.iter().map(Layer::bytes).sum()
+    }
+
+    /// Where each auxiliary tensor is, within the data of the cache.
+    pub fn auxiliary_ranges(&self) -> impl Iterator<Item = (&Auxiliary, Range<u64>)> {
+        let mut next = self.layer_bytes();
+        self.auxiliary.iter().map(move |tensor| {
+            // Their sum was found to be no more than the limit.
+            let start = next;
+            next += tensor.bytes().unwrap_or(0);
+            (tensor, start..next)
+        })
+    }
+
+    /// The same cache with these tensors beside those of the layers.
+    ///
+    /// # Errors
+    /// [`Error::ManifestInvalid`] when one of them cannot be carried.
+    pub fn with_auxiliary(mut self, tensors: Vec<Auxiliary>) -> Result<Self> {
+        let total = auxiliary::total_bytes(&self.geometry, &tensors)?;
+        self.auxiliary = tensors;
+        self.bytes = self.layer_bytes() + total;
+        check_auxiliary(&self.geometry, self.layer_bytes(), total)?;
+        self.update_digest();
+        Ok(self)
+    }
+
     /// Bytes of the whole cache.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// The digest of the whole cache: SHA-256 over the layers' digests.
+    /// The digest of the whole cache: SHA-256 over the layers' digests and those of the auxiliary tensors.
     pub fn digest(&self) -> Digest {
         self.digest
     }
@@ -202,6 +279,8 @@ impl Manifest {
     pub fn with_chunk_size(mut self, chunk_size: u64) -> Result<Self> {
         self.geometry.chunk_size = chunk_size;
         tensor_bytes(&self.geometry)?;
+        let layers = self.layer_bytes();
+        check_auxiliary(&self.geometry, layers, self.bytes - layers)?;
         Ok(self)
     }
 
@@ -216,6 +295,8 @@ impl Manifest {
         for (to, from) in dense.layers.iter_mut().zip(&self.layers) {
             to.digest = from.digest;
         }
+        dense.bytes = self.bytes;
+        dense.auxiliary = self.auxiliary;
         dense.digest = self.digest;
         Ok(dense)
     }
@@ -226,7 +307,20 @@ impl Manifest {
     /// When there is no such layer.
     pub fn set_layer_digest(&mut self, layer: usize, digest: Digest) {
         self.layers[layer].digest = digest;
-        self.digest = Digest::of_whole(self.layers.iter().map(|layer| layer.digest));
+        self.update_digest();
+    }
+
+    /// Records the digest of an auxiliary tensor, and the digest of the whole that follows from it.
+    ///
+    /// # Panics
+    /// When there is no such tensor.
+    pub fn set_auxiliary_digest(&mut self, index: usize, digest: Digest) {
+        self.auxiliary[index].digest = digest;
+        self.update_digest();
+    }
+
+    fn update_digest(&mut self) {
+        self.digest = whole_digest(&self.layers, &self.auxiliary);
     }
 
     /// Computes the digest of a layer from the data of the whole cache.
@@ -234,8 +328,11 @@ impl Manifest {
     /// # Panics
     /// When there is no such layer or `data` is shorter than the manifest says.
     pub fn layer_digest(&self, layer: usize, data: &[u8]) -> Digest {
-        let Layer { k, v, .. } = &self.layers[layer];
-        Digest::of_layer(k.slice(data), v.slice(data))
+        let mut hasher = Hasher::new();
+        for region in self.layers[layer].regions() {
+            hasher.update(region.slice(data));
+        }
+        hasher.finish()
     }
 
     /// Compares a layer's bytes with its digest.
@@ -258,10 +355,24 @@ impl Manifest {
         }
     }
 
+    /// The tensors of a layer in order, as views of `data` without a copy.
+    ///
+    /// # Errors
+    /// [`Error::View`] when `data` is shorter than the manifest says, or there is no such layer.
+    pub fn layer_tensors<'a>(&self, layer: usize, data: &'a [u8]) -> Result<Vec<TensorView<'a>>> {
+        let Some(layer) = self.layers.get(layer) else {
+            return Err(Error::View(format!("the cache has no layer {layer}")));
+        };
+        let regions = layer.regions();
+        regions
+            .map(|region| region.view(self.geometry.dtype, data))
+            .collect()
+    }
+
     /// The keys and the values of a layer, as views of `data` without a copy.
     ///
     /// # Errors
-    /// [`Error::View`] when `data` is shorter than the manifest says.
+    /// [`Error::View`] when `data` is shorter than the manifest says, or the layers have latent tensors.
     ///
     /// # Panics
     /// When there is no such layer.
@@ -270,7 +381,10 @@ impl Manifest {
         layer: usize,
         data: &'a [u8],
     ) -> Result<(TensorView<'a>, TensorView<'a>)> {
-        let Layer { k, v, .. } = &self.layers[layer];
+        let Layer { k, v: Some(v), .. } = &self.layers[layer] else {
+            let why = "the layers have one latent tensor each, no keys and values";
+            return Err(Error::View(why.into()));
+        };
         Ok((
             k.view(self.geometry.dtype, data)?,
             v.view(self.geometry.dtype, data)?,
@@ -310,6 +424,44 @@ impl Region {
 
 pub(super) fn invalid<T>(why: impl Into<String>) -> Result<T> {
     Err(Error::ManifestInvalid(why.into()))
+}
+
+/// The digest of the whole, which follows from those of its parts.
+pub(super) fn whole_digest(layers: &[Layer], auxiliary: &[Auxiliary]) -> Digest {
+    let layers = layers.iter().map(|layer| layer.digest);
+    Digest::of_whole(layers.chain(auxiliary.iter().map(|tensor| tensor.digest)))
+}
+
+/// Checks that auxiliary tensors of so many bytes can follow layers of so many.
+pub(super) fn check_auxiliary(geometry: &Geometry, layers: u64, auxiliary: u64) -> Result<()> {
+    if auxiliary == 0 {
+        return Ok(());
+    }
+    if layers + auxiliary > MAX_BYTES {
+        return invalid(format!("more than {MAX_BYTES} bytes"));
+    }
+    // On the wire they are one more layer.
+    if geometry.layers >= imm::MAX_LAYERS {
+        return invalid(format!(
+            "{} layers and auxiliary tensors, beside which {} layers are possible",
+            geometry.layers,
+            imm::MAX_LAYERS - 1
+        ));
+    }
+    check_chunks(auxiliary, geometry.chunk_size, "the auxiliary tensors")
+}
+
+/// Checks that the chunks of a layer can be numbered.
+fn check_chunks(bytes: u64, chunk_size: u64, what: &str) -> Result<()> {
+    // One more than its size says where a layer begins within a chunk's size.
+    let chunks = bytes.div_ceil(chunk_size) + 1;
+    if chunks > u64::from(imm::MAX_CHUNKS) {
+        return invalid(format!(
+            "{chunks} chunks in {what}, {} are possible; choose a larger chunk size",
+            imm::MAX_CHUNKS
+        ));
+    }
+    Ok(())
 }
 
 /// Checks the geometry and returns the bytes of one tensor.
@@ -355,21 +507,14 @@ pub(super) fn tensor_bytes(geometry: &Geometry) -> Result<u64> {
         .try_fold(dtype.size() as u64, |product, n| product.checked_mul(*n))
         .filter(|tensor| {
             let whole = tensor
-                .checked_mul(2)
+                .checked_mul(geometry.layout.tensors())
                 .and_then(|n| n.checked_mul(u64::from(*layers)));
             whole.is_some_and(|whole| whole <= MAX_BYTES)
         });
     let Some(tensor) = tensor else {
         return invalid(format!("more than {MAX_BYTES} bytes"));
     };
-    // One more than its size says where a layer begins within a chunk's size.
-    let chunks = (2 * tensor).div_ceil(*chunk_size) + 1;
-    if chunks > u64::from(imm::MAX_CHUNKS) {
-        return invalid(format!(
-            "{chunks} chunks in a layer, {} are possible; choose a larger chunk size",
-            imm::MAX_CHUNKS
-        ));
-    }
+    check_chunks(geometry.layout.tensors() * tensor, *chunk_size, "a layer")?;
     Ok(tensor)
 }
 

@@ -10,6 +10,7 @@ fn geometry() -> Geometry {
     Geometry {
         model: "test".into(),
         dtype: DType::F16,
+        layout: Layout::KeysAndValues,
         layers: 3,
         kv_heads: 2,
         head_dim: 4,
@@ -44,7 +45,7 @@ fn json_round_trips() {
 #[test]
 fn a_changed_byte_is_found_in_its_layer() {
     let (manifest, mut data) = manifest();
-    let in_layer_1 = manifest.layers()[1].v.offset as usize;
+    let in_layer_1 = manifest.layers()[1].v.as_ref().unwrap().offset as usize;
     data[in_layer_1] ^= 1;
     manifest.verify_layer(0, &data).unwrap();
     manifest.verify_layer(2, &data).unwrap();

@@ -3,7 +3,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::manifest::{Geometry, Layer, Manifest, VERSION, invalid, tensor_bytes};
+use super::auxiliary::{self, Auxiliary};
+use super::manifest::{Geometry, Layer, Layout, Manifest, Region, VERSION};
+use super::manifest::{check_auxiliary, invalid, tensor_bytes, whole_digest};
 use super::{DType, Digest, Error, Result, view};
 
 /// The JSON form, before validation.
@@ -13,6 +15,8 @@ pub(super) struct Wire {
     version: u32,
     model: String,
     dtype: DType,
+    #[serde(default, skip_serializing_if = "is_default")]
+    layout: Layout,
     layers: u32,
     kv_heads: u32,
     head_dim: u32,
@@ -21,6 +25,12 @@ pub(super) struct Wire {
     bytes: u64,
     digest: Digest,
     regions: Vec<Layer>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    auxiliary: Vec<Auxiliary>,
+}
+
+fn is_default(layout: &Layout) -> bool {
+    *layout == Layout::default()
 }
 
 impl From<Manifest> for Wire {
@@ -30,10 +40,12 @@ impl From<Manifest> for Wire {
             bytes,
             digest,
             layers: regions,
+            auxiliary,
         } = manifest;
         let Geometry {
             model,
             dtype,
+            layout,
             layers,
             kv_heads,
             head_dim,
@@ -44,6 +56,7 @@ impl From<Manifest> for Wire {
             version: VERSION,
             model,
             dtype,
+            layout,
             layers,
             kv_heads,
             head_dim,
@@ -52,6 +65,7 @@ impl From<Manifest> for Wire {
             bytes,
             digest,
             regions,
+            auxiliary,
         }
     }
 }
@@ -69,13 +83,14 @@ impl TryFrom<Wire> for Manifest {
         let geometry = Geometry {
             model: wire.model,
             dtype: wire.dtype,
+            layout: wire.layout,
             layers: wire.layers,
             kv_heads: wire.kv_heads,
             head_dim: wire.head_dim,
             seq_len: wire.seq_len,
             chunk_size: wire.chunk_size,
         };
-        let tensor = tensor_bytes(&geometry)?;
+        let (tensor, each) = (tensor_bytes(&geometry)?, geometry.layout.tensors());
         if wire.regions.len() as u64 != u64::from(geometry.layers) {
             return invalid(format!(
                 "{} layers, {} regions",
@@ -86,7 +101,7 @@ impl TryFrom<Wire> for Manifest {
         // Layers tile the data without a gap or an overlap, but may come in any order.
         let mut starts: Vec<u64> = Vec::with_capacity(wire.regions.len());
         for (n, layer) in wire.regions.iter().enumerate() {
-            for region in [&layer.k, &layer.v] {
+            for region in layer.regions() {
                 if region.shape != geometry.shape() || region.bytes != tensor {
                     return invalid(format!("a tensor of layer {n} has another shape or size"));
                 }
@@ -94,7 +109,11 @@ impl TryFrom<Wire> for Manifest {
                     return invalid(format!("strides {:?} in layer {n}", region.strides));
                 }
             }
-            if layer.k.offset.checked_add(tensor) != Some(layer.v.offset) {
+            if layer.regions().count() as u64 != each {
+                return invalid(format!("layer {n} has not the tensors of the layout"));
+            }
+            let follows = |v: &Region| layer.k.offset.checked_add(tensor) == Some(v.offset);
+            if !layer.v.as_ref().is_none_or(follows) {
                 return invalid(format!("the values of layer {n} do not follow its keys"));
             }
             starts.push(layer.offset());
@@ -103,25 +122,29 @@ impl TryFrom<Wire> for Manifest {
         if starts
             .iter()
             .enumerate()
-            .any(|(n, start)| *start != 2 * tensor * n as u64)
+            .any(|(n, start)| *start != each * tensor * n as u64)
         {
             return invalid("layers overlap, leave a gap or are misplaced");
         }
-        let bytes = 2 * tensor * u64::from(geometry.layers);
+        let layers = each * tensor * u64::from(geometry.layers);
+        let auxiliary = auxiliary::total_bytes(&geometry, &wire.auxiliary)?;
+        check_auxiliary(&geometry, layers, auxiliary)?;
+        let bytes = layers + auxiliary;
         if wire.bytes != bytes {
             return invalid(format!(
-                "{} bytes in all, its layers have {bytes}",
+                "{} bytes in all, its tensors have {bytes}",
                 wire.bytes
             ));
         }
-        if wire.digest != Digest::of_whole(wire.regions.iter().map(|layer| layer.digest)) {
-            return invalid("the digest of the whole does not follow from those of the layers");
+        if wire.digest != whole_digest(&wire.regions, &wire.auxiliary) {
+            return invalid("the digest of the whole does not follow from those of its parts");
         }
         Ok(Self {
             geometry,
             bytes,
             digest: wire.digest,
             layers: wire.regions,
+            auxiliary: wire.auxiliary,
         })
     }
 }

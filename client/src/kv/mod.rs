@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Moving the key/value cache of a language model between two machines.
 //!
-//! A KV cache is two tensors (K and V) for each layer of a transformer, produced by *prefill* and
+//! A KV cache is two tensors (K and V, or one latent tensor) for each layer of a transformer, produced by *prefill* and
 //! continued by *decode*. This module describes such a cache, cuts it into chunks that are written
 //! by RDMA WRITE WITH IMMEDIATE, follows their arrival in any order, and gives the received bytes
 //! back as strided tensors without copying them.
@@ -11,6 +11,7 @@
 //! | module | concept |
 //! |---|---|
 //! | [`manifest`] | what is moved: geometry, regions, digests; validated as hostile input |
+//! | [`auxiliary`] | tensors beside those of the layers, such as scales |
 //! | [`imm`] | the 32-bit immediate: layer and chunk, or a control message |
 //! | [`plan`] | how layers are cut into chunks |
 //! | [`tracker`] | which chunks have arrived, and which layers are complete |
@@ -20,6 +21,7 @@
 //! | [`cli`] | the commands of the tool |
 //! | [`digest`] | SHA-256 of a layer and of the whole |
 
+pub mod auxiliary;
 pub mod cli;
 pub mod digest;
 pub mod dtype;
@@ -38,7 +40,7 @@ pub use digest::Digest;
 pub use dtype::DType;
 pub use error::{Error, Result};
 pub use imm::Imm;
-pub use manifest::{Geometry, Manifest};
+pub use manifest::{Geometry, Layout, Manifest};
 pub use plan::{Chunk, ChunkPlan};
 pub use size::parse_size;
 pub use tracker::Tracker;

@@ -45,11 +45,13 @@ impl ChunkPlan {
     /// Plans the chunks of a cache.
     pub fn new(manifest: &Manifest) -> Self {
         let chunk_size = manifest.geometry().chunk_size;
-        let layers: Vec<_> = manifest
-            .layers()
-            .iter()
-            .map(|l| (l.offset(), l.bytes()))
-            .collect();
+        let layers = manifest.layers().iter();
+        let mut layers: Vec<_> = layers.map(|l| (l.offset(), l.bytes())).collect();
+        // The auxiliary tensors are one more layer.
+        let auxiliary = manifest.bytes() - manifest.layer_bytes();
+        if auxiliary > 0 {
+            layers.push((manifest.layer_bytes(), auxiliary));
+        }
         let mut first = vec![0];
         let mut total = 0;
         for (start, bytes) in &layers {
@@ -63,7 +65,7 @@ impl ChunkPlan {
         }
     }
 
-    /// Layers in the plan.
+    /// Layers in the plan, of which the last one may be all auxiliary tensors together.
     pub fn layers(&self) -> u32 {
         self.layers.len() as u32
     }
@@ -121,12 +123,13 @@ impl ChunkPlan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kv::{DType, Geometry};
+    use crate::kv::{DType, Digest, Geometry, Layout, auxiliary::Auxiliary};
 
     fn plan(seq_len: u64, chunk_size: u64) -> (Manifest, ChunkPlan) {
         let manifest = Manifest::new(Geometry {
             model: String::new(),
             dtype: DType::F32,
+            layout: Layout::KeysAndValues,
             layers: 3,
             kv_heads: 1,
             head_dim: 8,
@@ -165,6 +168,27 @@ mod tests {
         for chunk in plan.iter() {
             assert_eq!(chunk.offset / 128, (chunk.offset + chunk.len - 1) / 128);
         }
+    }
+
+    #[test]
+    fn auxiliary_tensors_are_one_more_layer() {
+        let tensor = |name: &str, n| Auxiliary {
+            name: name.into(),
+            dtype: safetensors::Dtype::U8,
+            shape: vec![n],
+            digest: Digest::ZERO,
+        };
+        let (manifest, _) = plan(3, 128);
+        let empty = manifest
+            .clone()
+            .with_auxiliary(vec![tensor("a", 0)])
+            .unwrap();
+        assert_eq!(ChunkPlan::new(&empty).layers(), 3);
+        let both = vec![tensor("a", 60), tensor("b", 10)];
+        let plan = ChunkPlan::new(&manifest.with_auxiliary(both).unwrap());
+        assert_eq!((plan.layers(), plan.chunks_in(3)), (4, 2));
+        let last: Vec<_> = (0..2).map(|n| plan.chunk(3, n).unwrap()).collect();
+        assert_eq!((last[0].offset, last[0].len, last[1].len), (576, 64, 6));
     }
 
     #[test]

@@ -121,13 +121,14 @@ impl Tracker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kv::{DType, Geometry, Manifest};
+    use crate::kv::{DType, Geometry, Layout, Manifest};
     use proptest::prelude::*;
 
     fn plan(layers: u32, seq_len: u64) -> ChunkPlan {
         let manifest = Manifest::new(Geometry {
             model: String::new(),
             dtype: DType::F32,
+            layout: Layout::KeysAndValues,
             layers,
             kv_heads: 1,
             head_dim: 8,

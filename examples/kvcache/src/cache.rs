@@ -44,7 +44,7 @@ impl Cache {
         k: &Tensor,
         v: &Tensor,
     ) -> candle_core::Result<(Tensor, Tensor)> {
-        let dtype = to_candle(self.dtype);
+        let dtype = to_candle(self.dtype)?;
         let (k, v) = (k.to_dtype(dtype)?, v.to_dtype(dtype)?);
         let (k, v) = match &self.layers[layer] {
             Some((old_k, old_v)) => (Tensor::cat(&[old_k, &k], 2)?, Tensor::cat(&[old_v, &v], 2)?),
@@ -89,7 +89,7 @@ impl Cache {
             let shape: Vec<usize> = [1].iter().chain(view.shape()).copied().collect();
             Ok(Tensor::from_raw_buffer(
                 &bytes,
-                to_candle(view.dtype()),
+                to_candle(view.dtype())?,
                 &shape,
                 device,
             )?)
@@ -116,6 +116,7 @@ pub(crate) fn create_file(
     let geometry = kv::Geometry {
         model: config.name.clone(),
         dtype,
+        layout: kv::Layout::KeysAndValues,
         layers: u32::try_from(config.layers)?,
         kv_heads: u32::try_from(config.kv_heads)?,
         head_dim: u32::try_from(config.head_dim)?,
@@ -125,10 +126,13 @@ pub(crate) fn create_file(
     Ok(kv::file::Writer::create(path, geometry)?)
 }
 
-fn to_candle(dtype: kv::DType) -> DType {
+fn to_candle(dtype: kv::DType) -> candle_core::Result<DType> {
     match dtype {
-        kv::DType::F32 => DType::F32,
-        kv::DType::F16 => DType::F16,
-        kv::DType::Bf16 => DType::BF16,
+        kv::DType::F32 => Ok(DType::F32),
+        kv::DType::F16 => Ok(DType::F16),
+        kv::DType::Bf16 => Ok(DType::BF16),
+        other => candle_core::bail!(
+            "a cache of {other} needs scales, which this model does not have: use f32, f16 or bf16"
+        ),
     }
 }

@@ -18,6 +18,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, Parser, Subcommand};
 use dmaplane::kv::{self, file::KvFile};
+use dmaplane::terminal;
 use serde::Serialize;
 
 use cache::Cache;
@@ -162,7 +163,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            terminal::note(format_args!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -203,10 +204,10 @@ fn prefill(args: &Prefill) -> Result<()> {
         load_ms,
         prefill_ms,
     };
-    eprintln!(
+    terminal::note(format_args!(
         "{} tokens, {} layers, {} bytes of KV cache in {prefill_ms} ms",
         report.prompt_tokens, report.layers, report.bytes
-    );
+    ));
     write_json(args.json.as_deref(), &report)?;
     State::new(prompt, next, &manifest).write(&args.state)
 }

@@ -73,12 +73,13 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dmaplane::kv::{DType, Geometry};
+    use dmaplane::kv::{DType, Geometry, Layout};
 
     fn manifest(seq_len: u64, fill: u8) -> Manifest {
         let geometry = Geometry {
             model: "m".into(),
             dtype: DType::F32,
+            layout: Layout::KeysAndValues,
             layers: 1,
             kv_heads: 1,
             head_dim: 2,

@@ -6,7 +6,7 @@ use std::thread;
 
 use dmaplane::kv::transfer::{self, Home, Limits, Order, ReceiveOptions, SendOptions, Source};
 use dmaplane::kv::transfer::{Received, Stats, TransferError};
-use dmaplane::kv::{DType, Geometry, Manifest};
+use dmaplane::kv::{DType, Geometry, Layout, Manifest};
 use dmaplane::{Context, Listener, MemoryKind, Placement, RdmaPath, Tier};
 use dmaplane_guest_tests::device::device;
 use dmaplane_testkit::{Guest, Result, anyhow, ensure, pattern, test};
@@ -15,6 +15,7 @@ use dmaplane_testkit::{Guest, Result, anyhow, ensure, pattern, test};
 const GEOMETRY: Geometry = Geometry {
     model: String::new(),
     dtype: DType::F16,
+    layout: Layout::KeysAndValues,
     layers: 3,
     kv_heads: 3,
     head_dim: 64,

@@ -9,9 +9,12 @@
 //!         |                           grant DATA ------- | with as many receives as allowed
 //!         | -- WRITE_IMM layer 0, chunk 0 -> DATA -----> |
 //!         | -- WRITE_IMM ... any order, many in flight > | verify each layer when complete
-//!         | -- WRITE_IMM end -> CONTROL ---------------> | end the grants, freeze the buffer
+//!         | -- WRITE_IMM end -> CONTROL ---------------> | end the grants, freeze the buffer, keep the cache
 //!         | <------------- VERDICT <- WRITE_IMM verdict  |
 //! ```
+//!
+//! While the receiver zeroes and registers memory, verifies or keeps the cache, it writes to VERDICT as well: a keepalive
+//! each fifth of a second, since work is not silence. The verdict comes after the bytes are where they are to be kept.
 //!
 //! Each receive that the receiver posts is one credit; the sender's kernel never writes without
 //! one. Whatever the receiver finds wrong reaches the sender as the verdict's text. Every wait has
@@ -21,12 +24,13 @@ mod home;
 mod message;
 mod options;
 mod receive;
+mod reporter;
 mod send;
 
 pub use home::{Home, HomeError};
 pub use message::{End, Verdict};
 pub use options::{Limits, Order, ReceiveOptions, SendOptions, Stats};
-pub use receive::{Received, accept, receive};
+pub use receive::{Received, accept, receive, receive_and_keep};
 pub use send::{Source, connect, send};
 
 use std::time::{Duration, Instant};
@@ -69,6 +73,12 @@ pub enum TransferError {
     /// The peer does not speak this protocol.
     #[error("the peer does not follow the protocol: {0}. Run the same release on both sides")]
     Protocol(String),
+    /// The cache is here, verified and kept, but the sender does not know.
+    #[error("the cache was received, verified and kept, but the sender could not be told so: {0}")]
+    Unconfirmed(Box<Self>),
+    /// Whoever connected announced no cache that could be one: nothing has been received, and another one may come.
+    #[error("it has announced no cache: {0}")]
+    NotASender(Box<Self>),
     /// The receiver did not accept the cache.
     #[error("the receiver refused the cache: {0}")]
     Refused(String),
@@ -89,6 +99,7 @@ impl TransferError {
                     State::PeerDead | State::Revoked | State::Canceled
                 )
             }
+            Self::NotASender(cause) => cause.is_disconnect(),
             _ => false,
         }
     }

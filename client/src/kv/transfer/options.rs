@@ -137,13 +137,14 @@ pub(super) fn ms(duration: Duration) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kv::{DType, Geometry, Manifest};
+    use crate::kv::{DType, Geometry, Layout, Manifest};
 
     #[test]
     fn every_order_has_every_chunk_once() {
         let geometry = Geometry {
             model: String::new(),
             dtype: DType::F32,
+            layout: Layout::KeysAndValues,
             layers: 3,
             kv_heads: 1,
             head_dim: 8,

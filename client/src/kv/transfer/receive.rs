@@ -1,17 +1,21 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The receiver's half.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::home::Memory;
 use super::message::{self, End, MAX_MESSAGE, Verdict};
 use super::options::{ReceiveOptions, Stats, ms};
+use super::reporter::Reporter;
 use super::{Done, LABEL_CONTROL, LABEL_DATA, LABEL_VERDICT, TransferError, full, ring_entries};
 use super::{wait, wait_grant};
-use crate::kv::{ChunkPlan, Error, Imm, Manifest, TensorView, Tracker, manifest::MAX_JSON};
+use crate::kv::digest::Hasher;
+use crate::kv::{ChunkPlan, Digest, Error, Imm, Manifest, TensorView, Tracker, manifest::MAX_JSON};
+use crate::terminal::escape;
 use crate::{
-    Buffer, Channel, Completion, Context, Endpoint, Entry, FrozenBuffer, Listener, LocalGrant,
-    MemoryInfo, Placement, RemoteGrant, Rights,
+    Buffer, Channel, Completion, Context, Endpoint, Entry, Errno, FrozenBuffer, Listener,
+    LocalGrant, MemoryInfo, Placement, Rights,
 };
 
 /// A cache that has arrived, complete and verified. Nobody can write it any more.
@@ -40,7 +44,15 @@ impl Received {
     }
 }
 
-/// Waits for a sender; signals do not end the wait.
+/// Whether an attempt to connect failed by a fault of whoever made it: the next one may be better.
+fn is_the_peers(error: &crate::Error) -> bool {
+    matches!(
+        error.errno(),
+        Some(Errno::CONNABORTED | Errno::CONNRESET | Errno::PROTO)
+    )
+}
+
+/// Waits for a sender; neither signals nor those who fail to connect end the wait.
 ///
 /// # Errors
 /// [`TransferError::Driver`], as [`Listener::accept`].
@@ -50,7 +62,7 @@ pub fn accept(listener: &Listener, options: &ReceiveOptions) -> Done<Endpoint> {
     loop {
         let left = deadline.map_or(limit, |end| end.saturating_duration_since(Instant::now()));
         match listener.accept(options.depth.max(1), left) {
-            Err(error) if error.is_interrupted() => {}
+            Err(error) if error.is_interrupted() || is_the_peers(&error) => {}
             other => return Ok(other?),
         }
     }
@@ -67,52 +79,95 @@ pub fn receive(
     options: &ReceiveOptions,
     layer_done: impl FnMut(u32, &Tracker),
 ) -> Done<Received> {
+    let (received, ()) = receive_and_keep(context, endpoint, options, layer_done, |_| Ok(()))?;
+    Ok(received)
+}
+
+/// As [`receive`]. Before the sender hears that all is well, `keep` brings the cache to where it is to stay, such as a file;
+/// the sender waits for it without a limit. What goes wrong there is the verdict.
+///
+/// # Errors
+/// As [`receive`], and what `keep` returns; [`TransferError::Unconfirmed`] when all was well and only the sender could not
+/// be told.
+pub fn receive_and_keep<T>(
+    context: &Context,
+    endpoint: &Endpoint,
+    options: &ReceiveOptions,
+    layer_done: impl FnMut(u32, &Tracker),
+    keep: impl FnOnce(&Received) -> Done<T>,
+) -> Done<(Received, T)> {
     let idle = options.limits.idle;
     let depth = options
         .depth
         .clamp(1, context.limits().max_recv_depth.max(1));
-    // Beside the receives: the verdict.
-    let entries = ring_entries(depth.saturating_add(1), context)?;
+    let control = Buffer::create(context, MAX_JSON as u64, Placement::Any)?;
+    let entries = ring_entries(depth, context)?;
+    let mut channel = Channel::builder().entries(entries).build(context)?;
+    // The receive goes before the grant, so that the manifest never lacks a credit.
+    channel.push(Entry::recv(endpoint)).map_err(full)?;
+    channel.submit()?;
+    let range = 0..control.len();
+    let access = endpoint
+        .grant(&control, range, Rights::WRITE, LABEL_CONTROL, idle)
+        .map_err(|error| not_a_sender(error.into()))?;
+    let verdict_to =
+        wait_grant(endpoint, LABEL_VERDICT, MAX_MESSAGE, idle).map_err(not_a_sender)?;
     let mut receiver = Receiver {
-        channel: Channel::builder().entries(entries).build(context)?,
+        channel,
         context,
         endpoint,
         options,
         depth,
+        reporter: Reporter::new(context, verdict_to, idle)?,
         progress: (0, 0),
     };
-    let control = Buffer::create(context, MAX_JSON as u64, Placement::Any)?;
-    // The receive goes before the grant, so that the manifest never lacks a credit.
-    receiver.post_receive()?;
-    receiver.channel.submit()?;
-    let range = 0..control.len();
-    let access = endpoint.grant(&control, range, Rights::WRITE, LABEL_CONTROL, idle)?;
-    let verdict_to = wait_grant(endpoint, LABEL_VERDICT, MAX_MESSAGE, idle)?;
 
     // Until the sender has been told, it keeps its access: writes under way into a range that is
     // closed would end the connection, and with it the way to tell.
     let mut held = None;
-    let outcome = receiver.run(&control, &mut held, layer_done);
+    let manifest = receiver.take_manifest(&control);
+    let outcome = manifest.map_err(not_a_sender).and_then(|manifest| {
+        let received = receiver.run(manifest, &control, &mut held, layer_done)?;
+        let kept = receiver.reporter.during(|| keep(&received))?;
+        Ok((received, kept))
+    });
     let (chunks, bytes) = receiver.progress;
     match outcome {
-        Ok(received) => {
+        Ok(done) => {
             let verdict = Verdict {
                 ok: true,
                 error: None,
                 chunks,
                 bytes,
             };
-            receiver.tell(&verdict_to, &verdict)?;
+            let told = receiver.reporter.verdict(&verdict);
+            told.map_err(|error| TransferError::Unconfirmed(Box::new(error)))?;
             access.revoke();
-            Ok(received)
+            Ok(done)
         }
         Err(error) => {
             // The reason matters more than whether the sender could be told.
             if !error.is_disconnect() {
-                let _ = receiver.tell(&verdict_to, &Verdict::refuse(&error, chunks, bytes));
+                let verdict = Verdict::refuse(&error, chunks, bytes);
+                let _ = receiver.reporter.verdict(&verdict);
             }
             Err(error)
         }
+    }
+}
+
+/// What went wrong before a manifest came, unless this side lacks something, which it would for the next sender, too.
+fn not_a_sender(error: TransferError) -> TransferError {
+    let own = match &error {
+        TransferError::Driver(cause) => {
+            !matches!(cause.errno(), Some(Errno::NOTCONN | Errno::TIMEDOUT))
+        }
+        _ => false,
+    };
+    if own {
+        error
+    } else {
+        TransferError::NotASender(Box::new(error))
     }
 }
 
@@ -122,18 +177,14 @@ struct Receiver<'a> {
     endpoint: &'a Endpoint,
     options: &'a ReceiveOptions,
     depth: u32,
+    reporter: Reporter,
     /// Chunks and bytes that have arrived.
     progress: (u64, u64),
 }
 
 impl Receiver<'_> {
-    fn run(
-        &mut self,
-        control: &Buffer,
-        held: &mut Option<(LocalGrant, Memory)>,
-        layer_done: impl FnMut(u32, &Tracker),
-    ) -> Done<Received> {
-        let begin = Instant::now();
+    /// Waits for the manifest.
+    fn take_manifest(&mut self, control: &Buffer) -> Done<Manifest> {
         let (_, length) = self.next(Imm::Manifest, || "waiting for the manifest".into())?;
         if length > MAX_JSON as u64 {
             return Err(Error::ManifestTooLong {
@@ -142,7 +193,17 @@ impl Receiver<'_> {
             }
             .into());
         }
-        let manifest = Manifest::from_json(&control.to_vec(0..length))?;
+        Ok(Manifest::from_json(&control.to_vec(0..length))?)
+    }
+
+    fn run(
+        &mut self,
+        manifest: Manifest,
+        control: &Buffer,
+        held: &mut Option<(LocalGrant, Memory)>,
+        layer_done: impl FnMut(u32, &Tracker),
+    ) -> Done<Received> {
+        let begin = Instant::now();
         let most = self
             .options
             .max_bytes
@@ -153,7 +214,10 @@ impl Receiver<'_> {
                 manifest.bytes()
             )));
         }
-        let memory = Memory::new(self.context, manifest.bytes(), self.options.home)?;
+        let (context, home) = (self.context, self.options.home);
+        let memory = self
+            .reporter
+            .during(|| Memory::new(context, manifest.bytes(), home))?;
         let plan = ChunkPlan::new(&manifest);
         // One for each chunk and one for the end, as far as the depth allows.
         let mut unposted = plan.total() + 1;
@@ -164,9 +228,10 @@ impl Receiver<'_> {
         self.channel.submit()?;
         let range = 0..memory.wire().len();
         let idle = self.options.limits.idle;
+        let (endpoint, wire) = (self.endpoint, memory.wire());
         let access = self
-            .endpoint
-            .grant(memory.wire(), range, Rights::WRITE, LABEL_DATA, idle)?;
+            .reporter
+            .during(|| endpoint.grant(wire, range, Rights::WRITE, LABEL_DATA, idle))?;
         let (_, memory) = held.insert((access, memory));
         let info = memory.info();
         let setup = begin.elapsed();
@@ -188,10 +253,10 @@ impl Receiver<'_> {
             )));
         }
         let settled = match held.take() {
-            Some((access, memory)) => {
+            Some((access, memory)) => self.reporter.during(|| {
                 access.revoke();
-                memory.settle(idle)?
-            }
+                memory.settle(idle)
+            })?,
             None => (None, Duration::ZERO),
         };
         let (Some(data), staging) = settled else {
@@ -249,9 +314,11 @@ impl Receiver<'_> {
             if arrival.layer_complete {
                 let begin = Instant::now();
                 let layer = arrival.chunk.layer;
-                verify_layer(manifest, buffer, layer)?;
+                verify_layer(manifest, buffer, layer, &mut self.reporter)?;
                 verify += begin.elapsed();
-                layer_done(layer, tracker);
+                if layer < manifest.geometry().layers {
+                    layer_done(layer, tracker);
+                }
             }
         }
         Ok(verify)
@@ -281,45 +348,54 @@ impl Receiver<'_> {
         };
         Err(Error::UnexpectedImmediate { expected, found }.into())
     }
-
-    /// Writes the verdict to the sender and waits until it is there: hanging up comes after it.
-    fn tell(&mut self, to: &RemoteGrant, verdict: &Verdict) -> Done<()> {
-        /// Receives have 0.
-        const TAG: u64 = 1;
-        let message = message::encode(verdict)?;
-        let buffer = Buffer::create(self.context, MAX_MESSAGE, Placement::Any)?;
-        buffer.write_at(0, &message);
-        let from = buffer.range(0, message.len() as u32);
-        let entry = Entry::write_imm(from, to.at(0), Imm::Verdict.encode()).user_data(TAG);
-        self.channel.push(entry).map_err(full)?;
-        let doing = || "telling the sender the verdict".to_owned();
-        loop {
-            let completion = wait(&mut self.channel, self.options.limits.idle, doing)?;
-            // After an error, chunks may still arrive.
-            if completion.user_data() == TAG {
-                let done = completion.result();
-                done.map_err(|cause| TransferError::Operation {
-                    doing: doing(),
-                    cause,
-                })?;
-                return Ok(());
-            }
-        }
-    }
 }
 
-/// Compares a complete layer with its digest. The bytes are copied out of the buffer first, since
-/// the sender may still write other layers and the memory is shared.
-fn verify_layer(manifest: &Manifest, buffer: &Buffer, layer: u32) -> crate::kv::Result<()> {
-    let region = &manifest.layers()[layer as usize];
-    let bytes = buffer.to_vec(region.offset()..region.offset() + region.bytes());
-    let (k, v) = bytes.split_at(region.k.bytes as usize);
-    let (found, expected) = (crate::kv::Digest::of_layer(k, v), region.digest);
+/// Compares a complete layer with its digest, or the auxiliary tensors, which are one more layer, with theirs.
+fn verify_layer(
+    manifest: &Manifest,
+    buffer: &Buffer,
+    layer: u32,
+    reporter: &mut Reporter,
+) -> crate::kv::Result<()> {
+    if let Some(region) = manifest.layers().get(layer as usize) {
+        let range = region.offset()..region.offset() + region.bytes();
+        let what = || format!("layer {layer}");
+        return verify(buffer, range, region.digest, what, reporter);
+    }
+    for (tensor, range) in manifest.auxiliary_ranges() {
+        let what = || format!("the tensor `{}`", escape(&tensor.name));
+        verify(buffer, range, tensor.digest, what, reporter)?;
+    }
+    Ok(())
+}
+
+/// Compares bytes with their digest. They are copied out of the buffer first, since the sender may still write others and
+/// the memory is shared.
+fn verify(
+    buffer: &Buffer,
+    range: Range<u64>,
+    expected: Digest,
+    what: impl Fn() -> String,
+    reporter: &mut Reporter,
+) -> crate::kv::Result<()> {
+    /// Bytes that are hashed between two looks at the time.
+    const PIECE: u64 = 1 << 20;
+    let mut at = range.start;
+    let mut piece = vec![0; PIECE.min(range.end - at) as usize];
+    let mut hasher = Hasher::new();
+    while at < range.end {
+        let bytes = &mut piece[..PIECE.min(range.end - at) as usize];
+        buffer.read_at(at, bytes);
+        hasher.update(bytes);
+        at += bytes.len() as u64;
+        reporter.tick();
+    }
+    let found = hasher.finish();
     if found == expected {
         return Ok(());
     }
     Err(Error::DigestMismatch {
-        what: format!("layer {layer}"),
+        what: what(),
         found,
         expected,
     })

@@ -15,8 +15,12 @@ use crate::{
     Placement, RemoteGrant, Rights,
 };
 
-/// Marks the receive for the verdict.
+/// Marks the receives for what the receiver says: keepalives, and the verdict.
 const TAG_VERDICT: u64 = 0;
+/// Of these receives, so many are posted: the verdict does not wait for a keepalive to be taken.
+const WORDS: u32 = 2;
+/// The longest look at what the peer grants before the next one at what it says.
+const GRANT_WAIT: Duration = Duration::from_millis(100);
 /// Marks manifest and end.
 const TAG_CONTROL: u64 = 1;
 /// Marks the first chunk; the others follow in the order of sending.
@@ -126,8 +130,8 @@ pub fn send(
 ) -> Done<Stats> {
     let context = source.memory.wire().context();
     let depth = options.depth.max(1);
-    // Beside the chunks: the manifest or the end, and the receive for the verdict.
-    let entries = ring_entries(depth.saturating_add(2), context)?;
+    // Beside the chunks: the manifest or the end, and the receives for what the receiver says.
+    let entries = ring_entries(depth.saturating_add(1 + WORDS), context)?;
     let mut sender = Sender {
         channel: Channel::builder().entries(entries).build(context)?,
         verdict: Buffer::create(context, MAX_MESSAGE, Placement::Any)?,
@@ -165,25 +169,19 @@ impl Sender<'_> {
         mut progress: impl FnMut(u64),
     ) -> Done<Stats> {
         let begin = Instant::now();
-        // The receive goes before the grant, so that the verdict never lacks a credit.
-        self.channel
-            .push(Entry::recv(self.endpoint).user_data(TAG_VERDICT))
-            .map_err(full)?;
-        self.channel.submit()?;
+        // The receives go before the grant, so that the verdict never lacks a credit.
+        for _ in 0..WORDS {
+            self.post_receive()?;
+        }
         let range = 0..self.verdict.len();
         let (verdict, idle) = (&self.verdict, self.idle);
         let _access = self
             .endpoint
             .grant(verdict, range, Rights::WRITE, LABEL_VERDICT, idle)?;
-        let control = wait_grant(self.endpoint, LABEL_CONTROL, MAX_JSON as u64, idle)?;
+        let control = self.wait_grant(LABEL_CONTROL, MAX_JSON as u64)?;
         let manifest = self.source.manifest.to_json()?;
         self.write_control(&control, &manifest, Imm::Manifest)?;
-        let data = wait_grant(
-            self.endpoint,
-            LABEL_DATA,
-            self.source.manifest.bytes(),
-            idle,
-        )?;
+        let data = self.wait_grant(LABEL_DATA, self.source.manifest.bytes())?;
         let setup = begin.elapsed();
 
         let begin = Instant::now();
@@ -197,8 +195,13 @@ impl Sender<'_> {
             Imm::End,
         )?;
         let doing = || "waiting for the verdict".to_owned();
-        let done = wait(&mut self.channel, self.idle, doing)?;
-        self.take_verdict(&done, doing)?.check()?;
+        match self.next(doing)? {
+            Event::Verdict(verdict) => verdict.check()?,
+            Event::Completion(_) => {
+                let what = "an operation completed that was not under way";
+                return Err(TransferError::Limit(what.into()));
+            }
+        };
         Ok(Stats {
             layers: self.source.manifest.geometry().layers,
             chunks,
@@ -219,8 +222,7 @@ impl Sender<'_> {
         let entry = Entry::write_imm(from, to.at(0), imm.encode()).user_data(TAG_CONTROL);
         self.channel.push(entry).map_err(full)?;
         let doing = || format!("sending {imm:?}");
-        let done = wait(&mut self.channel, self.idle, doing)?;
-        self.not_verdict(&done, doing)?;
+        let done = self.next_own(doing)?;
         done.result().map_err(|cause| TransferError::Operation {
             doing: doing(),
             cause,
@@ -255,8 +257,7 @@ impl Sender<'_> {
             }
             let total = chunks.len();
             let doing = || format!("sending chunks, {done} of {total} done");
-            let completion = wait(&mut self.channel, self.idle, doing)?;
-            self.not_verdict(&completion, doing)?;
+            let completion = self.next_own(doing)?;
             let moved = completion.result().map_err(|cause| {
                 let chunk = usize::try_from(completion.user_data().wrapping_sub(TAG_CHUNKS))
                     .ok()
@@ -277,22 +278,61 @@ impl Sender<'_> {
         Ok((done as u64, bytes))
     }
 
-    /// A verdict in mid-transfer means that the receiver gave up.
-    fn not_verdict(&mut self, completion: &Completion, doing: impl Fn() -> String) -> Done<()> {
-        if completion.user_data() != TAG_VERDICT {
-            return Ok(());
-        }
-        self.take_verdict(completion, doing)?.check()?;
-        Err(TransferError::Protocol(
-            "it was content before everything had been sent".into(),
-        ))
+    fn post_receive(&mut self) -> Done<()> {
+        let entry = Entry::recv(self.endpoint).user_data(TAG_VERDICT);
+        self.channel.push(entry).map_err(full)?;
+        self.channel.submit()?;
+        Ok(())
     }
 
-    fn take_verdict(
-        &mut self,
-        completion: &Completion,
-        doing: impl Fn() -> String,
-    ) -> Done<Verdict> {
+    /// Waits for what comes next. A receiver at work is not silent.
+    fn next(&mut self, doing: impl Fn() -> String) -> Done<Event> {
+        loop {
+            let completion = wait(&mut self.channel, self.idle, &doing)?;
+            if let Some(event) = self.event(completion, &doing)? {
+                return Ok(event);
+            }
+        }
+    }
+
+    /// Waits for an operation of this side's. A verdict in mid-transfer means that the receiver gave up.
+    fn next_own(&mut self, doing: impl Fn() -> String) -> Done<Completion> {
+        match self.next(doing)? {
+            Event::Completion(completion) => Ok(completion),
+            Event::Verdict(verdict) => Err(too_early(verdict)),
+        }
+    }
+
+    /// Waits for a grant, as long as the receiver is at work.
+    fn wait_grant(&mut self, label: u64, bytes: u64) -> Done<RemoteGrant> {
+        let doing = || format!("waiting for the grant `{}`", super::name(label));
+        let mut begin = Instant::now();
+        loop {
+            let left = self.idle.saturating_sub(begin.elapsed());
+            match wait_grant(self.endpoint, label, bytes, left.min(GRANT_WAIT)) {
+                Err(TransferError::Driver(error)) if error.is_timeout() => {}
+                other => return other,
+            }
+            while let Some(completion) = self.channel.next_completion() {
+                match self.event(completion, doing)? {
+                    Some(Event::Verdict(verdict)) => return Err(too_early(verdict)),
+                    Some(Event::Completion(_)) => {}
+                    None => begin = Instant::now(),
+                }
+            }
+            if left.is_zero() && begin.elapsed() >= self.idle {
+                let (doing, limit) = (doing(), self.idle);
+                return Err(TransferError::Stalled { doing, limit });
+            }
+        }
+    }
+
+    /// What a completion is; `None` for a keepalive.
+    fn event(&mut self, completion: Completion, doing: impl Fn() -> String) -> Done<Option<Event>> {
+        if completion.user_data() != TAG_VERDICT {
+            return Ok(Some(Event::Completion(completion)));
+        }
+        // Until it turns out to be a keepalive.
         self.verdict_over = true;
         let length = completion
             .result()
@@ -301,8 +341,14 @@ impl Sender<'_> {
                 cause,
             })?;
         match Imm::decode(completion.imm())? {
+            Imm::Working => {
+                self.verdict_over = false;
+                self.post_receive()?;
+                Ok(None)
+            }
             Imm::Verdict if length <= self.verdict.len() => {
-                message::decode("verdict", &self.verdict.to_vec(0..length))
+                let json = self.verdict.to_vec(0..length);
+                Ok(Some(Event::Verdict(message::decode("verdict", &json)?)))
             }
             found => {
                 let expected = "the verdict";
@@ -311,17 +357,30 @@ impl Sender<'_> {
         }
     }
 
-    /// Looks whether a verdict came before the connection ended. The end completes the receive for
+    /// Looks whether a verdict came before the connection ended. The end completes the receives for
     /// it as well, so this does not wait for long.
     fn last_words(&mut self) -> Option<TransferError> {
         while !self.verdict_over {
             let completion = wait(&mut self.channel, self.idle, String::new).ok()?;
-            if completion.user_data() == TAG_VERDICT {
-                let verdict = self.take_verdict(&completion, String::new);
-                let refused = |error: &_| matches!(error, TransferError::Refused(_));
-                return verdict.and_then(Verdict::check).err().filter(refused);
+            if let Some(Event::Verdict(verdict)) = self.event(completion, String::new).ok()? {
+                return verdict.check().err();
             }
         }
         None
     }
+}
+
+/// What the sender's channel has for it.
+enum Event {
+    /// An operation of the sender's own has ended.
+    Completion(Completion),
+    /// The receiver has decided.
+    Verdict(Verdict),
+}
+
+/// Why a receiver that decides before everything has been sent cannot be right.
+fn too_early(verdict: Verdict) -> TransferError {
+    let early = "it was content before everything had been sent";
+    let refused = verdict.check().err();
+    refused.unwrap_or_else(|| TransferError::Protocol(early.into()))
 }
