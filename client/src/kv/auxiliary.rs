@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
-use super::manifest::{Geometry, MAX_BYTES, MAX_DIMENSION, invalid};
+use super::geometry::{Geometry, MAX_BYTES, MAX_DIMENSION, invalid};
 use super::{Digest, Result};
 use crate::terminal::escape;
 

@@ -4,8 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::auxiliary::{self, Auxiliary};
-use super::manifest::{Geometry, Layer, Layout, Manifest, Region, VERSION};
-use super::manifest::{check_auxiliary, invalid, tensor_bytes, whole_digest};
+use super::geometry::{Geometry, Layout, check_auxiliary, invalid, tensor_bytes};
+use super::manifest::{Layer, Manifest, Region, VERSION, whole_digest};
 use super::{DType, Digest, Error, Result, view};
 
 /// The JSON form, before validation.

@@ -27,6 +27,7 @@ pub mod digest;
 pub mod dtype;
 mod error;
 pub mod file;
+mod geometry;
 pub mod imm;
 pub mod manifest;
 mod manifest_wire;
