@@ -29,7 +29,7 @@ use dmaplane::{Context, DEVICE_PATH, kv, terminal};
     name = "dmaplane",
     version,
     arg_required_else_help = true,
-    after_help = "Exit codes: 0 success, 1 failure (the reason is on stderr), 2 wrong usage. An output that nobody reads is no failure;\n\
+    after_help = "Exit codes: 0 success, 1 failure (the reason is on stderr), 2 wrong usage. An output that nobody reads is no failure; \
                   one that cannot be written is.\n\
                   Start with `dmaplane info`: it tells whether the driver is there and what it can do."
 )]
