@@ -106,6 +106,25 @@ impl Address {
         unsafe { ptr::from_ref(storage).cast::<Self>().read() }
     }
 
+    /// The address with the scope that it needs: a link-local one means nothing without the interface that its connection
+    /// came by, and the connection manager fills that in on the active side only. 0 where the interface is not known.
+    pub(super) fn scoped(mut self, interface: i32) -> Self {
+        let at = ptr::from_mut(&mut self);
+        // SAFETY: Every socket address starts with its family.
+        if unsafe { at.cast::<u16>().read() } != uapi::FAMILY_IPV6 {
+            return self;
+        }
+        // SAFETY: The storage is larger and holds this family; any bytes are valid integers.
+        let mut inet6 = unsafe { at.cast::<Inet6>().read() };
+        let link_local = matches!(inet6.addr, [0xfe, second, ..] if second & 0xc0 == 0x80);
+        if link_local && inet6.scope_id == 0 {
+            inet6.scope_id = u32::try_from(interface).unwrap_or(0);
+            // SAFETY: The storage is larger and at least as aligned; both are plain integers.
+            unsafe { at.cast::<Inet6>().write(inet6) };
+        }
+        self
+    }
+
     /// For callees that only read the address.
     pub(super) fn as_ptr(&self) -> *mut bindings::sockaddr {
         ptr::from_ref(self).cast_mut().cast()

@@ -236,13 +236,21 @@ impl<H: Handler> CmId<H> {
     /// This side's address.
     pub(crate) fn local(&self) -> Address {
         // SAFETY: The identifier is alive. The address is set before any event that leads here.
-        Address::from_storage(unsafe { &(*self.as_ptr()).route.addr.src_addr })
+        let address = Address::from_storage(unsafe { &(*self.as_ptr()).route.addr.src_addr });
+        address.scoped(self.interface())
     }
 
     /// The peer's address.
     pub(crate) fn peer(&self) -> Address {
         // SAFETY: As above.
-        Address::from_storage(unsafe { &(*self.as_ptr()).route.addr.dst_addr })
+        let address = Address::from_storage(unsafe { &(*self.as_ptr()).route.addr.dst_addr });
+        address.scoped(self.interface())
+    }
+
+    /// Index of the interface that the connection goes by, in the identifier's network namespace; 0 before that is known.
+    fn interface(&self) -> i32 {
+        // SAFETY: As above: it is set together with the addresses.
+        unsafe { (*self.as_ptr()).route.addr.dev_addr.bound_dev_if }
     }
 }
 

@@ -28,7 +28,14 @@ impl core::fmt::Display for Shown<'_> {
             (uapi::FAMILY_IPV4, [a, b, c, d, ..]) => {
                 write!(f, "{:?}:{port}", Ipv4Addr::new(a, b, c, d))
             }
-            (_, addr) => write!(f, "[{:?}]:{port}", Ipv6Addr::from(addr)),
+            (_, addr) => {
+                write!(f, "[{:?}", Ipv6Addr::from(addr))?;
+                if self.0.scope_id != 0 {
+                    // The interface's index, which needs no network namespace to be looked up in.
+                    write!(f, "%{}", self.0.scope_id)?;
+                }
+                write!(f, "]:{port}")
+            }
         }
     }
 }
