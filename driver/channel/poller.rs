@@ -26,7 +26,7 @@ use kernel::{
 
 /// Longest time without an entry before the thread sleeps, in microseconds.
 const MAX_IDLE_US: u32 = 1_000_000;
-/// Entries between two looks whether to stop.
+/// Entries between two looks whether others want the processor. Whether to stop is asked after each.
 const ROUND: u32 = 256;
 
 /// What the user wants of the thread.
@@ -98,7 +98,7 @@ impl Channel {
     fn take_until_stopped(self: &Arc<Self>, context: &Context, idle: Delta, me: &Me) {
         let mut busy = Instant::<Monotonic>::now();
         while !me.should_stop() {
-            let broken = match self.submit(context, ROUND) {
+            let broken = match self.submit_until(context, ROUND, || me.should_stop()) {
                 Ok(0) => false,
                 Ok(_) => {
                     busy = Instant::now();

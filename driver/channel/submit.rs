@@ -28,6 +28,16 @@ impl Channel {
     /// Takes up to `wanted` entries. Stops early when no completion slot is free. `EINVAL` when the ring's
     /// indices make no sense and nothing was taken.
     pub(crate) fn submit(self: &Arc<Self>, context: &Context, wanted: u32) -> Result<u32> {
+        self.submit_until(context, wanted, || false)
+    }
+
+    /// As [`Self::submit`]; ends early when `stop` says so, which is asked after each entry.
+    pub(super) fn submit_until(
+        self: &Arc<Self>,
+        context: &Context,
+        wanted: u32,
+        stop: impl Fn() -> bool,
+    ) -> Result<u32> {
         let mut head = self.head.lock();
         let tail = self.memory.load_acquire(SQ_TAIL)?;
         let queued = ring::queued(*head, tail, self.sq_entries).map_err(|_| EINVAL)?;
@@ -52,7 +62,7 @@ impl Channel {
                 // No completion slot is free.
                 break;
             }
-            if kernel::current!().signal_pending() {
+            if kernel::current!().signal_pending() || stop() {
                 break;
             }
         }

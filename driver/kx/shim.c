@@ -18,6 +18,7 @@
 #include <linux/io.h>
 #include <linux/pci.h>
 #include <linux/personality.h>
+#include <linux/rcupdate.h>
 #include <linux/sched.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
@@ -142,7 +143,8 @@ void dmaplane_awake(void)
 void dmaplane_breathe(void)
 {
 	cpu_relax();
-	cond_resched();
+	/* A preemptible kernel's cond_resched() is empty, and tracers wait for each task to say that it is in none of theirs. */
+	cond_resched_tasks_rcu_qs();
 }
 
 struct mem_cgroup *dmaplane_memcg_of_caller(void)
@@ -564,10 +566,25 @@ void dmaplane_resv_unlock(struct dma_resv *resv)
 	dma_resv_unlock(resv);
 }
 
-/* Waits for what others do with the memory, ended early by a signal. 0 when it took too long, negative on a signal. */
+/*
+ * Waits for what others do with the memory, ended early by a signal, or by the end of the calling kernel thread, which gets
+ * none. 0 when it took too long, negative when it was ended.
+ */
 long dmaplane_resv_wait(struct dma_resv *resv, unsigned int usage, unsigned int limit_ms)
 {
-	return dma_resv_wait_timeout(resv, usage, true, msecs_to_jiffies(limit_ms));
+	const unsigned long look = msecs_to_jiffies(20);
+	unsigned long left = msecs_to_jiffies(limit_ms);
+
+	for (;;) {
+		unsigned long slice = min(left, look);
+		long waited = dma_resv_wait_timeout(resv, usage, true, slice);
+
+		left -= slice;
+		if (waited || !left)
+			return waited;
+		if ((current->flags & PF_KTHREAD) && kthread_should_stop())
+			return -ERESTARTSYS;
+	}
 }
 
 void dmaplane_get_dma_buf(struct dma_buf *dmabuf)

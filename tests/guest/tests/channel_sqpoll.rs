@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::mem::offset_of;
 use std::os::fd::AsFd as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use dmaplane_guest_tests::{Local, argument, complete, destroy, refusal};
 use dmaplane_testkit::pattern::Numbers;
 use dmaplane_testkit::window::Window;
 use dmaplane_testkit::{
-    ErrorContext as _, Gauges, Guest, Result, anyhow, bail, ensure, poll, sys, test,
+    ErrorContext as _, Gauges, Guest, Result, Skip, anyhow, bail, ensure, poll, sys, test,
 };
 use dmaplane_uapi as abi;
 
@@ -431,6 +432,28 @@ fn channel_sqpoll_ends_in_the_midst() {
     test(|guest| ends_in_the_midst(guest, guest.pick(80, 8)));
 }
 
+/// Whether to stop used to be asked after 256 entries only, whatever each of them took.
+#[test]
+fn channel_sqpoll_ends_after_the_entry_that_it_is_at() {
+    test(|guest| {
+        let context = Context::open()?;
+        let buffer = Buffer::create(&context, 8192, Placement::Any)?;
+        let mut channel = polled(&context, SLEEPY)?;
+        let each = Duration::from_millis(guest.pick(500, 1000));
+        let open = Window::open("accepted", each)?;
+        for _ in 0..8 {
+            channel.push(Entry::copy(buffer.range(0, 4096), &buffer, 4096))?;
+        }
+        channel.submit()?;
+        let start = Instant::now();
+        drop(channel);
+        let took = start.elapsed();
+        drop(open);
+        ensure!(took < 4 * each, "its end took {took:?}");
+        Ok(())
+    });
+}
+
 #[test]
 fn window_sqpoll_stop_against_take() {
     test(|guest| {
@@ -464,5 +487,54 @@ fn window_sqpoll_wake_against_sleep() {
             }
         }
         Ok(())
+    });
+}
+
+/// A thread that is never idle kept tracing tools waiting for ever: it never said that it is in none of their trampolines,
+/// which the kernel asks each task when a tracer goes.
+#[test]
+fn channel_sqpoll_lets_tracers_go_on() {
+    let tracing = std::path::Path::new("/sys/kernel/tracing");
+    test(|guest| {
+        let tracers = std::fs::read_to_string(tracing.join("available_tracers"));
+        if !tracers.is_ok_and(|tracers| tracers.split_whitespace().any(|one| one == "function")) {
+            return Err(Skip::new("this kernel has no function tracer").into());
+        }
+        let context = Context::open()?;
+        let mut channel = polled(&context, AWAKE)?;
+        let (over, done) = (AtomicBool::new(false), AtomicBool::new(false));
+        // Not the first one: its memory is the kernel's own, which never goes.
+        let instance = tracing.join("instances/dmaplane-test");
+        std::fs::create_dir(&instance)?;
+        let ended = thread::scope(|scope| -> Result<_> {
+            let busy = scope.spawn(|| -> Result<()> {
+                // More often than the thread sleeps.
+                while !over.load(Ordering::Acquire) {
+                    channel.push(Entry::nop())?;
+                    seen(&channel, 1, guest.limit(5))?;
+                    let _done = channel.next_completion();
+                }
+                Ok(())
+            });
+            let traced = scope.spawn(|| -> Result<()> {
+                std::fs::write(instance.join("set_ftrace_filter"), "do_sys_openat2\n")?;
+                std::fs::write(instance.join("current_tracer"), "function\n")?;
+                std::fs::write(instance.join("current_tracer"), "nop\n")?;
+                done.store(true, Ordering::Release);
+                Ok(())
+            });
+            let ended = poll::until(guest.limit(10), || {
+                Ok(done.load(Ordering::Acquire).then_some(()))
+            });
+            // Then the thread sleeps, which ends the tracer's wait in any case.
+            over.store(true, Ordering::Release);
+            busy.join().map_err(|_| anyhow!("the worker panicked"))??;
+            traced
+                .join()
+                .map_err(|_| anyhow!("the tracer panicked"))??;
+            ended
+        });
+        std::fs::remove_dir(&instance)?;
+        ended?.context("a tracer waits for the polling thread")
     });
 }
