@@ -21,7 +21,7 @@ use kernel::{
     sync::{Arc, ArcBorrow},
 };
 
-/// An open file. Its end is the context's end: mappings hold the file, so that it comes after the last of them.
+/// An open file. Its end, with the last descriptor, is the context's end: mappings keep what they show, and not the file.
 pub(crate) struct Node {
     pub(super) context: Arc<Context>,
 }
@@ -45,12 +45,18 @@ impl MiscDevice for Node {
     fn mmap(node: ArcBorrow<'_, Self>, _file: &File, vma: &VmaNew) -> Result {
         let target = MmapTarget::from_offset(vma::offset(vma));
         match node.context.mappable(&target)? {
-            Object::Buffer(buffer) => buffer.memory().map(vma, target.start),
-            Object::Channel(channel) => {
-                vma::map(vma, channel.clone().memory(), target.start, channel)
+            // That of an import is its exporter's, and keeps the dma-buf.
+            Object::Buffer(buffer) if !buffer.memory().takes_messages() => {
+                return buffer.memory().map(vma, target.start)
             }
-            _ => Err(ENODEV),
+            Object::Buffer(buffer) => buffer.memory().map(vma, target.start)?,
+            Object::Channel(channel) => {
+                vma::map(vma, channel.clone().memory(), target.start, channel)?;
+            }
+            _ => return Err(ENODEV),
         }
+        node.context.space.keep(vma);
+        Ok(())
     }
 
     fn show_fdinfo(node: ArcBorrow<'_, Self>, lines: &SeqFile, _file: &File) {

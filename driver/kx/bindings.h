@@ -34,9 +34,10 @@ void dmaplane_move_between(struct page *to, size_t to_offset, struct page *from,
 			   size_t from_offset, size_t bytes);
 
 /* Address spaces of user mappings. */
-struct inode *dmaplane_space_new(void);
+struct file *dmaplane_space_new(void);
 void dmaplane_space_put(struct inode *inode);
-void dmaplane_space_adopt(struct inode *inode, struct file *file);
+void dmaplane_space_adopt(struct file *space, struct file *file);
+void dmaplane_space_keep(struct file *space, struct vm_area_struct *vma);
 void dmaplane_space_zap(struct inode *inode, pgoff_t first, pgoff_t count);
 
 /* Memory of a PCI device. */

@@ -275,22 +275,10 @@ void dmaplane_vma_on_demand(struct vm_area_struct *vma, pgoff_t first)
 
 static const struct file_operations dmaplane_space_fops = { .owner = THIS_MODULE };
 
-/*
- * An inode whose address space holds user mappings and nothing else. The file that comes with it goes at once: only
- * the inode stays.
- */
-struct inode *dmaplane_space_new(void)
+/* A file of its own inode, whose address space holds user mappings and nothing else. */
+struct file *dmaplane_space_new(void)
 {
-	struct file *file = anon_inode_create_getfile("[dmaplane]", &dmaplane_space_fops, NULL,
-						      O_RDWR, NULL);
-	struct inode *inode;
-
-	if (IS_ERR(file))
-		return ERR_CAST(file);
-	inode = file_inode(file);
-	ihold(inode);
-	fput(file);
-	return inode;
+	return anon_inode_create_getfile("[dmaplane]", &dmaplane_space_fops, NULL, O_RDWR, NULL);
 }
 
 void dmaplane_space_put(struct inode *inode)
@@ -298,10 +286,19 @@ void dmaplane_space_put(struct inode *inode)
 	iput(inode);
 }
 
-/* Called from open(2), before the file can be mapped. The inode outlives the file's mappings. */
-void dmaplane_space_adopt(struct inode *inode, struct file *file)
+/* Called from open(2), before the file can be mapped. The space outlives the file. */
+void dmaplane_space_adopt(struct file *space, struct file *file)
 {
-	file->f_mapping = inode->i_mapping;
+	file->f_mapping = space->f_mapping;
+}
+
+/*
+ * Called from mmap(2) with the VMA still private to the caller: the mapping keeps the space instead of the file that was
+ * mapped, which has the same address space.
+ */
+void dmaplane_space_keep(struct file *space, struct vm_area_struct *vma)
+{
+	vma_set_file(vma, space);
 }
 
 /* All of them from the first on without a count. */

@@ -5,6 +5,9 @@
 //! All opens of a device node share its inode, and with it one tree of mappings. A file that adopted a [`Space`] has
 //! its mappings in that space instead: emptying a range concerns nobody else, and nobody else's mappings are in the
 //! way. The space is the address space of an anonymous inode, as graphics drivers and vfio have it.
+//!
+//! A mapping keeps the space's file, and not the one that was mapped: a process that inherited a mapping and no descriptor
+//! keeps the memory, but not what its owner did with it. The owner's file is released with its last descriptor.
 
 use super::{
     pages::{at_will, PAGE_BYTES},
@@ -15,6 +18,7 @@ use kernel::{
     bindings,
     error::from_err_ptr,
     fs::File,
+    mm::virt::VmaNew,
     prelude::*,
     sync::{
         atomic::{Atomic, Relaxed},
@@ -26,12 +30,12 @@ use kernel::{
 ///
 /// # Invariants
 ///
-/// `inode` is an anonymous inode, and one reference to it is ours until drop.
+/// `space` is a file of an anonymous inode of its own, and one reference to it is ours until drop.
 pub(crate) struct Space {
-    inode: NonNull<bindings::inode>,
+    space: NonNull<bindings::file>,
 }
 
-// SAFETY: Inodes are not tied to a thread.
+// SAFETY: Files are not tied to a thread.
 unsafe impl Send for Space {}
 // SAFETY: Address spaces lock themselves.
 unsafe impl Sync for Space {}
@@ -76,31 +80,39 @@ impl Space {
     /// A space without mappings.
     pub(crate) fn new() -> Result<Arc<Self>> {
         // SAFETY: Process context. A success gives one reference.
-        let inode = from_err_ptr(unsafe { raw::dmaplane_space_new() })?;
-        let inode = NonNull::new(inode).ok_or(ENOMEM)?;
+        let space = from_err_ptr(unsafe { raw::dmaplane_space_new() })?;
+        let space = NonNull::new(space).ok_or(ENOMEM)?;
         // INVARIANT: See above.
-        let space = Self { inode };
+        let space = Self { space };
         Ok(Arc::new(space, at_will())?)
     }
 
     /// Has all mappings of a file here. For open(2), before anybody can map it. The caller keeps the space until the
     /// file's release.
     pub(crate) fn adopt(&self, file: &File) {
-        // SAFETY: By the type invariant the inode is alive. The file is being opened, so that nobody else looks at its
-        // mapping; mappings hold the file, so that they end before its release.
-        unsafe { raw::dmaplane_space_adopt(self.inode.as_ptr(), file.as_ptr()) };
+        // SAFETY: By the type invariant the space is alive. The file is being opened, so that nobody else looks at its
+        // mapping, and nobody does after its release.
+        unsafe { raw::dmaplane_space_adopt(self.space.as_ptr(), file.as_ptr()) };
+    }
+
+    /// Has a new mapping of a file that adopted this space keep the space instead of the file. For mmap(2), when nothing can
+    /// fail any more.
+    pub(crate) fn keep(&self, vma: &VmaNew) {
+        // SAFETY: By the type invariant the space is alive, and the VMA takes a reference of its own. A new VMA is
+        // exclusively ours during mmap(2), and of a file.
+        unsafe { raw::dmaplane_space_keep(self.space.as_ptr(), vma.as_ptr()) };
     }
 
     /// Empties all user mappings of a place: the next touch faults. May sleep.
     pub(crate) fn zap(&self, place: &Place) {
-        // SAFETY: By the type invariant the inode is alive.
-        unsafe { raw::dmaplane_space_zap(self.inode.as_ptr(), place.first, place.count) };
+        // SAFETY: By the type invariant the space is alive, and with it its inode.
+        unsafe { raw::dmaplane_space_zap((*self.space.as_ptr()).f_inode, place.first, place.count) };
     }
 }
 
 impl Drop for Space {
     fn drop(&mut self) {
         // SAFETY: By the type invariant the reference is ours.
-        unsafe { raw::dmaplane_space_put(self.inode.as_ptr()) };
+        unsafe { bindings::fput(self.space.as_ptr()) };
     }
 }

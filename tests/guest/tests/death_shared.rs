@@ -263,3 +263,41 @@ fn death_while_a_device_is_taken_away() {
         Ok(())
     });
 }
+
+/// A process that inherited a mapping, and no descriptor, kept the connections of its owner up: the peer heard nothing.
+#[test]
+fn death_is_reported_though_somebody_inherited_a_mapping() {
+    test(|guest| {
+        let Local {
+            near,
+            far,
+            near_context,
+            far_context,
+        } = Local::new(guest)?;
+        let buffer = Buffer::create(&near_context, 4096, Placement::Any)?;
+        buffer.write_at(0, b"kept");
+        let mapping = buffer.into_mapping();
+        let rings = Channel::builder().entries(4).build(&near_context)?;
+        let mut there = Channel::builder().entries(4).build(&far_context)?;
+        there.push(Entry::watch(&far, 0, 0, 1))?;
+        there.submit()?;
+        let (ready, gone) = rustix::pipe::pipe()?;
+        let heir = sys::fork(|| {
+            let closed = sys::close_behind(near_context.as_fd()).is_ok();
+            let mut word = [0];
+            let told = rustix::io::read(&ready, &mut word) == Ok(1);
+            let mut seen = [0; 4];
+            mapping.read_at(0, &mut seen);
+            closed && told && &seen == b"kept"
+        })?;
+        // As if the owner died: its descriptor goes before what it names.
+        sys::close_behind(near_context.as_fd())?;
+        drop((rings, mapping));
+        let done = complete(&mut there, 1, guest.limit(5))?[0];
+        ensure!(done.state() == State::PeerDead, "{done:?}");
+        rustix::io::write(&gone, &[1])?;
+        ensure!(heir.wait()?, "the heir lost the memory");
+        drop((near, far));
+        Ok(())
+    });
+}

@@ -325,11 +325,13 @@ fn nth_close_with_everything_in_use() {
             }
             here.submit()?;
             there.submit()?;
-            // The name of the file goes at once; the file goes with the last mapping.
+            // The name of the file goes at once; the file goes with the last descriptor.
+            let last = near_context.as_fd().try_clone_to_owned()?;
             sys::close_behind(near_context.as_fd())?;
             nth.step(|| {
                 drop((here, polled, listener, import, memory, carved, pool));
                 drop((own, taken, near, mine, near_context));
+                drop(last);
             })?;
             // The export has the memory, and what the far side had under way ends.
             for done in complete(&mut there, 2, guest.limit(20))? {

@@ -142,7 +142,7 @@ fn observe_shows_what_is_ending() {
             let seen = std::thread::scope(|scope| -> Result<_> {
                 let ender = scope.spawn(move || {
                     if close {
-                        // Its file goes with the last of them.
+                        // Its file goes before what it names.
                         let fd = near_context.as_fd().as_raw_fd();
                         dmaplane_testkit::sys::close_behind(near_context.as_fd())?;
                         drop((near, near_context));

@@ -234,7 +234,7 @@ fn race_close() {
                 let mut field = Field::new(guest, numbers)?;
                 field.work.submit(&field.local.near)?;
                 moment(numbers, 3000);
-                // The name of the file goes at once; the file goes with its last mapping.
+                // The file goes at once, and its mappings behind it.
                 sys::close_behind(field.local.near_context.as_fd())?;
                 drop(field);
                 Ok(())
