@@ -120,6 +120,10 @@ points! {
     acts clock_late,
     /// A heartbeat is not sent.
     acts beat_lost,
+    /// The heartbeats of an endpoint that is being made are 40 times rarer than the module's parameter says.
+    acts beat_rare,
+    /// A control message invalidates a key of the receiver's, the last one that any peer granted.
+    acts send_invalidates,
 }
 
 /// The folder of the points, until drop.

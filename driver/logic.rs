@@ -12,6 +12,8 @@ pub(crate) mod extents;
 pub(crate) mod flow;
 #[path = "../logic/src/handle.rs"]
 pub(crate) mod handle;
+#[path = "../logic/src/heartbeat.rs"]
+pub(crate) mod heartbeat;
 #[path = "../logic/src/histogram.rs"]
 pub(crate) mod histogram;
 #[path = "../logic/src/name.rs"]

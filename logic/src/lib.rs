@@ -13,6 +13,7 @@ pub mod buddy;
 pub mod extents;
 pub mod flow;
 pub mod handle;
+pub mod heartbeat;
 pub mod histogram;
 pub mod name;
 pub mod operation;

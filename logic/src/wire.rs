@@ -22,7 +22,10 @@
 //! segments takes several messages in ascending order. Addresses are not sent: segment `i` of a grant
 //! starts at address 0 under key `i`.
 
-use super::flow::{Budget, Totals, MAX_DEPTH};
+use super::{
+    flow::{Budget, Totals, MAX_DEPTH},
+    heartbeat::INTERVALS_MS,
+};
 
 /// Bytes of every control message.
 pub const MESSAGE_BYTES: usize = 256;
@@ -64,6 +67,8 @@ pub enum Malformed {
 pub struct Hello {
     /// Receives that the side's user may post.
     pub depth: u32,
+    /// Time between the side's heartbeats in milliseconds, one of [`INTERVALS_MS`].
+    pub heartbeat_ms: u32,
 }
 
 impl Hello {
@@ -73,6 +78,7 @@ impl Hello {
         put(&mut out, 0, &MAGIC.to_le_bytes());
         put(&mut out, 2, &[VERSION, 0]);
         put(&mut out, 4, &self.depth.to_le_bytes());
+        put(&mut out, 8, &self.heartbeat_ms.to_le_bytes());
         out
     }
 
@@ -85,11 +91,16 @@ impl Hello {
         if byte_at(bytes, 2) != VERSION {
             return Err(Malformed::Version);
         }
-        let depth = u32_at(bytes, 4);
-        if byte_at(bytes, 3) != 0 || u64_at(bytes, 8) != 0 || !(1..=MAX_DEPTH).contains(&depth) {
+        let (depth, heartbeat_ms) = (u32_at(bytes, 4), u32_at(bytes, 8));
+        let padding = byte_at(bytes, 3) != 0 || u32_at(bytes, 12) != 0;
+        let known = (1..=MAX_DEPTH).contains(&depth) && INTERVALS_MS.contains(&heartbeat_ms);
+        if padding || !known {
             return Err(Malformed::Field);
         }
-        Ok(Self { depth })
+        Ok(Self {
+            depth,
+            heartbeat_ms,
+        })
     }
 }
 

@@ -123,17 +123,26 @@ proptest! {
     }
 
     #[test]
-    fn greetings_survive_the_wire(depth in 1u32..=4096) {
-        let mut bytes = Hello { depth }.encode().to_vec();
+    fn greetings_survive_the_wire(depth in 1u32..=4096, heartbeat_ms in 10u32..=60_000) {
+        let hello = Hello {
+            depth,
+            heartbeat_ms,
+        };
+        let mut bytes = hello.encode().to_vec();
         // The connection manager pads.
         bytes.resize(56, 0);
-        prop_assert_eq!(Hello::decode(&bytes), Ok(Hello { depth }));
+        prop_assert_eq!(Hello::decode(&bytes), Ok(hello));
     }
 }
 
+const HELLO: Hello = Hello {
+    depth: 1,
+    heartbeat_ms: 1000,
+};
+
 #[test]
 fn another_version_is_told_apart() {
-    let mut bytes = Hello { depth: 1 }.encode();
+    let mut bytes = HELLO.encode();
     bytes[2] += 1;
     assert_eq!(Hello::decode(&bytes), Err(Malformed::Version));
     assert_eq!(
@@ -145,8 +154,17 @@ fn another_version_is_told_apart() {
 
 #[test]
 fn a_depth_of_zero_is_refused() {
-    assert_eq!(
-        Hello::decode(&Hello { depth: 0 }.encode()),
-        Err(Malformed::Field)
-    );
+    let hello = Hello { depth: 0, ..HELLO };
+    assert_eq!(Hello::decode(&hello.encode()), Err(Malformed::Field));
+}
+
+#[test]
+fn a_heartbeat_interval_that_no_side_may_choose_is_refused() {
+    for heartbeat_ms in [0, 9, 60_001, u32::MAX] {
+        let hello = Hello {
+            heartbeat_ms,
+            ..HELLO
+        };
+        assert_eq!(Hello::decode(&hello.encode()), Err(Malformed::Field));
+    }
 }

@@ -8,6 +8,7 @@ use crate::{
     kx::{rdma::connection::Connection, task::{is_exiting, is_killed}},
     logic::{
         flow::Violation,
+        heartbeat::Heartbeat,
         outcome::{Down, State as Terminal},
         wire::Body,
     },
@@ -22,30 +23,28 @@ use kernel::{
     time::{Delta, Instant, Monotonic},
 };
 
-/// Beats without a word of the peer's after which it counts as dead. Each beat of the peer's sends one.
-const SILENT_BEATS: u32 = 10;
-
-/// Time between two beats, in milliseconds.
-pub(super) fn interval_ms() -> u32 {
-    let wanted: u32 = module_parameters::heartbeat_ms.value();
-    wanted.clamp(10, 60_000)
-}
+/// How much rarer heartbeats are than the module's parameter says, where a fault point wants it.
+const RARER: u32 = 40;
 
 /// What is known of the peer's life.
-#[derive(Default)]
 pub(super) struct Pulse {
-    /// Something came since the last beat.
-    pub(super) heard: bool,
-    silent: u32,
+    /// This side's interval, the peer's, and how long the latter is silent.
+    pub(super) life: Heartbeat,
     next: Option<Instant<Monotonic>>,
     /// A PING waits to be sent.
     pub(super) ping: bool,
 }
 
 impl Pulse {
-    /// Beats since the peer was last heard.
-    pub(super) fn silent_beats(&self) -> u32 {
-        self.silent
+    /// Of a new endpoint, with the interval of the module's parameter.
+    pub(super) fn new() -> Self {
+        let wanted: u32 = module_parameters::heartbeat_ms.value();
+        let rarer = if FAULTS.beat_rare.fires() { RARER } else { 1 };
+        Self {
+            life: Heartbeat::new(wanted.saturating_mul(rarer)),
+            next: None,
+            ping: false,
+        }
     }
 }
 
@@ -61,20 +60,18 @@ impl Shared {
             if !matches!(state.phase, Phase::Up) {
                 return None;
             }
-            let next = now + Delta::from_millis(interval_ms().into());
             let pulse = &mut state.pulse;
-            match pulse.next {
+            let next = now + Delta::from_millis(pulse.life.interval_ms().into());
+            let silent = match pulse.next {
                 Some(moment) if (now - moment).is_negative() => return Some(moment),
                 // The first beat only sets the time.
-                None => pulse.next = Some(next),
+                None => false,
                 Some(_) => {
-                    pulse.next = Some(next);
                     pulse.ping = !FAULTS.beat_lost.fires();
-                    pulse.silent = if pulse.heard { 0 } else { pulse.silent + 1 };
-                    pulse.heard = false;
+                    !pulse.life.beat()
                 }
-            }
-            let silent = pulse.silent >= SILENT_BEATS;
+            };
+            pulse.next = Some(next);
             if silent {
                 state.peer_end = uapi::PEER_END_SILENT;
             }

@@ -42,6 +42,7 @@ impl Shared {
     pub(super) fn greet(&self, own_depth: u32, hello: Hello) {
         let mut state = self.state.lock();
         state.flow = Flow::new(own_depth, hello.depth);
+        state.pulse.life.peer_interval(hello.heartbeat_ms);
         state.greeted = true;
     }
 
@@ -49,6 +50,14 @@ impl Shared {
     pub(super) fn greet_active(&self, hello: Hello) {
         let depth = self.state.lock().receives.waiting.capacity() as u32;
         self.greet(depth, hello);
+    }
+
+    /// This side's greeting.
+    fn hello(&self, depth: u32) -> Hello {
+        Hello {
+            depth,
+            heartbeat_ms: self.state.lock().pulse.life.interval_ms(),
+        }
     }
 }
 
@@ -106,9 +115,7 @@ pub(crate) fn connect(
     shared.wait_step(deadline)??;
     let endpoint = open(domains, id, shared, (request.recv_depth, window), charge)?;
     let result = (|| {
-        let hello = Hello {
-            depth: request.recv_depth,
-        };
+        let hello = endpoint.shared.hello(request.recv_depth);
         endpoint
             .connection
             .with_id(|id| id.connect(&hello.encode()))?;
@@ -139,11 +146,12 @@ pub(crate) fn accept(
             ECONNABORTED
         }
     })?;
+    let hello = endpoint.shared.hello(depth);
     let result = (|| {
         endpoint
             .connection
             .with_id(|id| {
-                id.accept(&Hello { depth }.encode())?;
+                id.accept(&hello.encode())?;
                 // The peer was answered: it may send before the connection manager says that it is up.
                 endpoint.shared.note_up();
                 Ok(())

@@ -245,17 +245,18 @@ impl Endpoint {
 
     /// Starts the clock of a connection that came up, with the first beat.
     pub(super) fn start_clock(&self) {
-        let broken = {
+        let (interval_ms, over) = {
             let mut state = self.shared.state.lock();
             if state.clock_ended {
                 return;
             }
             state.clock = Some(self.clock.clone());
-            state.broken
+            let down = matches!(state.phase, Phase::Down(_));
+            (state.pulse.life.interval_ms(), down || state.broken)
         };
-        let first = Instant::now() + Delta::from_millis(super::alive::interval_ms().into());
+        let first = Instant::now() + Delta::from_millis(interval_ms.into());
         self.arm(Some(first));
-        if broken {
+        if over {
             self.shared.hurry();
         }
     }

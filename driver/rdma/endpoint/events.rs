@@ -159,7 +159,7 @@ impl Shared {
 
     /// The peer is alive.
     fn heard(&self) {
-        self.state.lock().pulse.heard = true;
+        self.state.lock().pulse.life.heard();
     }
 
     /// The peer broke the protocol.

@@ -208,7 +208,7 @@ impl Shared {
             next_tick: None,
             clock: None,
             clock_ended: false,
-            pulse: Pulse::default(),
+            pulse: Pulse::new(),
             peer_end: uapi::PEER_END_NONE,
             will: None,
             receiving: true,

@@ -68,7 +68,7 @@ impl State {
         }
         if posted.op.needs_credit() && self.flow.send_credits() == 0 {
             // Of receives that were posted since, a silent kernel does not tell.
-            return match self.pulse.silent_beats() {
+            return match self.pulse.life.silent() {
                 0 => "peer-receives",
                 _ => "silent-peer",
             };
@@ -107,7 +107,7 @@ impl State {
     }
 
     fn show_flying(&mut self, f: &mut fmt::Formatter<'_>, endpoint: u64) -> fmt::Result {
-        let silent = self.pulse.silent_beats() > 0;
+        let silent = self.pulse.life.silent() > 0;
         let (mut result, mut shown) = (Ok(()), 0);
         self.flying.for_each(|flying| {
             shown += 1;
@@ -186,7 +186,7 @@ impl Endpoint {
         let device = Name(name);
         write!(f, " device={device} in_flight={}", query.in_flight)?;
         write!(f, " posted={} peer_end={}", query.posted, query.peer_end)?;
-        let silent = self.shared.state.lock().pulse.silent_beats();
+        let silent = self.shared.state.lock().pulse.life.silent();
         let ending = u32::from(self.record().is_torn_down());
         writeln!(f, " silent_beats={silent} ending={ending}")
     }

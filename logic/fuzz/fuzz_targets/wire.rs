@@ -35,7 +35,11 @@ fn message(mode: u8, input: &[u8]) -> ([u8; MESSAGE_BYTES], &[u8]) {
     let at = if mode == 0 {
         0
     } else {
-        let right = Hello { depth: 1 }.encode();
+        let right = Hello {
+            depth: 1,
+            heartbeat_ms: 1000,
+        }
+        .encode();
         // Magic and version are those of a greeting.
         whole[..3].copy_from_slice(&right[..3]);
         whole[3] = mode % 10;

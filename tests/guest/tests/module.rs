@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use dmaplane::{
     Buffer, Channel, Context, EndpointState, Entry, Errno, GrantTerms, Placement, Rights, State,
 };
-use dmaplane_guest_tests::{Connection, Local, complete, holds, refusal};
+use dmaplane_guest_tests::{Connection, Local, complete, destroy, holds, refusal};
 use dmaplane_testkit::faults::{self, Point};
 use dmaplane_testkit::guest::Topology;
 use dmaplane_testkit::module::with_parameters;
@@ -19,6 +19,7 @@ use dmaplane_testkit::rdma::Link;
 use dmaplane_testkit::run::test_without_gauges;
 use dmaplane_testkit::window::Window;
 use dmaplane_testkit::{ErrorContext as _, Gauges, ensure, gauges, module, netns, poll};
+use dmaplane_uapi as abi;
 
 #[test]
 fn module_loads_and_unloads_again_and_again() {
@@ -159,6 +160,58 @@ fn module_broken_endpoint_ends_at_once() {
                 }
                 ensure!(Instant::now() < heartbeat, "{lost}: the heartbeat ended it");
                 drop(granted);
+            }
+            Ok(())
+        })
+    });
+}
+
+/// They stayed until the next heartbeat, and so did what the peer could reach.
+#[test]
+fn module_grants_end_with_their_endpoint() {
+    test_without_gauges(|guest| {
+        let here = [Topology::Numa2, Topology::Numa4];
+        guest.require(&here, "both sides must be this module's")?;
+        with_parameters(guest, RARE, || {
+            let heartbeat = Instant::now() + Duration::from_secs(60);
+            let local = Local::new(guest)?;
+            let (_theirs, own, _given) = local.granted(guest, &GrantTerms::default())?;
+            let mut there = Channel::builder().entries(4).build(&local.far_context)?;
+            there.push(Entry::watch_grant(&local.far, &own))?;
+            there.submit()?;
+            destroy(&local.near_context, local.near.raw_handle())?;
+            let done = complete(&mut there, 1, guest.limit(5))?[0];
+            let ended = done.is_ok() && done.imm() == abi::GRANT_END_ENDPOINT;
+            ensure!(ended, "{done:?}");
+            ensure!(Instant::now() < heartbeat, "the heartbeat ended it");
+            Ok(())
+        })
+    });
+}
+
+/// Who has rarer heartbeats than its peer was taken for dead by it, which counted its own.
+#[test]
+fn module_heartbeats_need_not_be_equal() {
+    test_without_gauges(|guest| {
+        faults::require()?;
+        faults::quiet()?;
+        let here = [Topology::Numa2, Topology::Numa4];
+        guest.require(&here, "both sides must be this module's")?;
+        let beat = guest.pick(c"heartbeat_ms=50", c"heartbeat_ms=250");
+        with_parameters(guest, beat, || {
+            // The side that connects has heartbeats that are 40 times rarer: the other one's ten are long over.
+            let rare = Point::once_here("beat_rare")?;
+            let local = Local::new(guest)?;
+            ensure!(rare.fired()? == 1, "{} sides are slow", rare.fired()?);
+            drop(rare);
+            let mut here = Channel::builder().entries(4).build(&local.near_context)?;
+            let idle = guest.pick(Duration::from_millis(1500), Duration::from_secs(8));
+            here.push(Entry::watch(&local.near, 0, 0, 1).time_limit(idle))?;
+            let done = complete(&mut here, 1, guest.limit(20))?[0];
+            ensure!(done.state() == State::Timeout, "{done:?}");
+            for side in [&local.near, &local.far] {
+                let state = side.query()?.state;
+                ensure!(state == EndpointState::Up, "{state:?}");
             }
             Ok(())
         })
