@@ -137,6 +137,19 @@ pub(crate) const SLOW_MS: u32 = 100;
 /// How late what comes late is, in milliseconds.
 pub(crate) const LATE_MS: u32 = 20;
 
+/// The first key of the last grant that any peer gave.
+static GRANTED: Atomic<u32> = Atomic::new(0);
+
+/// Notes a key of a peer's grant, for who invalidates it without being asked.
+pub(crate) fn note_granted(key: u32) {
+    GRANTED.store(key, Relaxed);
+}
+
+/// The key that was noted last.
+pub(crate) fn granted_key() -> u32 {
+    GRANTED.load(Relaxed)
+}
+
 /// A message as it came, or with one bit wrong: another one each time.
 pub(crate) fn corrupted(message: &[u8; MESSAGE_BYTES]) -> [u8; MESSAGE_BYTES] {
     static TURN: Atomic<u32> = Atomic::new(0);

@@ -157,7 +157,7 @@ impl Buffer {
         let mut regions = self.regions.lock();
         if let Some(region) = regions
             .iter()
-            .find(|region| region.is_on(endpoint.domain()))
+            .find(|region| region.is_on(endpoint.domain()) && !region.is_ended())
         {
             return Ok(region.clone());
         }

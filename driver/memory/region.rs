@@ -88,9 +88,14 @@ impl Region {
         Arc::ptr_eq(&self.domain, domain)
     }
 
-    /// Whether its domain is still there.
+    /// Whether its domain is still there, and the registration was not ended.
     pub(super) fn is_alive(&self) -> bool {
-        self.domain.is_alive()
+        self.domain.is_alive() && !self.is_ended()
+    }
+
+    /// Whether its registration was ended, as by a peer that had the provider invalidate it.
+    pub(super) fn is_ended(&self) -> bool {
+        self.set.is_ended()
     }
 
     /// What it is over.

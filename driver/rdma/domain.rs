@@ -106,6 +106,25 @@ impl Domain {
         self.state.lock().pd.is_none()
     }
 
+    /// Grows from one domain to the next.
+    pub(super) fn serial(&self) -> u64 {
+        self.serial
+    }
+
+    /// A peer had the provider invalidate a key: ends the grant or the registration that it is of, if it is of this domain.
+    pub(super) fn end_invalidated(&self, key: u32) {
+        self.each_endpoint(&mut |endpoint| endpoint.end_invalidated(key));
+        let listed = {
+            let regions = self.regions.lock();
+            let mut listed = regions.values();
+            listed.find(|listed| listed.set.keys().contains(&key)).cloned()
+        };
+        // A registration for sending is made anew when it is used next.
+        if let Some(listed) = listed {
+            listed.revoke();
+        }
+    }
+
     /// Its device. Only alive as long as the domain serves.
     pub(super) fn device(&self) -> Device {
         self.device
@@ -198,18 +217,21 @@ impl Domain {
         let _listed = self.regions.lock().remove(&id);
     }
 
+    /// Begins the end: nothing new comes on the domain, and all its peers are notified. Waits for none of them, so that
+    /// whoever ends several domains waits for the peers of all at once.
+    pub(super) fn begin_close(&self, cause: Down) {
+        let mut state = self.state.lock();
+        state.alive = false;
+        for endpoint in state.endpoints.values() {
+            endpoint.bequeath_for(cause);
+        }
+    }
+
     /// Ends everything on the domain and the domain itself: endpoints first, which completes all operations,
     /// then regions, then the domain. Whoever calls it second returns when all is gone.
     pub(super) fn close(&self, cause: Down) {
         let _closing = self.closing.lock();
-        {
-            let mut state = self.state.lock();
-            state.alive = false;
-            // All peers are told before the first is waited for.
-            for endpoint in state.endpoints.values() {
-                endpoint.bequeath_for(cause);
-            }
-        }
+        self.begin_close(cause);
         loop {
             let endpoint = self.state.lock().endpoints.values().next().cloned();
             let Some(endpoint) = endpoint else { break };

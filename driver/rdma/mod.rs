@@ -88,6 +88,13 @@ impl Registry {
         }
     }
 
+    /// The first domain on a device behind a serial. The list is in the order of serials.
+    fn domain_after(&mut self, device: Device, serial: u64) -> Option<Arc<Domain>> {
+        let domains = &self.entry(device)?.domains;
+        let mut behind = domains.iter().filter(|domain| domain.serial() > serial);
+        behind.next().cloned()
+    }
+
     /// Lists a listener. `ENODEV` when the device it is bound to is gone: its removal would not find it any more.
     fn add_listener(&mut self, listener: &Arc<Listener>, device: Option<Device>) -> Result {
         if device.is_some_and(|device| !self.has(device)) {
@@ -110,6 +117,19 @@ impl Registry {
     fn listener_after(&self, serial: u64) -> Option<(u64, Arc<Listener>)> {
         let mut behind = self.listeners.iter().filter(|(other, _)| *other > serial);
         behind.next().cloned()
+    }
+}
+
+/// A peer had the provider of a device invalidate a key, by a message that no honest kernel sends. By the specification it
+/// can only be one of the domain of the peer's own connection; rxe looks at no domain. Ends what the key was of, whosever it
+/// is, so that nobody relies on access that is gone.
+fn end_invalidated(device: Device, key: u32) {
+    let mut last = 0;
+    loop {
+        let next = REGISTRY.lock().domain_after(device, last);
+        let Some(domain) = next else { return };
+        domain.end_invalidated(key);
+        last = domain.serial();
     }
 }
 
@@ -149,6 +169,10 @@ impl client::Ops for Client {
             last = serial;
         }
         if let Some(entry) = entry {
+            // All peers are notified before the first is waited for.
+            for domain in entry.domains.iter() {
+                domain.begin_close(Down::Device);
+            }
             for domain in entry.domains.iter() {
                 domain.close(Down::Device);
             }

@@ -623,6 +623,12 @@
 #define DMAPLANE_GRANT_END_MEMORY 5
 
 /**
+ * Why a grant ended: a peer broke the protocol and had the adapter invalidate it. It need not be the peer that the grant was
+ * given to, where the adapter does not keep protection domains apart, as rxe does not.
+ */
+#define DMAPLANE_GRANT_END_INVALIDATED 6
+
+/**
  * Takes the memory of a buffer away from everybody ([`BufferRevoke`]), as the owner of a device's memory does before it
  * reuses the range. When the call returns: operations on it have ended, in `STATE_REVOKED` unless they were faster;
  * grants over it have ended with [`GRANT_END_MEMORY`]; no device reaches it; a touch of a mapping gives SIGBUS, but for

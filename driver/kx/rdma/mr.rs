@@ -199,6 +199,8 @@ pub(crate) struct RegionSet {
     keys: KVVec<u32>,
     /// Whether the provider would not give a segment back.
     stuck: Atomic<bool>,
+    /// Whether it was revoked.
+    ended: Atomic<bool>,
     #[pin]
     segments: Mutex<KVVec<Segment>>,
 }
@@ -238,6 +240,7 @@ impl RegionSet {
                 segment_bytes: (wanted * PAGE_BYTES) as u64,
                 keys,
                 stuck: Atomic::new(false),
+                ended: Atomic::new(false),
                 segments <- new_mutex!(segments, "RegionSet::segments"),
             }),
             GFP_KERNEL,
@@ -258,12 +261,18 @@ impl RegionSet {
     /// first is done: the lock is held meanwhile.
     pub(crate) fn revoke(&self) {
         let mut segments = self.segments.lock();
+        self.ended.store(true, Relaxed);
         for segment in segments.iter_mut() {
             if !segment.end() {
                 self.stuck.store(true, Relaxed);
             }
         }
         segments.clear();
+    }
+
+    /// Whether its access was ended.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.ended.load(Relaxed)
     }
 
     /// Whether the provider may still use the pages after a revocation: then they must never be anybody else's.

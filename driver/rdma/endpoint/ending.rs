@@ -14,10 +14,11 @@ use crate::{
     channel::{Ticket, TicketKey},
     faults::{FAULTS, LATE_MS},
     kx::{
-        rdma::{connection::Connection, transfer::Transfer},
+        rdma::{client::Device, connection::Connection, transfer::Transfer},
         tick::{Tick, Ticked},
     },
     logic::operation::{Ask, End},
+    rdma::end_invalidated,
     uapi,
     windows::WINDOWS,
 };
@@ -298,12 +299,22 @@ pub(super) fn run_by(
 pub(super) struct Clockwork {
     shared: Arc<Shared>,
     connection: Arc<Connection<Shared>>,
+    /// For comparisons: it may go before the endpoint does.
+    device: Device,
 }
 
 impl Clockwork {
-    /// Of one endpoint.
-    pub(super) fn new(shared: Arc<Shared>, connection: Arc<Connection<Shared>>) -> Self {
-        Self { shared, connection }
+    /// Of one endpoint on a device.
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        connection: Arc<Connection<Shared>>,
+        device: Device,
+    ) -> Self {
+        Self {
+            shared,
+            connection,
+            device,
+        }
     }
 }
 
@@ -324,8 +335,15 @@ impl Ticked for Clockwork {
                 self.connection.shutdown();
                 shared.end_flying();
                 shared.end_receives();
+                let invalidated = shared.state.lock().invalidated.take();
+                if let Some(key) = invalidated {
+                    end_invalidated(self.device, key);
+                }
             }
-            // The peer's access ends here, also when its owner leaves the endpoint as it is.
+            // The peer's access ends here, also when its owner leaves the endpoint as it is. Not before the queue pair is in
+            // error: what the peer still sends would be refused as a fault of the peer's.
+            shared.await_will();
+            self.connection.disconnect();
             shared.fence_grants(&self.connection, uapi::GRANT_END_ENDPOINT, |_| true);
             // Receives may wait for what arrived before.
             let mut state = shared.state.lock();

@@ -154,6 +154,7 @@ impl Shared {
         if flushed {
             self.fail_pending();
             self.fail_watches();
+            self.hurry();
         }
     }
 
@@ -308,7 +309,9 @@ impl Queue for Shared {
         }
     }
 
-    fn unexpected(&self, view: &InCallback<'_, Self>) {
+    fn unexpected(&self, view: &InCallback<'_, Self>, key: Option<u32>) {
+        // The clock, which drains the queue pair, looks whose it was.
+        self.state.lock().invalidated = key;
         self.violation(view);
     }
 

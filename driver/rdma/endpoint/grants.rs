@@ -327,7 +327,7 @@ impl Shared {
     }
 
     /// Ends a grant's access and tells whoever watches it.
-    fn fence(&self, number: u32, why: u32) {
+    pub(super) fn fence(&self, number: u32, why: u32) {
         let region = {
             let state = self.state.lock();
             let mut given = state.grants.given.iter();
@@ -393,7 +393,7 @@ impl Shared {
     }
 
     /// The first grant behind a number that `due` chooses.
-    fn next_given(&self, after: u32, due: impl Fn(&Given) -> bool) -> Option<u32> {
+    pub(super) fn next_given(&self, after: u32, due: impl Fn(&Given) -> bool) -> Option<u32> {
         let state = self.state.lock();
         let numbers = state.grants.given.iter();
         let behind = numbers.filter(|given| given.number > after && due(given));

@@ -5,7 +5,7 @@
 use super::{Shared, State};
 use crate::{
     channel::MAX_OP_BYTES,
-    faults::FAULTS,
+    faults::{self, FAULTS},
     kx::{fifo::Fifo, rdma::connection::Connection},
     logic::{
         flow::{Violation, MAX_DEPTH},
@@ -188,7 +188,8 @@ impl State {
         if FAULTS.generation_forged.fires() {
             message.generation = number.wrapping_add(1);
         }
-        let sent = connection.send_message(&message.encode());
+        let invalidate = FAULTS.send_invalidates.fires().then(faults::granted_key);
+        let sent = connection.send_message(&message.encode(), invalidate);
         sent.inspect_err(|_| self.flow.untell(told))
     }
 }
@@ -296,6 +297,9 @@ impl Shared {
             return Ok(());
         };
         FAULTS.alloc_peer_grant.fail(ENOMEM).map_err(|_| Violation)?;
+        if let Some(key) = whole.keys.first() {
+            faults::note_granted(*key);
+        }
         let grant = PeerGrant::new(self.serial, number, &whole.head, whole.keys);
         let grant = Arc::new(grant, GFP_KERNEL).map_err(|_| Violation)?;
         // The last reference may not go under the lock.

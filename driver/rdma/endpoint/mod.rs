@@ -150,6 +150,8 @@ struct State {
     /// Whether the flush may not tell of the end, because something was not sent, a receive was not posted again or the peer
     /// broke the protocol: then the clock ends what waits.
     broken: bool,
+    /// A key that the peer had the provider invalidate, until the clock has looked whose it was.
+    invalidated: Option<u32>,
     /// Whether it sends nothing any more, as a fault point wants it.
     frozen: bool,
     outbox: Outbox,
@@ -215,6 +217,7 @@ impl Shared {
             flushed: false,
             unclaimed,
             broken: false,
+            invalidated: None,
             frozen: false,
             outbox: Outbox::none(),
             grants: Grants::none(),
@@ -276,8 +279,15 @@ impl Shared {
         self.down().is_some()
     }
 
-    /// Ends it, unless it is over already, and completes what was not posted yet.
+    /// Ends it, unless it is over already, and completes what was not posted yet. Its clock, which may wait, ends its grants
+    /// at once.
     fn go_down(&self, cause: Down) {
+        self.mark_down(cause);
+        self.hurry();
+    }
+
+    /// As [`Self::go_down`], for the teardown, which ends the grants itself.
+    fn mark_down(&self, cause: Down) {
         {
             let mut state = self.state.lock();
             if !matches!(state.phase, Phase::Down(_)) {
@@ -324,7 +334,11 @@ impl Endpoint {
         let connection = Connection::new(shared.clone())?;
         shared.record.between(&local, &peer);
         let clock = Arc::pin_init(
-            Tick::new(Clockwork::new(shared.clone(), connection.clone())),
+            Tick::new(Clockwork::new(
+                shared.clone(),
+                connection.clone(),
+                domain.device(),
+            )),
             GFP_KERNEL,
         )?;
         Arc::pin_init(
@@ -373,7 +387,7 @@ impl Endpoint {
         let first = self.shared.record.tears_down();
         let _teardown = first.then(|| Teardown::of_endpoint(self.shared.serial));
         self.bequeath_for(cause);
-        self.shared.go_down(cause);
+        self.shared.mark_down(cause);
         self.stop_clock();
         self.shared.await_will();
         WINDOWS.down.pass();

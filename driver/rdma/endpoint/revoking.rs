@@ -3,7 +3,7 @@
 //! What an endpoint does when memory is taken away from under it. [`Tenure::revoke`](crate::memory::Tenure::revoke) has
 //! the order, and names the memory by its key.
 
-use super::{ending::Selector, Endpoint, Phase};
+use super::{ending::Selector, given::Given, Endpoint, Phase};
 use crate::{
     kx::rdma::mr::RegionSet,
     logic::{operation::End, outcome::Down},
@@ -66,6 +66,16 @@ impl Endpoint {
         let why = uapi::GRANT_END_MEMORY;
         self.shared
             .fence_grants(&self.connection, why, |given| given.is_over(memory));
+    }
+
+    /// A peer, not necessarily this endpoint's, had the provider invalidate a key. A grant with that key gives no access any
+    /// more: its peer and whoever watches it are notified, and the connection lives on.
+    pub(crate) fn end_invalidated(&self, key: u32) {
+        let has_key = |given: &Given| given.region.keys().contains(&key);
+        self.shared.ask_back_all(&self.connection, has_key);
+        if let Some(number) = self.shared.next_given(0, has_key) {
+            self.shared.fence(number, uapi::GRANT_END_INVALIDATED);
+        }
     }
 
     /// Ends what the provider does not give back of some memory, and the endpoint with it.

@@ -14,6 +14,7 @@ use dmaplane_guest_tests::{Local, complete, destroy};
 use dmaplane_testkit::faults::{self, Point, record};
 use dmaplane_testkit::window::Window;
 use dmaplane_testkit::{ErrorContext as _, Guest, Result, ensure, poll, test};
+use dmaplane_uapi as abi;
 
 /// Two connections: one with a liar, and one that must not notice.
 struct Beside {
@@ -98,6 +99,66 @@ fn hostile_peer_claims_receives_that_cannot_be() {
 #[test]
 fn hostile_peer_lies_about_a_generation() {
     test(|guest| lies_with_a_grant(guest, "generation_forged"));
+}
+
+/// The near side has the far one's provider invalidate a key with a message, which no honest kernel does: of its own grant,
+/// or of one that the bystander has, which rxe does not refuse. It used to be taken for an ordinary message, and the grant was
+/// dead without a word.
+fn invalidates(guest: &Guest, of_bystander: bool) -> Result<()> {
+    let both = Beside::new(guest)?;
+    let liar = &both.local;
+    let granted_to = match of_bystander {
+        true => &both.bystander,
+        false => liar,
+    };
+    // The last one that any peer gave.
+    let (theirs, own, given) = granted_to.granted(guest, &GrantTerms::default())?;
+    let mut there = Channel::builder()
+        .entries(4)
+        .build(&granted_to.far_context)?;
+    there.push(Entry::watch_grant(&granted_to.far, &own))?;
+    there.submit()?;
+    let mine = Buffer::create(&liar.near_context, 4096, Placement::Any)?;
+    let forged = Point::once_here("send_invalidates")?;
+    let (terms, limit) = (GrantTerms::default(), guest.limit(2));
+    let granted = liar.near.grant_on(&mine, 0..4096, &terms, limit);
+    ensure!(forged.fired()? > 0, "nothing was forged");
+    drop(forged);
+    let done = complete(&mut there, 1, guest.limit(5))?[0];
+    let ended = done.is_ok() && done.imm() == abi::GRANT_END_INVALIDATED;
+    ensure!(ended, "{done:?}");
+    both.found_out(guest)?;
+    drop(granted);
+    if !of_bystander {
+        return Ok(());
+    }
+    // The honest side was asked to give it back, and may have another.
+    let gone = poll::until(guest.limit(5), || {
+        let grants = std::fs::read_to_string("/sys/kernel/debug/dmaplane/state/grants")?;
+        Ok((!grants.contains("side=peer")).then_some(()))
+    })?;
+    gone.context("the peer still has the grant")?;
+    let near_context = &granted_to.near_context;
+    let source = Buffer::create(near_context, 4096, Placement::Any)?;
+    let mut here = Channel::builder().entries(4).build(near_context)?;
+    here.push(Entry::write(source.range(0, 8), given.at(0)))?;
+    let done = complete(&mut here, 1, guest.limit(10))?[0];
+    ensure!(done.state() == State::Revoked, "{done:?}");
+    let (_again, _own, given) = granted_to.granted(guest, &GrantTerms::default())?;
+    here.push(Entry::write(source.range(0, 8), given.at(0)))?;
+    complete(&mut here, 1, guest.limit(10))?[0].result()?;
+    drop(theirs);
+    Ok(())
+}
+
+#[test]
+fn hostile_peer_invalidates_its_grant() {
+    test(|guest| invalidates(guest, false));
+}
+
+#[test]
+fn hostile_peer_invalidates_the_grant_of_another() {
+    test(|guest| invalidates(guest, true));
 }
 
 /// It lies and hangs up. The connection manager, which knows no reasons, is faster than the lie, and used to have the last

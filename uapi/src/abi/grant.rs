@@ -74,6 +74,9 @@ pub const GRANT_END_USED: u32 = 3;
 pub const GRANT_END_ENDPOINT: u32 = 4;
 /// Why a grant ended: the memory was revoked.
 pub const GRANT_END_MEMORY: u32 = 5;
+/// Why a grant ended: a peer broke the protocol and had the adapter invalidate it. It need not be the peer that the grant was
+/// given to, where the adapter does not keep protection domains apart, as rxe does not.
+pub const GRANT_END_INVALIDATED: u32 = 6;
 
 /// Argument of [`IOC_GRANT_WAIT`].
 #[repr(C)]

@@ -63,8 +63,8 @@ enum Arrival {
     Data(u32),
     /// A control message, unless teardown has begun.
     Message(Option<[u8; MESSAGE_BYTES]>),
-    /// Something that this protocol does not have.
-    Unexpected,
+    /// Something that this protocol does not have; the key that it had the provider invalidate, if any.
+    Unexpected(Option<u32>),
 }
 
 /// A receive completed.
@@ -90,14 +90,19 @@ pub(super) unsafe extern "C" fn received<Q: Queue>(
             }
             let opcode = (*completion).opcode;
             let length = (*completion).byte_len;
+            let flags = (*completion).wc_flags;
             let arrival = match opcode {
+                // The provider has done it already, whoever's key it was. Data never comes with it, by the specification.
+                _ if flags & raw::ib_wc_flags_IB_WC_WITH_INVALIDATE as i32 != 0 => {
+                    Arrival::Unexpected(Some(*(*completion).ex.invalidate_rkey))
+                }
                 raw::ib_wc_opcode_IB_WC_RECV_RDMA_WITH_IMM => {
                     Arrival::Data(u32::from_be(*(*completion).ex.imm_data))
                 }
                 raw::ib_wc_opcode_IB_WC_RECV if length as usize == MESSAGE_BYTES => {
                     Arrival::Message(view.connection.message(index))
                 }
-                _ => Arrival::Unexpected,
+                _ => Arrival::Unexpected(None),
             };
             // The receive goes back first: the peer may learn of the room for it only afterwards.
             if view.connection.post_receive(index).is_err() {
@@ -108,7 +113,7 @@ pub(super) unsafe extern "C" fn received<Q: Queue>(
                 Arrival::Message(Some(message)) => owner.message(view, &message),
                 // Teardown has begun, and nobody wants messages any more.
                 Arrival::Message(None) => {}
-                Arrival::Unexpected => owner.unexpected(view),
+                Arrival::Unexpected(key) => owner.unexpected(view, key),
             }
         });
     }

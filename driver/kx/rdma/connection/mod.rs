@@ -70,8 +70,8 @@ pub(crate) trait Queue: Handler {
     fn data(&self, connection: &InCallback<'_, Self>, imm: u32, length: u32);
     /// What arrived could not be told, because its receive could not be posted again.
     fn receive_lost(&self, connection: &InCallback<'_, Self>);
-    /// Something arrived that the protocol does not have.
-    fn unexpected(&self, connection: &InCallback<'_, Self>);
+    /// Something arrived that the protocol does not have. `key` is the one that the provider invalidated for it.
+    fn unexpected(&self, connection: &InCallback<'_, Self>, key: Option<u32>);
     /// A message was sent or flushed, and its slot is about to be free again.
     fn message_done(&self, connection: &InCallback<'_, Self>, slot: u16, status: Status);
     /// A message's slot is free again.

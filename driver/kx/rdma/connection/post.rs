@@ -165,7 +165,13 @@ impl<Q: Queue> Connection<Q> {
 
     /// Sends a control message and tells its slot, by which [`Queue::message_done`] will name it. `EAGAIN` without a
     /// free slot, `ESHUTDOWN` after teardown began.
-    pub(crate) fn send_message(&self, message: &[u8; MESSAGE_BYTES]) -> Result<u16> {
+    ///
+    /// With a key to `invalidate` the message is what no honest kernel sends, for a fault point.
+    pub(crate) fn send_message(
+        &self,
+        message: &[u8; MESSAGE_BYTES],
+        invalidate: Option<u32>,
+    ) -> Result<u16> {
         let mut gate = self.gate.lock();
         let (queue_pair, parts) = gate.queue_pair.zip(gate.parts).ok_or(ESHUTDOWN)?;
         // SAFETY: By the gate's invariant the parts are alive.
@@ -185,6 +191,10 @@ impl<Q: Queue> Connection<Q> {
             };
             request.__bindgen_anon_1.wr_cqe =
                 ManuallyDrop::new(ptr::from_ref(&entry.cqe).cast_mut());
+            if let Some(key) = invalidate {
+                request.opcode = raw::ib_wr_opcode_IB_WR_SEND_WITH_INV;
+                request.ex.invalidate_rkey = ManuallyDrop::new(key);
+            }
             // SAFETY: By the gate's invariant the queue pair is alive; providers copy the element.
             to_result(unsafe {
                 raw::dmaplane_ib_post_send(queue_pair.as_ptr(), &request, &mut ptr::null())
