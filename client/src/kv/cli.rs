@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::file::{self, KvFile};
 use super::transfer::{self, Home, Limits, Order, ReceiveOptions, Received, SendOptions, Source};
 use super::transfer::{Stats, TransferError};
-use super::{Digest, Manifest, Tracker, parse_size};
+use super::{Digest, Manifest, Tracker, parse_size, sample};
 use crate::atomic_file::AtomicFile;
 use crate::{Address, Context, Listener, MemoryInfo, MemoryKind, Placement, RdmaPath, terminal};
 
@@ -36,6 +36,23 @@ pub enum Command {
     /// `layers.N.k` and `layers.N.v` or `layers.N.latent`, and those beside them, such as scales.
     #[command(after_help = "Example: dmaplane kv recv --listen 10.77.0.2:7472 --out received.kv")]
     Recv(RecvArgs),
+    /// Write a KV cache of no model, to try a transfer with. Needs no driver.
+    #[command(after_help = "Example: dmaplane kv sample --out sample.kv")]
+    Sample(SampleArgs),
+}
+
+/// What `dmaplane kv sample` is told.
+#[derive(Debug, clap::Args)]
+pub struct SampleArgs {
+    /// Where to write the cache.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Layers of the cache.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    layers: u32,
+    /// Tokens of the cache, of 2 KiB in each layer.
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    tokens: u64,
 }
 
 /// What `dmaplane kv send` is told.
@@ -132,13 +149,29 @@ struct Report<'a> {
 
 /// Runs one of the commands.
 ///
+/// `open` opens the driver, for the commands that need it.
+///
 /// # Errors
 /// The reason, as a sentence for the user.
-pub fn run(context: &Context, command: &Command, json: bool) -> Result<()> {
+pub fn run(open: impl FnOnce() -> Result<Context>, command: &Command, json: bool) -> Result<()> {
     match command {
-        Command::Send(args) => send(context, args, json),
-        Command::Recv(args) => recv(context, args, json),
+        Command::Send(args) => send(&open()?, args, json),
+        Command::Recv(args) => recv(&open()?, args, json),
+        Command::Sample(args) => sample(args, json),
     }
+}
+
+fn sample(args: &SampleArgs, json: bool) -> Result<()> {
+    let manifest = sample::write(&args.out, args.layers, args.tokens)?;
+    let (bytes, digest) = (manifest.bytes(), manifest.digest());
+    let text = if json {
+        serde_json::to_string_pretty(&serde_json::json!({
+            "file": args.out, "bytes": bytes, "digest": digest,
+        }))?
+    } else {
+        format!("{}: {bytes} bytes\nsha256 {digest}", args.out.display())
+    };
+    terminal::print(&(text + "\n")).context("cannot write to standard output")
 }
 
 fn send(context: &Context, args: &SendArgs, json: bool) -> Result<()> {

@@ -17,6 +17,7 @@
 //! | [`tracker`] | which chunks have arrived, and which layers are complete |
 //! | [`view`] | a received tensor: dtype, shape, strides, borrowed bytes |
 //! | [`mod@file`] | a cache on disk, as a safetensors file |
+//! | [`sample`] | a cache of no model, to try a transfer with |
 //! | [`transfer`] | sending and receiving through the driver |
 //! | [`cli`] | the commands of the tool |
 //! | [`digest`] | SHA-256 of a layer and of the whole |
@@ -32,6 +33,7 @@ pub mod imm;
 pub mod manifest;
 mod manifest_wire;
 pub mod plan;
+pub mod sample;
 mod size;
 pub mod tracker;
 pub mod transfer;

@@ -117,7 +117,7 @@ fn run(args: &Args) -> Result<()> {
         Command::Trace(trace) => trace::run(trace, args.json),
         Command::Script(script) => script::run(script, args.json),
         Command::Metrics => metrics::run(args.json),
-        Command::Kv(kv) => kv::cli::run(&open()?, kv, args.json),
+        Command::Kv(kv) => kv::cli::run(|| Ok(open()?), kv, args.json),
     }
 }
 
