@@ -7,6 +7,7 @@
 
 mod info;
 mod interrupt;
+mod man;
 mod metrics;
 mod numa;
 mod output;
@@ -86,6 +87,14 @@ enum Command {
     /// Move the KV cache of a language model between machines.
     #[command(subcommand)]
     Kv(kv::cli::Command),
+
+    /// Write the manual pages into a folder. Packages use it.
+    #[command(hide = true)]
+    Man {
+        /// The folder, which must be there.
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -118,6 +127,7 @@ fn run(args: &Args) -> Result<()> {
         Command::Script(script) => script::run(script, args.json),
         Command::Metrics => metrics::run(args.json),
         Command::Kv(kv) => kv::cli::run(|| Ok(open()?), kv, args.json),
+        Command::Man { dir } => man::write(<Args as clap::CommandFactory>::command(), dir),
     }
 }
 
