@@ -14,6 +14,7 @@ mod hash;
 mod interrupt;
 mod kernel;
 mod lint;
+mod package;
 mod runs;
 mod setup;
 mod soak;
@@ -65,6 +66,8 @@ enum Command {
     Fuzz(fuzz::FuzzArgs),
     /// Checks formatting, lints, documentation, licences and headers.
     Lint(lint::LintArgs),
+    /// Builds Debian packages of the driver and the tool, and tries them in a clean Debian 13.
+    Package(package::PackageArgs),
 }
 
 fn main() -> ExitCode {
@@ -92,5 +95,6 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Soak(args) => soak::run(&ctx, args),
         Command::Fuzz(args) => fuzz::run(&ctx, args),
         Command::Lint(args) => lint::run(&ctx, args),
+        Command::Package(args) => package::run(&ctx, args),
     }
 }

@@ -14,7 +14,7 @@
 //! | shell.rs, selftest.rs, cli.rs | `vm`; tests of the harness itself; `vm-test` |
 
 pub(crate) mod accel;
-mod binaries;
+pub(crate) mod binaries;
 pub(crate) mod cli;
 mod clock;
 pub(crate) mod junit;

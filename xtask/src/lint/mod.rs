@@ -3,7 +3,7 @@
 
 mod faults;
 mod panics;
-mod source;
+pub(crate) mod source;
 
 use std::fs::File;
 use std::process::{Command, ExitCode};

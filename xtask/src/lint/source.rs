@@ -51,7 +51,7 @@ pub(super) fn check(ctx: &Ctx, _: &Tools) -> Result<Verdict> {
 }
 
 /// Every file that git tracks or would.
-pub(super) fn tracked(ctx: &Ctx) -> Result<Vec<String>> {
+pub(crate) fn tracked(ctx: &Ctx) -> Result<Vec<String>> {
     let shell = ctx.shell()?;
     let list = cmd!(shell, "git ls-files --cached --others --exclude-standard").quiet();
     Ok(list.read()?.lines().map(str::to_owned).collect())

@@ -160,23 +160,10 @@ impl<'a> Private<'a> {
     }
 
     fn with(ctx: &'a Ctx, name: &str, suites: &[&str]) -> Result<Self> {
-        let distribution = Distribution::probe();
-        if distribution.id != "debian" {
-            bail!(
-                "only Debian's mirrors carry it, and this machine's distribution is `{}`",
-                distribution.id
-            );
-        }
         if exec::which("apt-get").is_none() {
             bail!("there is no apt-get on this machine");
         }
-        let all = machine_sources(Path::new("/etc/apt"))?;
-        let mirror = sources::choose(&all, &distribution.codename).with_context(|| {
-            format!(
-                "the machine's apt sources name no mirror for {}",
-                distribution.codename
-            )
-        })?;
+        let mirror = mirror()?;
         let dir = ctx.cache_sub(Path::new("apt").join(name))?;
         for sub in ["lists/partial", "cache/archives/partial"] {
             fs::create_dir_all(dir.join(sub))?;
@@ -306,6 +293,28 @@ fn madison(text: &str) -> Vec<(String, String)> {
         Some((fields.next()?.to_owned(), fields.next()?.to_owned()))
     });
     fields.collect()
+}
+
+/// The machine's own entry for its suite, whose mirror has all other suites too.
+///
+/// # Errors
+/// When this is not Debian, or its sources name no mirror.
+pub(crate) fn mirror() -> Result<Source> {
+    let distribution = Distribution::probe();
+    if distribution.id != "debian" {
+        bail!(
+            "only Debian's mirrors carry it, and this machine's distribution is `{}`",
+            distribution.id
+        );
+    }
+    let all = machine_sources(Path::new("/etc/apt"))?;
+    let mirror = sources::choose(&all, &distribution.codename).with_context(|| {
+        format!(
+            "the machine's apt sources name no mirror for {}",
+            distribution.codename
+        )
+    })?;
+    Ok(mirror.clone())
 }
 
 /// All entries of `sources.list` and `sources.list.d`.
