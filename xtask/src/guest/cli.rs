@@ -20,7 +20,9 @@ pub(crate) use crate::guest::shell::{VmArgs, run as run_vm};
 use crate::guest::suite::{Built, Selection, Suite, SuiteRun};
 use crate::guest::topology::Topology;
 use crate::guest::verdict::Kind;
+use crate::guest::vng::Runner;
 use crate::kernel::Profile;
+use crate::setup::{self, Need};
 
 /// Which guests.
 #[derive(Args, Clone, Debug)]
@@ -34,6 +36,22 @@ pub(crate) struct LabArgs {
     /// What executes the guests; `auto` tries a boot with KVM once and remembers the answer.
     #[arg(long, value_enum)]
     pub(crate) accel: Option<AccelChoice>,
+    /// What boots the guests: QEMU directly, or virtme-ng's `vng`. What that cannot do is refused.
+    #[arg(long, value_enum, default_value = "qemu")]
+    pub(crate) runner: Runner,
+}
+
+impl LabArgs {
+    /// The lab that is asked for, with the tools that `need` names.
+    pub(crate) fn prepare(&self, ctx: &Ctx, need: Need, driver: Driver) -> Result<Lab> {
+        // Before anything is built.
+        self.runner
+            .check(ctx, &Topology::load(&ctx.root, &self.topology)?)?;
+        setup::ensure(ctx, need)?;
+        let accel = self.accel.unwrap_or(AccelChoice::Auto);
+        let lab = Lab::prepare(ctx, &self.topology, self.profile, accel, driver)?;
+        Ok(lab.booted_by(self.runner))
+    }
 }
 
 /// Boots guests, runs the integration tests inside them, and prints one verdict.
@@ -115,14 +133,7 @@ pub(crate) fn run_vm_test(ctx: &Ctx, args: VmTestArgs) -> Result<ExitCode> {
     if let Some(purpose) = purpose {
         faults::check(purpose, args.lab.profile)?;
     }
-    let accel = args.lab.accel.unwrap_or(AccelChoice::Auto);
-    let lab = Lab::prepare(
-        ctx,
-        &args.lab.topology,
-        args.lab.profile,
-        accel,
-        Driver::Loaded,
-    )?;
+    let lab = args.lab.prepare(ctx, Need::Guest, Driver::Loaded)?;
     if args.self_test {
         return selftest::run(ctx, &lab);
     }

@@ -1,19 +1,28 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A QEMU process: never outlives us, and its console is read while it grows.
+//! A QEMU process, ours or somebody's that we started: never outlives us, and its console is read while it grows.
 
 use std::fs::{self, File};
-use std::io::{Read as _, Seek as _, SeekFrom};
+use std::io::{
+    self, BufRead as _, BufReader, PipeReader, Read as _, Seek as _, SeekFrom, Write as _,
+};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
 
 use anyhow::{Context as _, Result};
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+
+use super::group::Group;
 
 /// A running QEMU. Dropping it kills it.
 pub(crate) struct Qemu {
     child: Child,
     status: Option<ExitStatus>,
+    /// The processes between us and it, if we did not start it ourselves.
+    group: Option<Group>,
+    /// What copies their output to where it is read.
+    pumps: Vec<JoinHandle<()>>,
 }
 
 impl Qemu {
@@ -42,7 +51,7 @@ impl Qemu {
                 set_parent_process_death_signal(Some(Signal::KILL))?;
                 // The parent may have died before the line above took effect.
                 if getppid() != Some(parent) {
-                    return Err(std::io::Error::from_raw_os_error(3));
+                    return Err(io::Error::from_raw_os_error(3));
                 }
                 Ok(())
             });
@@ -53,6 +62,55 @@ impl Qemu {
         Ok(Self {
             child,
             status: None,
+            group: None,
+            pumps: Vec::new(),
+        })
+    }
+
+    /// Starts a program that starts QEMU in its turn, with the guest's console on standard error.
+    ///
+    /// The console goes to `console`; lines in it that are not the kernel's, so from the programs themselves, go to `log` as
+    /// well. Neither is theirs to open: each of several writers would start at the beginning of the file. Standard output is
+    /// passed on if the guest is interactive, and is part of the console otherwise.
+    pub(crate) fn start_by(
+        command_line: &[String],
+        console: &Path,
+        log: &Path,
+        interactive: bool,
+    ) -> Result<Self> {
+        let (program, args) = command_line
+            .split_first()
+            .context("an empty command line")?;
+        let create = |path: &Path| {
+            File::create(path).with_context(|| format!("cannot write {}", path.display()))
+        };
+        let (console, log) = (create(console)?, create(log)?);
+        let group = Group::new()?;
+        let mut command = Command::new(program);
+        let (errors, to_errors) = io::pipe()?;
+        let mut output = None;
+        if interactive {
+            let (from, to) = io::pipe()?;
+            command.stdout(to);
+            output = Some(from);
+        } else {
+            command.stdout(to_errors.try_clone()?);
+        }
+        command.args(args).stdin(Stdio::null()).stderr(to_errors);
+        let child = group
+            .spawn(&mut command)
+            .with_context(|| format!("cannot run {program}"))?;
+        // Our own ends of the pipes: with them open, they would have no end.
+        drop(command);
+        let mut pumps = vec![std::thread::spawn(move || split(errors, console, log))];
+        if let Some(mut output) = output {
+            pumps.push(std::thread::spawn(move || pass_on(&mut output)));
+        }
+        Ok(Self {
+            child,
+            status: None,
+            group: Some(group),
+            pumps,
         })
     }
 
@@ -60,6 +118,9 @@ impl Qemu {
     pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
         if self.status.is_none() {
             self.status = self.child.try_wait()?;
+            if self.status.is_some() {
+                self.clear();
+            }
         }
         Ok(self.status)
     }
@@ -69,7 +130,50 @@ impl Qemu {
         if self.status.is_none() {
             // Both fail only if it is gone already.
             let _ = self.child.kill();
+            self.clear();
             self.status = self.child.wait().ok();
+        }
+    }
+
+    /// Ends what is left of the processes between us and QEMU, and has all of their output in its files.
+    fn clear(&mut self) {
+        if let Some(group) = &mut self.group {
+            group.kill();
+        }
+        for pump in self.pumps.drain(..) {
+            // It does not panic, and a console that is cut off is noticed by its reader.
+            let _ = pump.join();
+        }
+    }
+}
+
+/// Copies a console line by line, and to `log` what no kernel has written: its lines begin with the time.
+fn split(from: PipeReader, mut console: File, mut log: File) {
+    let mut from = BufReader::new(from);
+    let mut line = Vec::new();
+    while from.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+        let copied = console.write_all(&line);
+        if !line.starts_with(b"[") {
+            let _ = log.write_all(&line);
+        }
+        if copied.is_err() {
+            return;
+        }
+        line.clear();
+    }
+}
+
+/// Copies to standard output, as it comes.
+fn pass_on(from: &mut PipeReader) {
+    let mut bytes = [0; 4096];
+    while let Ok(read @ 1..) = from.read(&mut bytes) {
+        let mut out = io::stdout().lock();
+        if out
+            .write_all(&bytes[..read])
+            .and_then(|()| out.flush())
+            .is_err()
+        {
+            return;
         }
     }
 }
@@ -131,7 +235,6 @@ pub(crate) fn lossy(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write as _;
     use std::time::{Duration, Instant};
 
     #[test]
@@ -157,6 +260,24 @@ mod tests {
         assert!(Path::new(&format!("/proc/{pid}")).exists());
         drop(qemu);
         assert!(!Path::new(&format!("/proc/{pid}")).exists());
+    }
+
+    #[test]
+    fn a_console_through_a_pipe_is_whole_when_its_machine_is_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let (console, log) = (dir.path().join("console.log"), dir.path().join("log"));
+        let script =
+            "echo '[    1.0] kernel' >&2; echo 'qemu: no such device' >&2; sleep 1000 & exit 255";
+        let words = ["sh", "-c", script].map(str::to_owned);
+        let mut qemu = Qemu::start_by(&words, &console, &log, false).unwrap();
+        let limit = Instant::now() + Duration::from_secs(10);
+        while qemu.ended().unwrap().is_none() && Instant::now() < limit {
+            std::thread::yield_now();
+        }
+        let status = qemu.ended().unwrap().expect("an end");
+        assert_eq!(status.code(), Some(255));
+        assert_eq!(lossy(&console), "[    1.0] kernel\nqemu: no such device\n");
+        assert_eq!(lossy(&log), "qemu: no such device\n");
     }
 
     #[test]

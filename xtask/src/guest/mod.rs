@@ -5,6 +5,7 @@
 //! |---|---|
 //! | topology.rs | what a set of guests looks like: `vm/topologies/*.toml` |
 //! | qemu.rs, machine.rs | the command line of a guest; the process |
+//! | vng.rs, group.rs | the same by virtme-ng; the processes |
 //! | accel.rs, limits.rs, clock.rs | what executes it; how long it may take; its sense of time |
 //! | binaries.rs | the programs that it runs |
 //! | plan.rs | what host and guest tell each other; shared with the runner inside |
@@ -17,6 +18,7 @@ pub(crate) mod accel;
 pub(crate) mod binaries;
 pub(crate) mod cli;
 mod clock;
+mod group;
 pub(crate) mod junit;
 pub(crate) mod limits;
 mod machine;
@@ -32,3 +34,4 @@ mod shell;
 pub(crate) mod suite;
 pub(crate) mod topology;
 pub(crate) mod verdict;
+pub(crate) mod vng;

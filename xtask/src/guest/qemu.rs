@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The QEMU command line of one guest.
 //!
-//! QEMU is called directly, and our own runner is the guest's init. virtme-ng would do the same
-//! through three more processes (a shell script, a pseudo-terminal wrapper, virtiofsd) whose exit
-//! codes are ambiguous, whose machine type and file system depend on the host, and which have to be
-//! hunted down after a crash. Here there is one process to start, watch and kill, and the command
-//! line that is kept with a failure is the one that ran.
+//! QEMU is called directly, and our own runner is the guest's init. virtme-ng (vng.rs) does the same through three more
+//! processes (two Pythons and a shell), whose exit codes are ambiguous, whose machine type and file system depend on the host
+//! unless they are told, and which end as a process group only. Its guest starts udev, and takes three times as long to the first
+//! test. Here there is one process to start, watch and kill, and the command line that is kept with a failure is the one that
+//! ran.
 
 use std::path::{Path, PathBuf};
 
@@ -80,13 +80,7 @@ impl Machine<'_> {
         }
         line.add("-display", "none");
         line.add("-vga", "none");
-        // q35 under either accelerator: a device's NUMA node needs PCI Express.
-        let idle = "vmport=off,smbus=off,sata=off,usb=off,hpet=off";
-        line.add(
-            "-machine",
-            format!("q35,accel={},{idle}", self.accel.name()),
-        );
-        line.add("-cpu", self.accel.cpu());
+        self.processor(line);
         // A socket for each CPU: the kernel warns of caches that span NUMA nodes.
         let cpus = self.guest.cpus();
         line.add("-smp", format!("{cpus},sockets={cpus},cores=1,threads=1"));
@@ -95,6 +89,17 @@ impl Machine<'_> {
             line.add("-device", "intel-iommu,intremap=off");
         }
         line.add("-device", self.virtio("virtio-rng-pci,bus=pcie.0"));
+    }
+
+    /// The machine's kind, and what executes its instructions.
+    pub(super) fn processor(&self, line: &mut Line) {
+        // q35 under either accelerator: a device's NUMA node needs PCI Express.
+        let idle = "vmport=off,smbus=off,sata=off,usb=off,hpet=off";
+        line.add(
+            "-machine",
+            format!("q35,accel={},{idle}", self.accel.name()),
+        );
+        line.add("-cpu", self.accel.cpu());
     }
 
     /// A virtio device, which uses the IOMMU only when it is told to.
@@ -172,7 +177,7 @@ impl Machine<'_> {
         line.add("-device", format!("{device},mac=52:54:00:77:00:0{end}"));
     }
 
-    fn bars(&self, line: &mut Line) {
+    pub(super) fn bars(&self, line: &mut Line) {
         for (id, bar) in self.guest.bars.iter().enumerate() {
             let (node, size) = (bar.node, bar.size_mib);
             // Only a bus behind an expander bridge has a NUMA node.
@@ -188,11 +193,11 @@ impl Machine<'_> {
             );
             line.add(
                 "-object",
-                format!("memory-backend-memfd,id=mem{id},size={size}M,share=on"),
+                format!("memory-backend-memfd,id=memory{id},size={size}M,share=on"),
             );
             line.add(
                 "-device",
-                format!("ivshmem-plain,id=bar{id},memdev=mem{id},bus=port{id}"),
+                format!("ivshmem-plain,id=bar{id},memdev=memory{id},bus=port{id}"),
             );
             // A node without memory and CPUs exists for the kernel only if the firmware's tables
             // name a device that initiates accesses from it.
@@ -206,7 +211,7 @@ impl Machine<'_> {
         }
     }
 
-    fn adapters(&self, line: &mut Line) {
+    pub(super) fn adapters(&self, line: &mut Line) {
         for (id, adapter) in self.guest.adapters.iter().enumerate() {
             // Behind the bridges of the BARs.
             let place = self.guest.bars.len() + id;
@@ -265,6 +270,19 @@ impl Machine<'_> {
 
     fn kernel_command_line(&self) -> String {
         let init = self.init.display();
+        [
+            format!("root={ROOT_TAG} rootfstype=9p ro init={init}"),
+            // The root does not change while the guest runs, so it may be cached without asking.
+            "rootflags=trans=virtio,version=9p2000.L,msize=512000,cache=loose,access=any"
+                .to_owned(),
+            "console=ttyS0".to_owned(),
+            self.kernel_parameters(),
+        ]
+        .join(" ")
+    }
+
+    /// What the kernel is told, whoever boots it.
+    pub(super) fn kernel_parameters(&self) -> String {
         let clock = match self.accel {
             Accel::Kvm => String::new(),
             Accel::Tcg => format!("tsc_early_khz={}", clock::tsc_khz()),
@@ -277,12 +295,8 @@ impl Machine<'_> {
             ..
         } = self.limits;
         [
-            format!("root={ROOT_TAG} rootfstype=9p ro init={init}"),
-            // The root does not change while the guest runs, so it may be cached without asking.
-            "rootflags=trans=virtio,version=9p2000.L,msize=512000,cache=loose,access=any"
-                .to_owned(),
             // Everything reaches the console, in order and with time stamps; nothing is throttled.
-            "console=ttyS0 loglevel=7 printk.time=1 printk.devkmsg=on log_buf_len=16M".to_owned(),
+            "loglevel=7 printk.time=1 printk.devkmsg=on log_buf_len=16M".to_owned(),
             // A panic ends the guest at once (-no-reboot); warnings do not, the scanner finds them.
             "panic=-1 kasan_multi_shot softlockup_all_cpu_backtrace=1".to_owned(),
             format!("rcupdate.rcu_cpu_stall_timeout={rcu_stall_s}"),
@@ -298,10 +312,12 @@ impl Machine<'_> {
     }
 }
 
-struct Line(Vec<String>);
+/// A command line that grows.
+pub(super) struct Line(pub(super) Vec<String>);
 
 impl Line {
-    fn add(&mut self, option: &str, value: impl Into<String>) {
+    /// Adds an option and its value.
+    pub(super) fn add(&mut self, option: &str, value: impl Into<String>) {
         self.0.push(option.to_owned());
         self.0.push(value.into());
     }
@@ -354,7 +370,7 @@ mod tests {
             "-numa node,nodeid=2 ",
             "dist,src=0,dst=1,val=21",
             "pxb-pcie,id=pxb0,bus=pcie.0,bus_nr=64,numa_node=2",
-            "memory-backend-memfd,id=mem0,size=64M,share=on",
+            "memory-backend-memfd,id=memory0,size=64M,share=on",
             "acpi-generic-initiator,id=gi0,pci-dev=bar0,node=2",
             "pxb-pcie,id=pxa0,bus=pcie.0,bus_nr=80,numa_node=1",
             "virtio-net-pci,bus=porta0,netdev=nowhere0",

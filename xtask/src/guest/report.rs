@@ -14,6 +14,7 @@ use crate::guest::plan::Report;
 use crate::guest::session::Lab;
 use crate::guest::suite::SuiteRun;
 use crate::guest::verdict::{Kind, Verdict};
+use crate::guest::vng::Runner;
 use crate::kernel::Profile;
 
 /// How many reasons a person gets to read; the file has all.
@@ -27,6 +28,7 @@ struct Told<'a> {
     topology: &'a str,
     profile: Profile,
     accel: Accel,
+    runner: Runner,
     kernel: KernelName<'a>,
     seed: u64,
     seconds: f64,
@@ -147,6 +149,7 @@ fn json(lab: &Lab, run: &SuiteRun, seed: u64, artefacts: Option<PathBuf>) -> Res
         topology: &lab.topology.name,
         profile: lab.profile,
         accel: lab.accel,
+        runner: lab.runner(),
         kernel: KernelName {
             release: &lab.kernel().release,
             key: &lab.kernel().key,

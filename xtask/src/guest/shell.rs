@@ -9,12 +9,12 @@ use clap::Args;
 
 use crate::ctx::Ctx;
 use crate::exit;
-use crate::guest::accel::AccelChoice;
 use crate::guest::cli::LabArgs;
 use crate::guest::plan::Job;
-use crate::guest::session::{Driver, Lab, Request, job};
+use crate::guest::session::{Driver, Request, job};
 use crate::guest::topology::Network;
-use crate::setup::{self, Need};
+use crate::guest::vng::Runner;
+use crate::setup::Need;
 
 /// Longer than anyone works in one shell.
 const FOR_EVER: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -40,24 +40,19 @@ pub(crate) struct VmArgs {
 
 /// The command `vm`.
 pub(crate) fn run(ctx: &Ctx, args: VmArgs) -> Result<ExitCode> {
-    setup::ensure(ctx, Need::Guest)?;
     let driver = if args.no_driver {
         Driver::Absent
     } else {
         Driver::Loaded
     };
-    let LabArgs {
-        topology,
-        profile,
-        accel,
-    } = args.lab;
-    let lab = Lab::prepare(
-        ctx,
-        &topology,
-        profile,
-        accel.unwrap_or(AccelChoice::Auto),
-        driver,
-    )?;
+    if args.lab.runner == Runner::VirtmeNg && args.command.is_empty() {
+        return Err(exit::coded(
+            exit::USAGE,
+            "virtme-ng gives what it runs in a guest no terminal, so there is no shell. Name a command after `--`, or leave \
+             --runner out",
+        ));
+    }
+    let lab = args.lab.prepare(ctx, Need::Guest, driver)?;
     let guest = lab.topology.guests[0].name.clone();
     let mut request = Request::empty();
     // A shell without a controlling terminal has no job control and no Ctrl-C.

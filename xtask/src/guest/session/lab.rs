@@ -20,7 +20,8 @@ use crate::guest::rundir::RunDir;
 use crate::guest::scanner::Rules;
 use crate::guest::topology::{Network, Topology};
 use crate::guest::verdict::{self, Verdict};
-use crate::kernel::{self, Kernel, Profile};
+use crate::guest::vng::{Runner, Vng};
+use crate::kernel::{self, Builder, Kernel, Profile};
 use crate::setup::{self, Need, Tools};
 
 /// How often a guest that does not boot is booted again.
@@ -32,6 +33,8 @@ const PROVIDER: &[&str] = &["rdma_rxe"];
 const USER_ACCESS: &[&str] = &["ib_uverbs", "rdma_ucm"];
 /// Where the runners of two guests meet.
 const MEETING_PORT: u16 = 7470;
+/// How many times longer a boot by virtme-ng takes: udev asks for a driver of each device.
+const UDEV: u32 = 3;
 
 /// Whether guests have the driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +62,7 @@ pub(crate) struct Lab {
     pub(crate) root: PathBuf,
     kernel: Kernel,
     module: Option<Module>,
+    runner: Runner,
 }
 
 impl Lab {
@@ -93,10 +97,25 @@ impl Lab {
             root,
             kernel,
             module,
+            runner: Runner::Qemu,
         };
         lab.accel = accel::settle(ctx, &lab, choice)?;
         lab.limits = Limits::new(lab.accel, profile);
         Ok(lab)
+    }
+
+    /// The same, with its guests booted by `runner`, which [`Runner::check`] has passed.
+    pub(crate) fn booted_by(mut self, runner: Runner) -> Self {
+        if runner == Runner::VirtmeNg {
+            self.limits.boot *= UDEV;
+        }
+        self.runner = runner;
+        self
+    }
+
+    /// What boots guests.
+    pub(crate) fn runner(&self) -> Runner {
+        self.runner
     }
 
     /// The kernel that guests boot.
@@ -109,14 +128,19 @@ impl Lab {
         &self.tools.qemu
     }
 
-    /// `numa2 base tcg`.
+    /// `numa2 base tcg`, and the runner if it is not the usual one.
     pub(crate) fn title(&self) -> String {
-        format!(
+        let mut title = format!(
             "{} {} {}",
             self.topology.name,
             self.profile.name(),
             self.accel.name()
-        )
+        );
+        if self.runner != Runner::Qemu {
+            title += " ";
+            title += self.runner.name();
+        }
+        title
     }
 
     /// Boots the guests, runs the request, powers off. A boot that fails is tried again: it says
@@ -218,7 +242,19 @@ impl Lab {
             interactive: plan.jobs.iter().any(|job| job.interactive),
             limits: self.limits,
         };
-        Running::start(home, &machine, &plan, &request.files, &self.kernel.config)
+        let busybox = match &self.kernel.builder {
+            Builder::Debian(debian) => Some(debian.path("usr/bin/busybox")),
+            Builder::Machine => None,
+        };
+        let vng = Vng {
+            bin: &self.tools.vng_bin,
+            busybox: busybox.as_deref(),
+            checkout: &self.root,
+            home: &home,
+        };
+        let vng = (self.runner == Runner::VirtmeNg).then_some(vng);
+        let (files, config) = (&request.files, &self.kernel.config);
+        Running::start(home.clone(), &machine, vng, &plan, files, config)
     }
 
     fn cable(&self, dir: &RunDir, index: usize) -> Option<Cable> {
@@ -275,7 +311,10 @@ impl Lab {
                 .collect();
             plan.modules.extend(new);
         }
-        plan.autoload.clone_from(&self.kernel.autoload);
+        if self.runner == Runner::Qemu {
+            // virtme-ng does so by itself.
+            plan.autoload.clone_from(&self.kernel.autoload);
+        }
         // Tests load the exporters when they need them, and the provider when they have unloaded it.
         for (variable, names) in [
             ("DMAPLANE_PROVIDER", PROVIDER),

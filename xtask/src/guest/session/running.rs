@@ -11,6 +11,7 @@ use super::{End, Event, GuestOutcome, SHARE_FOLDER};
 use crate::guest::machine::{Qemu, Tail, lossy};
 use crate::guest::plan::{self, PLAN_FILE, Plan, REPORT_FILE};
 use crate::guest::qemu::{Machine, quoted};
+use crate::guest::vng::{self, Vng};
 use crate::interrupt;
 
 /// How often consoles and processes are looked at.
@@ -82,10 +83,11 @@ pub(super) fn watch_over(
 }
 
 impl Running {
-    /// Lays the guest's folder out and starts its QEMU.
+    /// Lays the guest's folder out and starts its QEMU, by virtme-ng if that is there.
     pub(super) fn start(
         home: PathBuf,
         machine: &Machine<'_>,
+        vng: Option<Vng<'_>>,
         plan: &Plan,
         files: &[(String, String)],
         config: &Path,
@@ -96,12 +98,19 @@ impl Running {
         for (name, content) in files {
             fs::write(share.join(name), content)?;
         }
-        let line = machine.command_line();
+        let line = match &vng {
+            Some(vng) => vng::command_line(machine, vng)?,
+            None => machine.command_line(),
+        };
         let command_line = quoted(&line);
         fs::write(home.join("qemu-command.txt"), format!("{command_line}\n"))?;
         fs::copy(config, home.join("kernel.config"))
             .with_context(|| format!("cannot copy {}", config.display()))?;
-        let qemu = Qemu::start(&line, &home.join("qemu.log"), machine.interactive)?;
+        let log = home.join("qemu.log");
+        let qemu = match vng {
+            Some(_) => Qemu::start_by(&line, &machine.console, &log, machine.interactive)?,
+            None => Qemu::start(&line, &log, machine.interactive)?,
+        };
         let outputs = plan.jobs.iter().filter(|job| !job.interactive);
         let log = |name: &str| Tail::new(share.join(format!("{name}.log")));
         Ok(Self {
