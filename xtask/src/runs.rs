@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::guest::vng::Runner;
 use crate::kernel::Profile;
 
 /// The whole file.
@@ -27,6 +28,9 @@ pub(crate) struct Run {
     /// nextest's filter, where not all suites run.
     #[serde(default = "all")]
     pub(crate) tests: String,
+    /// What boots the guests.
+    #[serde(default)]
+    pub(crate) runner: Runner,
     /// Only where time does not matter, as every night.
     #[serde(default, skip_serializing)]
     long: bool,
@@ -37,13 +41,18 @@ fn all() -> String {
 }
 
 impl Run {
-    /// `numa2 stock`.
+    /// `numa2 stock`, and the runner if it is not the usual one.
     pub(crate) fn title(&self) -> String {
-        format!("{} {}", self.topology, self.profile.name())
+        let title = format!("{} {}", self.topology, self.profile.name());
+        match self.runner {
+            Runner::Qemu => title,
+            Runner::VirtmeNg => format!("{title} {}", self.runner.name()),
+        }
     }
 }
 
-/// The rows of the table, in order; with `long`, all rows, and all suites in each.
+/// The rows of the table, in order; with `long`, all rows, and all suites in each. What virtme-ng boots is tested by the
+/// same few tests always: they are about the booting.
 ///
 /// # Errors
 /// When the file is missing or malformed; the message says where.
@@ -59,7 +68,7 @@ pub(crate) fn load(root: &Path, long: bool) -> Result<Vec<Run>> {
 fn select(mut runs: Vec<Run>, long: bool) -> Vec<Run> {
     runs.retain(|run| long || !run.long);
     if long {
-        for run in &mut runs {
+        for run in runs.iter_mut().filter(|run| run.runner == Runner::Qemu) {
             run.tests = all();
         }
     }
@@ -92,10 +101,29 @@ mod tests {
     }
 
     #[test]
+    fn virtme_ng_boots_what_it_can_and_no_more_than_a_few_tests() {
+        for long in [false, true] {
+            let runs = load(root(), long).unwrap();
+            let theirs: Vec<_> = runs
+                .iter()
+                .filter(|run| run.runner == Runner::VirtmeNg)
+                .collect();
+            assert!(!theirs.is_empty());
+            for run in theirs {
+                assert_ne!(run.tests, "all()");
+                assert!(run.title().ends_with(" virtme-ng"));
+                let topology = Topology::load(root(), &run.topology).unwrap();
+                assert!(crate::guest::vng::lacking(&topology).is_none());
+            }
+        }
+    }
+
+    #[test]
     fn a_long_run_has_all_rows_and_all_suites() {
         let (short, long) = (load(root(), false).unwrap(), load(root(), true).unwrap());
         assert!(short.len() < long.len());
-        assert!(long.iter().all(|run| run.tests == "all()"));
+        let mut ours = long.iter().filter(|run| run.runner == Runner::Qemu);
+        assert!(ours.all(|run| run.tests == "all()"));
         let mut titles: Vec<_> = long.iter().map(Run::title).collect();
         titles.sort();
         titles.dedup();

@@ -140,6 +140,7 @@ fn run_command(ctx: &Ctx, run: &Run) -> Command {
     let mut command = xtask(ctx);
     command.args(["vm-test", "--topology", &run.topology]);
     command.args(["--profile", run.profile.name(), "-E", &run.tests]);
+    command.args(["--runner", run.runner.name()]);
     command
 }
 
