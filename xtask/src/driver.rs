@@ -92,6 +92,15 @@ pub(crate) fn ensure_plain(ctx: &Ctx, profile: Profile) -> Result<PathBuf> {
     loadable(&kernel, &out)
 }
 
+/// The module without checks of sums for overflow; only to be looked at.
+///
+/// # Errors
+/// As [`ensure`].
+pub(crate) fn ensure_unchecked(ctx: &Ctx, profile: Profile) -> Result<PathBuf> {
+    let kernel = kernel::ensure(ctx, profile)?;
+    Ok(make(ctx, &kernel, profile, Task::Unchecked)?.join(KO))
+}
+
 /// The module as guests load it: without the debugging information that Debian's configuration asks for, which makes it
 /// twenty times as large. Guests read it through a file share, some tests a hundred times.
 fn loadable(kernel: &Kernel, out: &Path) -> Result<PathBuf> {
@@ -160,6 +169,8 @@ enum Task {
     Build,
     /// Without trace events.
     Plain,
+    /// Without checks of sums for overflow.
+    Unchecked,
     Clippy,
     RustAnalyzer,
 }
@@ -170,6 +181,7 @@ impl Task {
         match self {
             Self::Clippy => "-clippy",
             Self::Plain => "-plain",
+            Self::Unchecked => "-unchecked",
             Self::Build | Self::RustAnalyzer => "",
         }
     }
@@ -178,6 +190,7 @@ impl Task {
         match self {
             Self::Build => "building the module",
             Self::Plain => "building the module without trace events",
+            Self::Unchecked => "building the module without overflow checks",
             Self::Clippy => "running clippy on the driver",
             Self::RustAnalyzer => "writing rust-project.json",
         }
@@ -234,6 +247,7 @@ fn make_told(
     match task {
         Task::Build => command.arg("modules"),
         Task::Plain => command.args(["DMAPLANE_TRACE=n", "modules"]),
+        Task::Unchecked => command.args(["DMAPLANE_OVERFLOW_CHECKS=n", "modules"]),
         Task::Clippy => command.args(["CLIPPY=1", "modules"]),
         Task::RustAnalyzer => command.arg("rust-analyzer"),
     };

@@ -197,8 +197,12 @@ unsafe extern "C" fn run(work: *mut bindings::work_struct) {
     };
     while !job.stop.load(Ordering::Relaxed) {
         let index = lane.next.fetch_add(1, Ordering::Relaxed);
-        let Some(chunk) = row.chunks(CHUNK).nth(index) else {
-            break;
+        // As chunks() has them, which says so in a way that an older compiler takes for a possible panic.
+        let start = index.saturating_mul(CHUNK).min(row.len());
+        let end = start.saturating_add(CHUNK).min(row.len());
+        let chunk = match row.get(start..end) {
+            Some(chunk) if !chunk.is_empty() => chunk,
+            _ => break,
         };
         if node_of(chunk) == lane.node {
             // SAFETY: The caller of `zero()` keeps the pages alive. Each chunk is of one lane and counted out once.
