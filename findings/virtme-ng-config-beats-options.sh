@@ -32,9 +32,9 @@ apt="apt-get -q -o Dir::Etc::SourceList=$(ls "$dir"/private.*) -o Dir::Etc::Sour
 $apt update >apt.log 2>&1 || { cat apt.log; exit 1; }
 $apt download linux-binary-7.3.4+deb13-amd64=7.3.4-1~bpo13+1 >>apt.log 2>&1 || { cat apt.log; exit 1; }
 apt-get -q download busybox-static >>apt.log 2>&1 || { cat apt.log; exit 1; }
-for deb in *.deb; do dpkg-deb -x "$deb" root; done
-kernel=$(ls "$dir"/root/usr/lib/modules/*/vmlinuz)
-busybox=$(find "$dir/root" -name busybox -type f | head -n 1)
+for deb in *.deb; do dpkg-deb -x "$deb" tree; done
+kernel=$(ls "$dir"/tree/usr/lib/modules/*/vmlinuz)
+busybox=$(find "$dir/tree" -name busybox -type f | head -n 1)
 
 memory() { # HOME
 	HOME=$1 PATH=$dir/venv/bin:$PATH venv/bin/vng --run "$kernel" --busybox "$busybox" --disable-kvm --force-9p \
