@@ -12,6 +12,7 @@ use crate::exit;
 use crate::guest::session::Lab;
 use crate::guest::suite::{Built, Selection, Suite};
 use crate::guest::verdict::Kind;
+use crate::kernel::Profile;
 
 /// One thing that is wrong on purpose.
 struct Case {
@@ -70,7 +71,11 @@ pub(crate) fn run(ctx: &Ctx, lab: &Lab) -> Result<ExitCode> {
             limit,
         } = case;
         let filter = Some(format!("binary(selftest) & test(={test})"));
-        let modules = vec!["lkdtm"];
+        // Debian's kernel has none.
+        let modules = match lab.profile {
+            Profile::Stock => Vec::new(),
+            Profile::Base | Profile::Debug => vec!["lkdtm"],
+        };
         let selection = Selection {
             filter,
             ignore_default: true,

@@ -26,12 +26,6 @@ const EXTRAS: &[Extra] = &[
         folder: "drivers/infiniband/sw/siw",
         option: "CONFIG_RDMA_SIW",
     },
-    // Provokes warnings and worse, for tests of what watches the console.
-    Extra {
-        name: "lkdtm",
-        folder: "drivers/misc/lkdtm",
-        option: "CONFIG_LKDTM",
-    },
 ];
 
 /// Makes these modules loadable by name. Kernels that are built here have them already.
