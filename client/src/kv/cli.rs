@@ -41,7 +41,7 @@ pub enum Command {
     Sample(SampleArgs),
 }
 
-/// What `dmaplane kv sample` is told.
+/// Arguments of `dmaplane kv sample`.
 #[derive(Debug, clap::Args)]
 pub struct SampleArgs {
     /// Where to write the cache.

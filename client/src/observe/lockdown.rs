@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-/// Where the kernel tells its mode, as `none [integrity] confidentiality`.
+/// Where the kernel reports its mode, as `none [integrity] confidentiality`.
 const MODE: &str = "/sys/kernel/security/lockdown";
 /// `EPERM`. Missing rights are another error, `EACCES`: lockdown refuses who has them.
 const REFUSED: i32 = rustix::io::Errno::PERM.raw_os_error();
@@ -21,7 +21,7 @@ pub fn explain(path: &Path, error: &io::Error) -> Option<String> {
     why(path, &fs::read_to_string(MODE).ok()?)
 }
 
-/// As [`explain`], for what the kernel tells of its mode.
+/// As [`explain`], for what the kernel reports of its mode.
 fn why(path: &Path, told: &str) -> Option<String> {
     let mode = told.split_whitespace().find_map(|word| {
         let word = word.strip_prefix('[')?;
