@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# Gives a bare Debian container what a developer's machine has before this project: a C compiler,
-# python with venv, and what installing rustup takes. Everything else is `cargo xtask setup`'s.
+# Installs what a developer's machine already has in a bare Debian container: a C compiler, python
+# with venv, and what installing rustup takes. `cargo xtask setup` installs everything else.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # What the driver does differently from kernel to kernel and from compiler to compiler: all of it is decided here. Code asks
 # for the names that this file gives, `#[cfg(dmaplane_NAME)]` in Rust and `#ifdef dmaplane_NAME` in C, and never for a
-# version. A difference is a line of the table and one of the list; it goes when the last kernel goes that needs it.
+# version. A difference is a line of the table and one of the list; both go with the last kernel that needs them.
 #
 # name           | where                                | what for
 # transmute_lint | rustc 1.88 or later, says the kernel | bindgen's output trips this lint, which older compilers do not know
@@ -11,7 +11,7 @@ compat-$(CONFIG_RUSTC_HAS_UNNECESSARY_TRANSMUTES) += transmute_lint
 rustflags-y += $(foreach name,$(compat-y),--cfg dmaplane_$(name))
 ccflags-y += $(foreach name,$(compat-y),-Ddmaplane_$(name))
 
-# The kernel keeps the list of the flags that libclang does not know for its own bindings; it is read where it stands, so
+# The kernel keeps the list of the flags that libclang does not know for its own bindings; it is read from there, so
 # that it is right for whichever kernel this is built for.
 ifdef CONFIG_CC_IS_GCC
 own_skipped := $(shell sed -n -e '/^bindgen_skip_c_flags *:=/,/[^\\]$$/{' \

@@ -3,7 +3,9 @@
 //! dmaplane: buffer orchestration beneath AI transport libraries. ARCHITECTURE.md is the map.
 
 use crate::{
-    context::Node, gauges::Gauges, memory::placement::Counters, tuning::Tuning, windows::Windows,
+    base::{delay_points::DelayPoints, gauges::Gauges, tuning::Tuning},
+    context::Node,
+    memory::placement::Counters,
 };
 use kernel::{
     debugfs::{Dir, Scope},
@@ -12,11 +14,12 @@ use kernel::{
     prelude::*,
 };
 
+mod base;
+mod buffer;
 mod channel;
 mod context;
 mod device;
-mod faults;
-mod gauges;
+mod dispatch;
 mod kx;
 #[allow(dead_code, unreachable_pub)]
 // Reason: a library of its own, of which the driver uses a part.
@@ -24,12 +27,9 @@ mod logic;
 mod memory;
 mod observe;
 mod rdma;
-mod tuning;
-#[allow(dead_code, unreachable_pub)] // Reason: as above; user space has the other part.
+#[allow(dead_code, unreachable_pub)] // Reason: the driver uses a part of it, user space the other.
 #[path = "../uapi/src/abi/mod.rs"]
 mod uapi;
-mod wait;
-mod windows;
 
 module! {
     type: Dmaplane,
@@ -55,6 +55,18 @@ module! {
             default: 4096,
             description: "Quota of channels in one open file",
         },
+        max_listeners: u32 {
+            default: 64,
+            description: "Quota of listeners in one open file",
+        },
+        max_provider_mib: u32 {
+            default: 512,
+            description: "Quota of what RDMA devices take for endpoints and registrations of one open file, an estimate in MiB",
+        },
+        max_context_pollers: u32 {
+            default: 8,
+            description: "Quota of polling threads of channels in one open file",
+        },
         max_pollers: u32 {
             default: 16,
             description: "Most polling threads of channels, of all open files together",
@@ -70,13 +82,13 @@ module! {
     },
 }
 
-/// The loaded module. Field order is drop order: no new users, then no more devices, then their registry; debugfs last, so that the gauges
-/// can be watched until the end.
+/// The loaded module. Field order is drop order: first no new users, then no more devices, then the global lists;
+/// debugfs last, so that the gauges can be watched until the end.
 #[pin_data]
 struct Dmaplane {
     /// Before the lists that it shows.
     #[pin]
-    _state: Scope<&'static observe::State>,
+    _state: Scope<&'static context::State>,
     _attributes: kx::sysfs::Attributes,
     #[pin]
     _node: kx::miscdev::Registration<Node>,
@@ -84,11 +96,13 @@ struct Dmaplane {
     _devices: kernel::driver::Registration<pci::Adapter<device::Ivshmem>>,
     _client: kx::rdma::client::Registration<rdma::Client>,
     _importing: kx::dmabuf::device::Importing,
-    _registry: kx::global::Life,
+    _registry: rdma::RegistryLife,
+    _memory_devices: device::DevicesLife,
+    _contexts: context::ContextsLife,
     #[pin]
     _gauges: Scope<&'static Gauges>,
     #[pin]
-    _windows: Scope<&'static Windows>,
+    _delay_points: Scope<&'static DelayPoints>,
     #[pin]
     _placement: Scope<&'static Counters>,
     #[pin]
@@ -99,21 +113,26 @@ struct Dmaplane {
 
 impl kernel::InPlaceModule for Dmaplane {
     fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
-        let registry = kx::global::Life::begin(module);
+        // First thing: what follows locks them.
+        let registry = rdma::RegistryLife::begin(module);
+        let memory_devices = device::DevicesLife::begin(module);
+        let contexts = context::ContextsLife::begin(module);
         let dir = Dir::new(c"dmaplane");
         try_pin_init!(Self {
-            _gauges <- gauges::debugfs(&dir),
-            _windows <- windows::debugfs(&dir),
-            _state <- observe::debugfs(&dir),
-            _attributes: kx::sysfs::Attributes::new(module)?,
+            _gauges <- base::gauges::debugfs(&dir),
+            _delay_points <- base::delay_points::debugfs(&dir),
+            _state <- context::debugfs(&dir),
+            _attributes: kx::sysfs::Attributes::new(module, observe::attribute)?,
             _importing: kx::dmabuf::device::Importing::begin()?,
             _placement <- memory::placement::debugfs(&dir),
-            _tuning <- tuning::debugfs(&dir),
-            _faults: faults::debugfs(),
+            _tuning <- base::tuning::debugfs(&dir),
+            _faults: base::faults::debugfs(),
             _client: kx::rdma::client::Registration::new()?,
             _devices <- kernel::driver::Registration::new(c"dmaplane", module),
             _node <- kx::miscdev::Registration::register(MiscDeviceOptions { name: c"dmaplane" }),
             _registry: registry,
+            _memory_devices: memory_devices,
+            _contexts: contexts,
             _dir: dir,
         })
     }

@@ -22,6 +22,8 @@ pub(crate) mod name;
 pub(crate) mod operation;
 #[path = "../logic/src/outcome.rs"]
 pub(crate) mod outcome;
+#[path = "../logic/src/pace.rs"]
+pub(crate) mod pace;
 #[path = "../logic/src/placement.rs"]
 pub(crate) mod placement;
 #[path = "../logic/src/range.rs"]

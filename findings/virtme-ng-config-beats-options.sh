@@ -1,16 +1,16 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# What virtme-ng's configuration file calls defaults beats what is said on the command line.
+# Defaults in virtme-ng's configuration file override options on the command line.
 #
 # Version: virtme-ng 1.42 (PyPI), kernel image of linux-binary-7.3.4+deb13-amd64 7.3.4-1~bpo13+1 (trixie-backports).
-# Behaviour: "default_opts" of virtme-ng.conf are set after the command line was parsed, over it. An option that somebody
-#   gives is ignored without a word if the file has it too; elsewhere, and by its name, a default gives way.
+# Behaviour: "default_opts" of virtme-ng.conf are set after the command line was parsed, and overwrite it. An option on the
+#   command line is silently ignored if the file sets it too, although a default should yield to an option.
 # Output seen (2026-11-30):
 #   without a file, --memory 2G: -m 2G
 #   with a default of 512M, --memory 2G: -m 512M
 #
-# What dmaplane does about it: `cargo xtask vm-test --runner virtme-ng` gives vng a HOME of its own, so that no file of the
-# user's changes a guest. See TESTING.md.
+# What dmaplane does about it: `cargo xtask vm-test --runner virtme-ng` gives vng its own HOME, so that none of the
+# user's files changes a guest. See docs/testing.md.
 set -eu
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT

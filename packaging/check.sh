@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # Installs, upgrades and removes the packages in a clean Debian 13, as root: packaging/check.sh DIR NEXT
 #
-# DIR has the packages, NEXT those of the next version. The apt sources have trixie and trixie-backports. This changes
-# the system that it runs in: `cargo xtask package --check` runs it in a root of its own, and CI in a container.
+# DIR has the packages, NEXT those of the next version. The apt sources must have trixie and trixie-backports. This
+# changes the system that it runs in: `cargo xtask package --check` runs it in a root of its own, and CI in a container.
 set -euo pipefail
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive
 dir=$(realpath "$1")
@@ -80,7 +80,8 @@ apt install "$next"/dmaplane-dkms_*.deb "$next"/dmaplane_*.deb
 installed "$second"
 ours | grep -- "-$first" && fail "the old version is still there"
 
-# As when the next kernel comes: this one has neither headers nor module, and the source is that of an older kernel.
+# The state when the next kernel arrives: the kernel has neither headers nor module, and the source is that of an older
+# one.
 source=linux-source-$series
 mkdir -p /tmp/old/DEBIAN /tmp/old/usr/src
 cat >/tmp/old/DEBIAN/control <<END

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# Runs in a machine that was booted with the packages installed, as root. The driver was loaded by the boot; a member of
-# the group moves a cache between two network namespaces, others may not.
+# Runs as root in a machine that was booted with the packages installed. The boot loaded the driver; a member of the
+# group moves a cache between two network namespaces, others may not use the driver.
 set -euo pipefail
 export LC_ALL=C
 
@@ -24,7 +24,7 @@ id member >/dev/null 2>&1 || useradd --create-home --groups dmaplane member
 id stranger >/dev/null 2>&1 || useradd --create-home stranger
 runuser -u stranger -- dmaplane info 2>/tmp/stranger && fail "a stranger may use the driver"
 cat /tmp/stranger
-grep -q "may not use the device" /tmp/stranger || fail "a stranger is told something else"
+grep -q "may not use the device" /tmp/stranger || fail "a stranger gets another error"
 runuser -u member -- dmaplane info
 
 step "two namespaces with Soft-RoCE"
@@ -48,11 +48,11 @@ rm -f "$home"/*.kv
 runuser -u member -- dmaplane kv sample --out "$home/sample.kv" --layers 4
 ip netns exec dp1 runuser -u member -- dmaplane kv recv --listen 10.77.0.2:7472 --out "$home/received.kv" &
 receiver=$!
-# Tried again until the receiver listens.
+# The sender tries again until the receiver listens.
 ip netns exec dp0 runuser -u member -- dmaplane kv send --kv "$home/sample.kv" --to 10.77.0.2:7472 --connect-timeout 60 ||
 	fail "nothing was sent"
 wait $receiver || fail "nothing was received"
-cmp "$home/sample.kv" "$home/received.kv" || fail "what came is not what was sent"
+cmp "$home/sample.kv" "$home/received.kv" || fail "the received cache differs from the sent one"
 step "the first transfer is done"
 
 modprobe -r dmaplane || fail "the driver is still in use"

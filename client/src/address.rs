@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Socket addresses: the standard library's form, the interface's, and that of people.
+//! Socket addresses in three forms: the standard library's, the driver interface's, and text for people.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -56,16 +56,16 @@ pub(crate) fn from_abi(raw: &abi::SockAddr) -> Option<SocketAddr> {
 }
 
 /// A socket address as people write and read it: the scope of a link-local IPv6 address is the name of its interface,
-/// as in `[fe80::1%eth0]:7471`. By its number it is understood as well, and shown where the interface has gone.
+/// as in `[fe80::1%eth0]:7471`. The interface's number is accepted, too, and is shown when the interface is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Address(pub SocketAddr);
 
-/// Why a text is no address.
+/// The error of a text that is not an address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AddressError {
     /// It has another form.
-    #[error("it is no address and port, such as 10.77.0.2:7471 or [fe80::1%eth0]:7471")]
+    #[error("it is not an address and port, such as 10.77.0.2:7471 or [fe80::1%eth0]:7471")]
     Form,
     /// No interface of this network namespace has the name.
     #[error("no interface of this network namespace is called {}", terminal::escape(.0))]
@@ -87,7 +87,7 @@ impl FromStr for Address {
         };
         let ip: Ipv6Addr = ip.parse().map_err(|_| AddressError::Form)?;
         let port: u16 = port.parse().map_err(|_| AddressError::Form)?;
-        // A name may consist of digits, so it goes before a number.
+        // A name may consist of digits, so the name is tried before the number.
         let scope_id = interface_number(scope).or_else(|| scope.parse().ok());
         let unknown = || AddressError::Interface(scope.to_owned());
         let scope_id = scope_id.ok_or_else(unknown)?;
@@ -125,7 +125,7 @@ impl serde::Serialize for Address {
     }
 }
 
-/// Any socket asks for the interfaces of its network namespace.
+/// A socket to query interfaces with: any socket sees those of its network namespace.
 fn socket() -> Option<OwnedFd> {
     let flags = SocketFlags::CLOEXEC;
     rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None).ok()

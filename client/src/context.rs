@@ -22,7 +22,7 @@ pub const DEVICE_PATH: &str = "/dev/dmaplane";
 /// last of them is dropped, or the process dies, the driver ends whatever is left.
 ///
 /// Its descriptor ([`AsFd`]) can be given to poll(2) and epoll(7): it is readable while a channel of it has completions that
-/// were not taken, and has an error while a channel's ring was corrupted. For edges, each completion is one.
+/// were not taken, and has an error while a channel's ring was corrupted. Each completion is an edge.
 ///
 /// ```no_run
 /// # fn main() -> dmaplane::Result<()> {
@@ -97,6 +97,7 @@ impl Info {
             (abi::CAP_REVOKE, "revoke"),
             (abi::CAP_DEVICE_MEMORY, "device-memory"),
             (abi::CAP_STATS, "stats"),
+            (abi::CAP_RDMA_QUERY, "rdma-query"),
             (abi::CAP_DMABUF_EXPORT, "dmabuf-export"),
             (abi::CAP_DMABUF_IMPORT, "dmabuf-import"),
         ];
@@ -165,7 +166,7 @@ impl Context {
         })
     }
 
-    /// Asks the driver again, which matters for [`Info::rdma_devices`]: they come and go.
+    /// Queries the driver again, which matters for [`Info::rdma_devices`]: devices come and go.
     ///
     /// # Errors
     /// [`Error::Call`].
@@ -182,7 +183,29 @@ impl Context {
         sys::ioctl(self.as_fd(), argument)
     }
 
-    /// Takes over the destruction of `raw`.
+    /// Everything that a query lists which gives the first one behind a number: `query` makes its argument, and `number`
+    /// takes the number out of its result. `ENODEV` is the end.
+    pub(crate) fn list<A: sys::Argument>(
+        &self,
+        call: Call,
+        query: impl Fn(u64) -> A,
+        number: impl Fn(&A) -> u64,
+    ) -> Result<Vec<A>> {
+        let mut found = Vec::new();
+        let mut after = 0;
+        loop {
+            let mut next = query(after);
+            match self.call(&mut next) {
+                Ok(()) => {}
+                Err(Errno::NODEV) => return Ok(found),
+                Err(errno) => return Err(Error::call(call, errno, "")),
+            }
+            after = number(&next);
+            found.push(next);
+        }
+    }
+
+    /// Wraps `raw`, so that a drop destroys it.
     pub(crate) fn adopt(&self, raw: u32) -> Handle {
         Handle {
             context: self.clone(),
@@ -226,13 +249,13 @@ impl Drop for Handle {
             handle: self.raw,
             ..Default::default()
         };
-        // Destroying is always accepted. Only somebody who destroyed the handle behind the
-        // library's back makes this fail, and then there is nothing left to do.
+        // The driver always accepts this, unless the handle was destroyed behind the library's
+        // back; then there is nothing left to do.
         let _ = self.context.call(&mut destroy);
     }
 }
 
-/// A time limit as the driver takes it: `Duration::MAX` and all that does not fit wait forever.
+/// A time limit as the driver takes it: `Duration::MAX` and everything that does not fit wait forever.
 pub(crate) fn nanoseconds(limit: Duration) -> u64 {
     u64::try_from(limit.as_nanos()).unwrap_or(abi::TIMEOUT_NONE)
 }

@@ -5,10 +5,9 @@
 use std::fmt;
 
 use dmaplane_uapi as abi;
-use rustix::io::Errno;
 
 use crate::context::Context;
-use crate::error::{Call, Error, Result};
+use crate::error::{Call, Result};
 
 /// How a device's memory is mapped, for COPY and for the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
@@ -98,26 +97,17 @@ pub struct DeviceInfo {
 }
 
 impl DeviceInfo {
-    /// All that are there.
+    /// Lists the devices that are there.
     ///
     /// # Errors
-    /// [`Error::Call`].
+    /// [`Error::Call`](crate::Error::Call).
     pub fn list(context: &Context) -> Result<Vec<Self>> {
-        let mut devices = Vec::new();
-        let mut after = 0;
-        loop {
-            let mut query = abi::DeviceQuery {
-                after,
-                ..Default::default()
-            };
-            match context.call(&mut query) {
-                Ok(()) => {}
-                Err(Errno::NODEV) => return Ok(devices),
-                Err(errno) => return Err(Error::call(Call::DeviceQuery, errno, "")),
-            }
-            after = query.device;
-            devices.push(Self::from(&query));
-        }
+        let query = |after| abi::DeviceQuery {
+            after,
+            ..Default::default()
+        };
+        let found = context.list(Call::DeviceQuery, query, |query| query.device)?;
+        Ok(found.iter().map(Self::from).collect())
     }
 
     /// One of its tiers, if it has it.
@@ -137,12 +127,12 @@ impl From<&abi::DeviceQuery> for DeviceInfo {
             node: u32::try_from(query.node).ok(),
             address: format!("{domain:04x}:{bus:02x}:{device:02x}.{function}"),
             tiers: tiers
-                .filter(|(_, told)| told.bytes > 0)
-                .map(|(tier, told)| TierInfo {
+                .filter(|(_, info)| info.bytes > 0)
+                .map(|(tier, info)| TierInfo {
                     tier: *tier,
-                    bytes: told.bytes,
-                    free: told.free,
-                    rdma: RdmaPath::from_raw(told.rdma, told.reason),
+                    bytes: info.bytes,
+                    free: info.free,
+                    rdma: RdmaPath::from_raw(info.rdma, info.reason),
                 })
                 .collect(),
         }

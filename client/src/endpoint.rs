@@ -16,7 +16,7 @@ use crate::error::{Call, Error, Result};
 use crate::grant::{GrantTerms, LocalGrant, RemoteGrant, Rights};
 use crate::listener::DEFAULT_RECV_DEPTH;
 
-/// Stands for an address that the driver did not tell.
+/// Stands for an address that the driver did not report.
 pub(crate) const UNKNOWN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// How to connect.
@@ -28,7 +28,7 @@ pub struct ConnectOptions {
     pub recv_depth: u32,
     /// Time limit of the whole call.
     pub timeout: Duration,
-    /// Work requests under way at which posting pauses, and at which it goes on; 0 for the defaults.
+    /// Work requests in flight at which posting pauses, and at which it goes on; 0 for the defaults.
     pub window: (u32, u32),
 }
 
@@ -50,7 +50,10 @@ pub enum EndpointState {
     Up,
     /// The connection ended: `ECONNRESET` (the peer closed), `EOWNERDEAD` (its
     /// process died), `ETIMEDOUT` (it fell silent), `ENODEV` (the RDMA device went
-    /// away), `EPROTO` (the peer broke the protocol), `EIO` (a transfer failed).
+    /// away), `EPROTO` (the peer broke the protocol), `EIO` (a transfer failed),
+    /// `ECANCELED` (a cancel or a time limit of this side), `ESTALE` (memory was
+    /// revoked that the provider kept), `ENOMEM` (there was none for what the peer
+    /// sent).
     Down(Errno),
 }
 
@@ -60,7 +63,7 @@ pub enum EndpointState {
 pub struct EndpointInfo {
     /// Connected or not.
     pub state: EndpointState,
-    /// WRITE_IMM operations that the peer's receives allow now.
+    /// WRITE_IMM and SEND operations that the peer's receives allow now.
     pub send_credits: u32,
     /// Receives posted and not yet consumed.
     pub recv_posted: u32,
@@ -80,7 +83,7 @@ pub struct EndpointInfo {
     pub stalls: u64,
     /// How long operations waited for them.
     pub stalled: Duration,
-    /// Operations that failed because the peer had no receive: never anything but 0.
+    /// Operations that failed because the peer had no receive: always 0.
     pub not_ready: u64,
     /// Messages of the peer's that broke the protocol; the first one ends the endpoint.
     pub violations: u64,
@@ -129,7 +132,8 @@ impl Endpoint {
     /// # Errors
     /// [`Error::Call`]: `EADDRNOTAVAIL` (no RDMA device reaches the address), `EHOSTUNREACH` (it does
     /// not answer), `ECONNREFUSED` (nobody listens), `EPROTO`, `ETIMEDOUT`, `EINTR`, `ENODEV`,
-    /// `EINVAL`.
+    /// `EINVAL`, `EOPNOTSUPP` (the driver cannot use the RDMA device, see [`RdmaInfo`](crate::RdmaInfo), or its
+    /// queues are too short for the depth).
     pub fn connect(
         context: &Context,
         remote: SocketAddr,
@@ -222,10 +226,10 @@ impl Endpoint {
         self.grant_on(buffer, range, &terms, timeout)
     }
 
-    /// As [`Endpoint::grant`], on terms that may end the grant by itself.
+    /// As [`Endpoint::grant`], on terms that may end the grant by themselves.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Endpoint::grant`].
     pub fn grant_on(
         &self,
         buffer: &Buffer,
@@ -262,8 +266,8 @@ impl Endpoint {
     /// Takes the next grant that the peer gave, in the order in which it gave them.
     ///
     /// # Errors
-    /// [`Error::Call`]: `ETIMEDOUT`, `EINTR`, `ENOTCONN` (the connection ended), `EMFILE`, `EDQUOT` (what is kept
-    /// of a grant counts as memory of the file).
+    /// [`Error::Call`]: `ETIMEDOUT`, `EINTR`, `ENOTCONN` (the connection ended), `EMFILE`, `EDQUOT` (what the
+    /// driver keeps of a grant counts as memory of the file).
     pub fn wait_grant(&self, timeout: Duration) -> Result<RemoteGrant> {
         let mut wait = abi::GrantWait {
             endpoint: self.handle.raw(),

@@ -61,10 +61,10 @@ impl Default for GrantTerms {
 
 /// A grant that this side gave. Dropping it ends the peer's access.
 ///
-/// Once the drop has returned, nothing of the peer's lands in the range any more.
+/// Once the drop has returned, nothing from the peer arrives in the range any more.
 #[derive(Debug)]
 pub struct LocalGrant {
-    /// Before `_writer`: the access has ended when the buffer may be frozen.
+    /// Dropped before `_writer`, so that the access has ended when the buffer may be frozen.
     handle: Handle,
     _writer: Arc<()>,
     generation: u32,

@@ -54,7 +54,7 @@ pub enum Stage {
     Total,
 }
 
-/// Latencies of operations that ended well, each told with an error of at most 1/64, or 4 ns where that is more.
+/// Latencies of operations that ended well, each with an error of at most 1/64, or 4 ns where that is more.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Latency {
@@ -68,14 +68,14 @@ pub struct Latency {
     pub p999: Duration,
     /// The longest.
     pub max: Duration,
-    /// Those of the endpoint that were not counted for want of memory.
+    /// Latencies of the endpoint that were not counted for lack of memory.
     pub lost: u64,
     /// How many are in each bucket.
     pub buckets: Vec<u64>,
 }
 
 impl Endpoint {
-    /// Reads the latencies of one kind of operation; `reset` empties the histogram in the same breath, so that each
+    /// Reads the latencies of one kind of operation; `reset` empties the histogram in the same step, so that each
     /// latency is in exactly one of the readings that do so.
     ///
     /// # Errors
@@ -92,7 +92,7 @@ impl Endpoint {
             },
             ..Default::default()
         };
-        // More than any version of the driver has, so that a reading that empties tells all of it.
+        // More than any version of the driver has, so that a reading that empties returns all of it.
         let mut buckets = vec![0; 4096];
         sys::stats_query(sys::fd(self.context()), &mut query, &mut buckets).map_err(|errno| {
             Error::call(Call::StatsQuery, errno, format!(" of {}", self.peer()))

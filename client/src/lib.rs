@@ -48,7 +48,6 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod address;
-pub mod atomic_file;
 mod buffer;
 mod channel;
 mod context;
@@ -56,14 +55,12 @@ mod device;
 mod endpoint;
 mod error;
 mod grant;
-pub mod kv;
 mod latency;
 mod listener;
 mod memory;
-pub mod numa;
-pub mod observe;
 mod placement;
 mod pool;
+mod rdma;
 mod sys;
 pub mod terminal;
 pub mod topology;
@@ -86,4 +83,5 @@ pub use listener::{DEFAULT_RECV_DEPTH, Listener};
 pub use memory::{MemoryInfo, MemoryKind, RevokeCause, Standing};
 pub use placement::{DeviceName, DeviceNameError, Folios, Placement, PlacementError, Residency};
 pub use pool::{Pool, PoolBuilder, PoolInfo};
+pub use rdma::{RdmaInfo, RdmaLack, RdmaProtocol};
 pub use rustix::io::Errno;

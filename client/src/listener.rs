@@ -40,7 +40,8 @@ impl Listener {
     ///
     /// # Errors
     /// [`Error::Call`]: `EADDRINUSE`, `EADDRNOTAVAIL` (no RDMA device has this address), `ENODEV` (no
-    /// RDMA device), `EINVAL`, `EMFILE`.
+    /// RDMA device), `EINVAL`, `EMFILE`, `EOPNOTSUPP` (the driver cannot use the RDMA device, see
+    /// [`RdmaInfo`](crate::RdmaInfo)).
     pub fn bind(context: &Context, local: SocketAddr, backlog: u32) -> Result<Self> {
         let mut listen = abi::Listen {
             local: address::to_abi(local),
@@ -70,7 +71,7 @@ impl Listener {
     ///
     /// # Errors
     /// [`Error::Call`]: `ETIMEDOUT`, `EINTR`, `ENODEV` (the device went away), `ECONNABORTED`,
-    /// `EPROTO`, `EINVAL`.
+    /// `EINVAL`, `EOPNOTSUPP` (the device's queues are too short for `recv_depth`).
     pub fn accept(&self, recv_depth: u32, timeout: Duration) -> Result<Endpoint> {
         let context = self.handle.context();
         let mut accept = abi::Accept {

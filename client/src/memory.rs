@@ -75,7 +75,7 @@ pub enum MemoryKind {
 pub struct MemoryInfo {
     /// Whether it is in use.
     pub standing: Standing,
-    /// Why not, if so.
+    /// Why it is not, if it was revoked.
     pub cause: Option<RevokeCause>,
     /// Whose it is.
     pub kind: MemoryKind,

@@ -23,7 +23,7 @@ pub enum Placement {
     /// All nodes with memory take turns, by units of at most 2 MiB; elsewhere when one is full.
     Interleave,
     /// As [`Placement::Preferred`] on the node of an RDMA device, such as `mlx5_0`. Where that node has no memory, on the
-    /// nearest that has; [`Residency::node`] tells which it was.
+    /// nearest that has; [`Residency::node`] returns which it was.
     NearRdma(DeviceName),
     /// The same for a PCI device by its address, such as `0000:41:00.0`.
     NearPci(DeviceName),
@@ -46,7 +46,7 @@ impl Placement {
     }
 }
 
-/// Why a text is no placement.
+/// The error of a text that is not a placement.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("it is any, interleave, preferred:NODE, strict:NODE, near-rdma:DEVICE or near-pci:ADDRESS")]
 pub struct PlacementError;
@@ -73,7 +73,7 @@ impl FromStr for Placement {
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DeviceName([u8; 64]);
 
-/// A text that is no device's name: empty, longer than 63 bytes, or with a zero in it.
+/// The error of a text that is not a device's name: empty, longer than 63 bytes, or with a zero in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a device's name has 1 to 63 bytes, and no zero among them")]
 pub struct DeviceNameError;
@@ -83,7 +83,7 @@ impl DeviceName {
     pub fn as_str(&self) -> &str {
         let length = self.0.iter().position(|byte| *byte == 0);
         let bytes = &self.0[..length.unwrap_or(self.0.len())];
-        // It was made of a text.
+        // It was made from a text.
         std::str::from_utf8(bytes).unwrap_or_default()
     }
 }

@@ -9,7 +9,7 @@ use crate::context::{Context, Handle};
 use crate::error::{Call, Error, Result};
 use crate::placement::Placement;
 
-/// What a pool is to be; [`Pool::builder`] makes one.
+/// The description of a new pool; [`Pool::builder`] makes one.
 #[derive(Clone, Copy, Debug)]
 #[must_use]
 pub struct PoolBuilder {
@@ -31,8 +31,8 @@ impl PoolBuilder {
         self
     }
 
-    /// Zeroes what is carved, which takes time in proportion to its size. Without it, a buffer shows what the one before
-    /// left in the same part.
+    /// Zeroes what is carved, which takes time in proportion to its size. Without it, a buffer shows what an earlier
+    /// one left in the same part.
     pub fn zeroed(mut self) -> Self {
         self.flags |= abi::POOL_ZERO;
         self

@@ -55,6 +55,7 @@ argument! {
     MemoryQuery = IOC_MEMORY_QUERY,
     DeviceQuery = IOC_DEVICE_QUERY,
     DeviceAlloc = IOC_DEVICE_ALLOC,
+    RdmaQuery = IOC_RDMA_QUERY,
     BufferExport = IOC_BUFFER_EXPORT,
     BufferImport = IOC_BUFFER_IMPORT,
     BufferFolios = IOC_BUFFER_FOLIOS,
@@ -164,11 +165,11 @@ pub(crate) fn buffer_export(
 ///
 /// # Safety
 ///
-/// As the sentence says.
+/// The type has no padding, and every bit pattern is a value of it.
 pub(crate) unsafe trait Plain: Copy {}
 // SAFETY: Integers in a C layout without padding; `abi` asserts the size.
 unsafe impl Plain for abi::Sqe {}
-// SAFETY: As above.
+// SAFETY: Integers in a C layout without padding; `abi` asserts the size.
 unsafe impl Plain for abi::Cqe {}
 
 /// A shared mapping that this process, the kernel and a peer may write at the same time.
@@ -208,14 +209,14 @@ impl SharedMemory {
     #[cfg(test)]
     pub(crate) fn anonymous(bytes: usize) -> Result<Self, Errno> {
         let prot = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: As in `map`.
+        // SAFETY: A new mapping at an address of the kernel's choice touches no existing memory.
         let start = unsafe {
             rustix::mm::mmap_anonymous(std::ptr::null_mut(), bytes, prot, MapFlags::SHARED)
         }?;
         Self::own(start, bytes)
     }
 
-    /// No memory at all.
+    /// An empty mapping: no memory at all.
     pub(crate) fn empty() -> Self {
         Self {
             start: NonNull::dangling(),
@@ -315,13 +316,15 @@ impl SharedMemory {
 
     fn atomic_u8(&self, offset: usize) -> &AtomicU8 {
         let place = self.at(offset, 1, 1);
-        // SAFETY: As in `atomic_u32`.
+        // SAFETY: Inside the mapping, a byte needs no alignment, and mapped as long as `self` is
+        // borrowed.
         unsafe { AtomicU8::from_ptr(place.as_ptr()) }
     }
 
     fn atomic_u64(&self, offset: usize) -> &AtomicU64 {
         let place = self.at(offset, 8, 8);
-        // SAFETY: As in `atomic_u32`.
+        // SAFETY: Inside the mapping, aligned because the mapping starts on a page, and mapped as
+        // long as `self` is borrowed.
         unsafe { AtomicU64::from_ptr(place.as_ptr().cast()) }
     }
 
@@ -378,7 +381,8 @@ impl Frozen {
     }
 
     pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
-        // SAFETY: As above, and the exclusive borrow keeps other slices away.
+        // SAFETY: `exclusive` took the only mapping, its caller proved that no grant lives, and the
+        // exclusive borrow keeps other slices away.
         unsafe { self.0.as_mut_slice() }
     }
 }
@@ -426,7 +430,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "not aligned")]
-    fn a_crooked_atomic_panics() {
+    fn a_misaligned_atomic_panics() {
         let memory = SharedMemory::anonymous(4096).expect("anonymous memory");
         memory.atomic_u32(2);
     }

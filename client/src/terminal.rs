@@ -1,24 +1,21 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Text for people: a message that cannot be written ends nothing, and names that others chose reach a terminal only
-//! escaped.
+//! Text for people: a message that cannot be written does not end the program, and names that others chose reach a
+//! terminal only escaped.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
 
-use serde::Serialize;
-use serde_json::ser::{CharEscape, Formatter, PrettyFormatter, Serializer};
-
-/// Writes one line to standard error, without what a terminal would obey. A standard error that is full or closed is no
-/// reason to end the work.
+/// Writes one line to standard error, with everything escaped that a terminal would obey. A standard error that is full
+/// or closed does not end the work.
 pub fn note(text: impl fmt::Display) {
     // One write for a line, so that lines of several processes do not mix.
     let line = printable(&text.to_string(), false) + "\n";
     let _ = io::stderr().write_all(line.as_bytes());
 }
 
-/// Writes text to standard output as it is. A reader that has left wants no more of it, and gets no error for that.
+/// Writes text to standard output as it is. A reader that has closed its end wants no more of it: that is not an error.
 ///
 /// # Errors
 /// What the operating system says, such as that the file system is full.
@@ -41,7 +38,7 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Text without what a terminal would obey; `distinct` texts stay different ones.
+/// Text with everything escaped that a terminal would obey; if `distinct`, different texts stay different.
 fn printable(text: &str, distinct: bool) -> String {
     let mut printable = String::with_capacity(text.len() + 8);
     for c in text.chars() {
@@ -70,107 +67,16 @@ pub fn escape_bytes(text: &[u8]) -> String {
     escaped
 }
 
-/// Whether a terminal does something else with a character than to show it.
-fn is_hostile(c: char) -> bool {
+/// Whether a terminal does anything with a character other than show it.
+pub fn is_hostile(c: char) -> bool {
     c.is_control()
         || matches!(c,
-            // Line ends that are no control characters.
+            // Line ends that are not control characters.
             '\u{2028}' | '\u{2029}'
             // What changes the direction of the text around it.
             | '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
-            // What nobody sees.
+            // Characters that nobody sees.
             | '\u{ad}' | '\u{200b}'..='\u{200d}' | '\u{2060}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
-}
-
-/// A value as indented JSON with a newline. Strings have the true text, in which everything that a terminal would obey is
-/// written by its number.
-///
-/// # Errors
-/// When the value has no form in JSON.
-pub fn json(value: &impl Serialize) -> serde_json::Result<String> {
-    let mut bytes = Vec::new();
-    value.serialize(&mut Serializer::with_formatter(
-        &mut bytes,
-        Printable(PrettyFormatter::new()),
-    ))?;
-    bytes.push(b'\n');
-    // Fragments of strings were written whole.
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// Pretty JSON whose strings are printable.
-struct Printable(PrettyFormatter<'static>);
-
-impl Formatter for Printable {
-    fn write_string_fragment<W: ?Sized + io::Write>(
-        &mut self,
-        writer: &mut W,
-        fragment: &str,
-    ) -> io::Result<()> {
-        let mut rest = fragment;
-        while let Some(at) = rest.find(is_hostile) {
-            writer.write_all(&rest.as_bytes()[..at])?;
-            let mut characters = rest[at..].chars();
-            let hostile = characters.next().unwrap_or_default();
-            for unit in hostile.encode_utf16(&mut [0; 2]) {
-                write!(writer, "\\u{unit:04x}")?;
-            }
-            rest = characters.as_str();
-        }
-        writer.write_all(rest.as_bytes())
-    }
-
-    fn write_char_escape<W: ?Sized + io::Write>(
-        &mut self,
-        writer: &mut W,
-        escape: CharEscape,
-    ) -> io::Result<()> {
-        self.0.write_char_escape(writer, escape)
-    }
-
-    fn begin_array<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        self.0.begin_array(writer)
-    }
-
-    fn end_array<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        self.0.end_array(writer)
-    }
-
-    fn begin_array_value<W: ?Sized + io::Write>(
-        &mut self,
-        writer: &mut W,
-        first: bool,
-    ) -> io::Result<()> {
-        self.0.begin_array_value(writer, first)
-    }
-
-    fn end_array_value<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        self.0.end_array_value(writer)
-    }
-
-    fn begin_object<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        self.0.begin_object(writer)
-    }
-
-    fn end_object<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        self.0.end_object(writer)
-    }
-
-    fn begin_object_key<W: ?Sized + io::Write>(
-        &mut self,
-        writer: &mut W,
-        first: bool,
-    ) -> io::Result<()> {
-        self.0.begin_object_key(writer, first)
-    }
-
-    fn begin_object_value<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        self.0.begin_object_value(writer)
-    }
-
-    fn end_object_value<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        self.0.end_object_value(writer)
-    }
 }
 
 #[cfg(test)]
@@ -206,17 +112,5 @@ mod tests {
     fn different_names_stay_different() {
         assert_ne!(escape("\x1b"), escape("\\u{1b}"));
         assert_ne!(escape_bytes(b"\xff"), escape_bytes(b"\\xff"));
-    }
-
-    #[test]
-    fn json_is_printable_and_has_the_true_text() {
-        for text in HOSTILE {
-            let json = json(&serde_json::json!({"name": [text, "\u{e0041}\u{1f600}"]})).unwrap();
-            let lines = json.lines().all(|line| !line.contains(is_hostile));
-            assert!(lines, "{json:?}");
-            let read: serde_json::Value = serde_json::from_str(&json).unwrap();
-            assert_eq!(read["name"][0], *text);
-            assert_eq!(read["name"][1], "\u{e0041}\u{1f600}");
-        }
     }
 }

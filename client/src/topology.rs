@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What the machine has, as sysfs tells it: NUMA nodes and RDMA devices.
+//! What the machine has, as sysfs reports it: NUMA nodes and RDMA devices.
 
 use std::fs;
 use std::io;
@@ -151,7 +151,7 @@ fn rdma_devices_at(sys: &Path) -> io::Result<Vec<RdmaDevice>> {
         let layer = read_line(&port.join("link_layer")).unwrap_or_else(|| "unknown".to_owned());
         let state = read_line(&port.join("state")).unwrap_or_else(|| "no port".to_owned());
         let netdev = read_line(&port.join("gid_attrs/ndevs/0"));
-        // Soft devices have no place of their own: it is that of what carries them.
+        // A software device has no node of its own: it has that of the interface that carries it.
         let carrier = netdev
             .as_ref()
             .map(|netdev| sys.join("class/net").join(netdev).join("device"));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Which members an entry may use: the first look at what came from user space. Names nothing of the kernel, so that the
-//! host fuzzes this very file (`logic/fuzz`).
+//! Which members an entry may use: the first check of what came from user space. Uses nothing of the kernel, so that
+//! the host can fuzz this very file (`logic/fuzz`).
 
 use crate::uapi::{self, Sqe};
 
@@ -44,7 +44,7 @@ impl Uses {
         ..Self::NONE
     };
 
-    /// `None` for an operation that is not there.
+    /// `None` for an unknown operation.
     fn of(op: u8) -> Option<Self> {
         Some(match op {
             uapi::OP_NOP => Self::NONE,
@@ -96,7 +96,8 @@ impl Uses {
     }
 }
 
-/// Refuses what an operation does not use, and flags that it does not have: `EINVAL` with the field, one of `FIELD_*`.
+/// Refuses members that the operation does not use and flags that it does not have. The error is the refused member,
+/// one of `FIELD_*`; the entry fails with `EINVAL`.
 pub(crate) fn check(entry: &Sqe) -> Result<(), u16> {
     let Some(uses) = Uses::of(entry.op) else {
         return Err(uapi::FIELD_OP);

@@ -2,25 +2,27 @@
 
 //! Channels: the rings that a process shares with the kernel.
 
-mod check;
-mod entries;
+pub(crate) mod check;
 mod poller;
 mod run;
 mod signals;
 mod submit;
 mod ticket;
 
-pub(crate) use entries::MAX_OP_BYTES;
 pub(crate) use poller::Polling;
 pub(crate) use ticket::{Ticket, TicketKey};
 
+use crate::kx::charged::GFP_CHARGED;
 use crate::{
-    context::{quota::Charge, Readiness},
-    gauges::{Held, GAUGES},
-    kx::{pages::PAGE_BYTES, shared::SharedMemory, thread::Thread, vma::Mapped},
+    base::{
+        gauges::{Held, GAUGES},
+        quota::Charge,
+        readiness::Readiness,
+        wait::Deadline,
+    },
+    kx::{pages::PAGE_BYTES, shared::SharedMemory, thread::Thread, turn::Turn, vma::Mapped},
     logic::ring::{self, Slots},
     uapi,
-    wait::Deadline,
 };
 use core::mem::offset_of;
 use kernel::{
@@ -30,22 +32,26 @@ use kernel::{
 };
 use signals::Signals;
 
+/// Largest transfer of one operation, in bytes.
+pub(crate) const MAX_OP_BYTES: u32 = 4 << 20;
+
 /// The kernel's side of the completion ring.
 #[derive(Default)]
 struct Completions {
     slots: Slots,
-    /// Its name is gone: nobody waits any more.
+    /// The channel's handle is gone: waits end.
     ended: bool,
-    /// The polling thread found that the ring makes no sense.
+    /// The polling thread found that the ring's indices make no sense.
     broken: bool,
     /// Threads that wait.
     waiters: u32,
-    /// No thread waits for fewer completions than this. Only means something while one waits; too few wakes for nothing.
+    /// No thread waits for fewer completions than this. Valid only while a thread waits; too low a value causes
+    /// spurious wake-ups.
     least: u32,
 }
 
-/// A channel. Locks: `head` (mutex) while entries are taken, inside it objects' own locks; `completions` (spinlock)
-/// to reserve and to post, innermost of all. `poller` (mutex) to start, wake and stop the thread; outside
+/// A channel. Locks: `turn` while entries are taken, outside the objects' own locks; `completions` (spinlock) to
+/// reserve and to post, the innermost lock of all; `poller` (mutex) to start, wake and stop the thread, outside
 /// `completions`.
 #[pin_data]
 pub(crate) struct Channel {
@@ -55,15 +61,17 @@ pub(crate) struct Channel {
     cq_offset: usize,
     signals: Option<Signals>,
     readiness: Arc<Readiness>,
-    /// Whether a thread takes the entries, and nobody else.
+    /// Whether the polling thread, and nobody else, takes the entries.
     polled: bool,
     #[pin]
     poller: Mutex<Option<Thread>>,
-    /// 1 when the thread was woken and has not looked since.
+    /// 1 when the thread was woken and has not looked at the ring since.
     nudged: Atomic<u32>,
-    /// Index of the next entry to take.
+    /// Held by the thread that takes entries.
     #[pin]
-    head: Mutex<u32>,
+    turn: Turn,
+    /// Index of the next entry to take. Written only with `turn` held.
+    head: Atomic<u32>,
     #[pin]
     completions: SpinLock<Completions>,
     #[pin]
@@ -82,8 +90,8 @@ const CQ_HEAD: usize = offset_of!(uapi::RingHeader, cq_head);
 const CQ_TAIL: usize = offset_of!(uapi::RingHeader, cq_tail);
 
 impl Channel {
-    /// Allocates both rings. `EINVAL` for sizes that are no powers of two or out of range, and for signals that make no
-    /// sense. One that is `polled` waits for its thread: [`Self::start_polling`].
+    /// Allocates both rings. `EINVAL` for sizes that are not powers of two or are out of range, and for invalid signal
+    /// settings. A `polled` channel takes no entries before [`Self::start_polling`].
     pub(crate) fn new(
         want: &uapi::ChannelCreate,
         polled: bool,
@@ -110,13 +118,14 @@ impl Channel {
                 polled,
                 poller <- new_mutex!(None, "Channel::poller"),
                 nudged: Atomic::new(0),
-                head <- new_mutex!(0, "Channel::head"),
+                turn <- Turn::new(),
+                head: Atomic::new(0),
                 completions <- new_spinlock!(Completions::default(), "Channel::completions"),
                 posted <- new_condvar!("Channel::posted"),
                 _charge: charge,
                 _count: GAUGES.channels.hold(1),
             }),
-            GFP_KERNEL,
+            GFP_CHARGED,
         )
     }
 
@@ -130,22 +139,23 @@ impl Channel {
         (SQ_OFFSET as u32, self.cq_offset as u32)
     }
 
-    /// Writes a completion into its reserved slot and wakes whoever waits.
+    /// Writes a completion into its reserved slot and wakes the waiters.
     fn post(&self, completion: &uapi::Cqe) {
         let waited_for = {
             let mut completions = self.completions.lock();
             let slots = &mut completions.slots;
             let place = ring::place(slots.post(), self.cq_entries) as usize;
             let offset = self.cq_offset + place * size_of::<uapi::Cqe>();
-            // Both offsets lie inside the memory, by construction.
+            // Cannot fail: the memory was allocated for the header and all `cq_entries` places.
             let _ = self.memory.write(offset, completion);
             let _ = self.memory.store_release(CQ_TAIL, slots.tail());
             self.is_waited_for(&completions)
         };
-        self.tell(waited_for, 1);
+        self.notify(waited_for, 1);
     }
 
-    /// Whether a thread waits that the completions in the ring are enough for. Those who wait for many are not woken for each.
+    /// Whether the completions in the ring are enough for a waiting thread. A thread that waits for many is not woken
+    /// for each.
     fn is_waited_for(&self, completions: &Completions) -> bool {
         completions.waiters > 0
             && self
@@ -153,23 +163,23 @@ impl Channel {
                 .map_or(true, |count| count >= completions.least)
     }
 
-    /// Tells whoever waits of so many new completions. `waited_for` was read under the lock under which they were posted.
-    fn tell(&self, waited_for: bool, count: u32) {
+    /// Notifies waiters of `count` new completions. `waited_for` was read under the lock under which they were posted.
+    fn notify(&self, waited_for: bool, count: u32) {
         if waited_for {
             self.posted.notify_all();
         }
         if let Some(signals) = &self.signals {
             signals.add(count);
         }
-        self.readiness.tell();
+        self.readiness.notify();
     }
 
-    /// Whether a thread takes the entries.
+    /// Whether a polling thread takes the entries.
     pub(crate) fn is_polled(&self) -> bool {
         self.polled
     }
 
-    /// Whether its polling thread found that the ring makes no sense, and nobody has asked it to look again.
+    /// Whether its polling thread found that the ring's indices make no sense, and nobody has woken it since.
     pub(crate) fn is_broken(&self) -> bool {
         self.completions.lock().broken
     }
@@ -185,9 +195,9 @@ impl Channel {
         waiting.map_err(|_| EINVAL)
     }
 
-    /// Waits until `wanted` completions are in the ring and returns how many there are. A passed time limit is no
-    /// error; a signal is, and `ENOENT` tells that the channel was destroyed meanwhile.
-    pub(crate) fn wait(&self, wanted: u32, deadline: Deadline) -> Result<u32> {
+    /// Waits until `wanted` completions are in the ring, for `timeout_ns` at most, and returns how many there are.
+    /// Running out of time is not an error; a signal is. `ENOENT` when the channel was destroyed meanwhile.
+    pub(crate) fn wait(&self, wanted: u32, timeout_ns: u64) -> Result<u32> {
         let wanted = wanted.min(self.cq_entries);
         let mut completions = self.completions.lock();
         let enough = |completions: &Completions| match self.waiting(completions) {
@@ -204,6 +214,8 @@ impl Channel {
             _ => wanted.min(completions.least),
         };
         completions.waiters += 1;
+        // The clock is read only by those who wait.
+        let deadline = Deadline::after(timeout_ns);
         let waited = deadline.wait(&mut completions, &self.posted, |completions| {
             enough(completions)
         });
@@ -215,7 +227,7 @@ impl Channel {
         }
     }
 
-    /// Wakes whoever waits, and waits for the end of the polling thread: the channel's name is gone.
+    /// Ends the channel when its handle is gone: wakes the waiters and waits for the end of the polling thread.
     pub(crate) fn end(&self) {
         self.completions.lock().ended = true;
         self.posted.notify_all();

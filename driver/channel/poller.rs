@@ -2,17 +2,17 @@
 
 //! The polling thread of a channel: takes entries as they come, without system calls.
 //!
-//! It refers to the context and to the channel, which owns it: the circle is cut by [`Channel::end`], which every name's end
-//! calls, explicit or with the file. Endpoints end before, so that nothing that the thread waits for lasts.
+//! The thread refers to the context and to the channel, which owns it. [`Channel::end`] breaks this cycle: it is called
+//! when the channel's handle is destroyed and when the file is closed. A closed file's endpoints end before, so that
+//! nothing that the thread waits for lasts.
 
-use super::{Channel, CQ_HEAD, SQ_FLAGS, SQ_TAIL};
+use super::{Channel, Ticket, CQ_HEAD, SQ_FLAGS, SQ_TAIL};
 use crate::{
-    context::Context,
-    gauges::GAUGES,
-    kx::thread::{Me, Thread},
+    base::{delay_points::DELAY_POINTS, gauges::GAUGES, quota::Charge},
+    kx::thread::{Kthread, Thread},
     logic::ring,
-    module_parameters, uapi,
-    windows::WINDOWS,
+    module_parameters,
+    uapi::{self, Sqe},
 };
 use kernel::{
     prelude::*,
@@ -26,17 +26,17 @@ use kernel::{
 
 /// Longest time without an entry before the thread sleeps, in microseconds.
 const MAX_IDLE_US: u32 = 1_000_000;
-/// Entries between two looks whether others want the processor. Whether to stop is asked after each.
+/// Entries between two checks whether others want the processor. Whether to stop is checked after each entry.
 const ROUND: u32 = 256;
 
-/// What the user wants of the thread.
+/// The user's settings for the polling thread.
 pub(crate) struct Polling {
     node: Option<i32>,
     idle: Delta,
 }
 
 impl Polling {
-    /// What a channel's description says; `None` without a thread. `EINVAL` where it makes no sense.
+    /// The settings in a channel's description; `None` without a thread. `EINVAL` when they make no sense.
     pub(crate) fn of(want: &uapi::ChannelCreate) -> Result<Option<Self>> {
         if want.flags & !uapi::CHANNEL_SQPOLL != 0 {
             return Err(EINVAL);
@@ -56,32 +56,33 @@ impl Polling {
 }
 
 impl Channel {
-    /// Starts the thread of a channel that was made for one. `EINVAL` for a node without processors, `EDQUOT` when there
-    /// are too many threads.
+    /// Starts the thread of a polled channel, which keeps `charge` until it ends. `EINVAL` for a node without
+    /// processors that the caller may use, `EDQUOT` when there are too many threads on the machine.
     pub(crate) fn start_polling(
         self: &Arc<Self>,
-        context: &Arc<Context>,
         polling: &Polling,
+        charge: Charge,
+        dispatch: impl Fn(Ticket, &Sqe) + Send + 'static,
     ) -> Result {
         let most: u32 = module_parameters::max_pollers.value();
         let count = GAUGES.pollers.hold_below(most as usize).ok_or(EDQUOT)?;
-        let (channel, context, idle) = (self.clone(), context.clone(), polling.idle);
-        let thread = Thread::start(c"dmaplane-poll", polling.node, move |me| {
-            let _count = count;
-            channel.take_until_stopped(&context, idle, me);
+        let (channel, idle) = (self.clone(), polling.idle);
+        let thread = Thread::start(c"dmaplane-poll", polling.node, move |kthread| {
+            let (_count, _charge) = (count, charge);
+            channel.take_until_stopped(&dispatch, idle, kthread);
         })?;
         *self.poller.lock() = Some(thread);
         Ok(())
     }
 
-    /// Waits for the end of the thread, if there is one.
+    /// Stops the thread, if there is one, and waits for its end.
     pub(super) fn stop_polling(&self) {
         let thread = self.poller.lock().take();
         drop(thread);
     }
 
-    /// Wakes the thread. `EINVAL` once after it found that the ring makes no sense: then it looks again. `ENOENT` after the
-    /// channel's end.
+    /// Wakes the thread. `EINVAL` once after it found that the ring's indices make no sense; it then looks again.
+    /// `ENOENT` after the channel's end.
     pub(crate) fn wake_poller(&self) -> Result {
         let poller = self.poller.lock();
         let thread = poller.as_ref().ok_or(ENOENT)?;
@@ -95,14 +96,19 @@ impl Channel {
         }
     }
 
-    fn take_until_stopped(self: &Arc<Self>, context: &Context, idle: Delta, me: &Me) {
+    fn take_until_stopped(
+        self: &Arc<Self>,
+        dispatch: &impl Fn(Ticket, &Sqe),
+        idle: Delta,
+        kthread: &Kthread,
+    ) {
         let mut busy = Instant::<Monotonic>::now();
-        while !me.should_stop() {
-            let broken = match self.submit_until(context, ROUND, || me.should_stop()) {
+        while !kthread.should_stop() {
+            let broken = match self.submit_until(ROUND, dispatch, || kthread.should_stop()) {
                 Ok(0) => false,
                 Ok(_) => {
                     busy = Instant::now();
-                    me.breathe();
+                    kthread.relax();
                     continue;
                 }
                 Err(_) => true,
@@ -110,50 +116,50 @@ impl Channel {
             if broken {
                 self.found_broken();
             } else if (busy.elapsed() - idle).is_negative() {
-                me.breathe();
+                kthread.relax();
                 continue;
             }
-            self.doze(broken, me);
+            self.doze(broken, kthread);
             busy = Instant::now();
         }
     }
 
-    /// The ring makes no sense: whoever waits, or asks next, is told.
+    /// Marks the ring as broken, because its indices make no sense, and notifies the waiters. Later calls fail as well.
     fn found_broken(&self) {
         let waited_for = {
             let mut completions = self.completions.lock();
             completions.broken = true;
             completions.waiters > 0
         };
-        self.tell(waited_for, 0);
+        self.notify(waited_for, 0);
     }
 
     /// Sleeps until there is something to take, it is woken or the channel ends.
-    fn doze(&self, broken: bool, me: &Me) {
-        WINDOWS.dozing.pass();
+    fn doze(&self, broken: bool, kthread: &Kthread) {
+        DELAY_POINTS.idle.pass();
         let flags = if broken {
             uapi::SQ_NEED_WAKEUP | uapi::SQ_BROKEN
         } else {
             uapi::SQ_NEED_WAKEUP
         };
-        // Inside the memory, by construction.
+        // Cannot fail: the header is inside the memory.
         let _ = self.memory.store_release(SQ_FLAGS, flags);
         // Either this side sees the entry, or the user sees the flag.
         smp_mb(Full);
-        WINDOWS.dozed.pass();
-        // Only this thread takes entries, so that it does not move.
-        let head = *self.head.lock();
-        me.rest(|| {
+        DELAY_POINTS.before_sleep.pass();
+        // Only this thread takes entries, so the head does not move.
+        let head = self.head.load(ordering::Relaxed);
+        kthread.sleep_unless(|| {
             let nudged = self.nudged.load(ordering::Acquire) != 0;
             nudged || (!broken && self.has_work(head))
         });
-        // Before the next look at the ring, so that what a wake was for is seen.
+        // Cleared before the next look at the ring, which finds what the wake-up was for.
         let _ = self.nudged.xchg(0, ordering::Full);
         let _ = self.memory.store_release(SQ_FLAGS, 0);
-        WINDOWS.roused.pass();
+        DELAY_POINTS.woken.pass();
     }
 
-    /// Whether an entry could be taken now, or is told apart from one by a closer look. Never sleeps.
+    /// Whether an entry could be taken now, or only a closer look can decide that. Never sleeps.
     fn has_work(&self, head: u32) -> bool {
         let (Ok(tail), Ok(user_head)) = (
             self.memory.load_acquire(SQ_TAIL),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Runs of entries that end at once: they cost one lock and one wake-up together, and no ticket.
+//! Runs of entries that complete at once: a whole run costs one lock and one wake-up, and no tickets.
 
 use super::{Channel, CQ_HEAD, CQ_TAIL, SQ_HEAD, SQ_OFFSET};
 use crate::{
@@ -10,23 +10,24 @@ use crate::{
 };
 use kernel::prelude::*;
 
-/// Most entries of one run: the spinlock is held as long.
+/// Most entries of one run, which bounds how long the spinlock is held.
 const MAX_RUN: u32 = 64;
 
 /// What was found at the front of the submission ring.
 pub(super) struct Run {
-    /// Entries that have ended; the ring's head is behind them.
+    /// Entries that have completed; the ring's head is past them.
     pub(super) count: u32,
-    /// The entry behind them, if it does not end at once. Its completion slot is reserved, its place not given back yet.
+    /// The entry after them, if it does not complete at once. Its completion slot is reserved; its place is not freed
+    /// yet.
     pub(super) next: Option<Sqe>,
 }
 
 impl Channel {
-    /// Takes entries that end at once, up to `limit`, and the first that does not. Neither without a free completion
-    /// slot. The caller holds the lock of the head.
+    /// Takes up to `limit` entries that complete at once, and the first one that does not. Takes none without a free
+    /// completion slot. The caller holds `turn`, which protects the head.
     pub(super) fn run(&self, head: u32, limit: u32) -> Result<Run> {
-        // Not in the loop below, which would cost every NOP something, told or not.
-        if observe::tells_of_entries() {
+        // Checked here and not in the loop below, where it would cost every NOP something, traced or not.
+        if observe::traces_entries() {
             return self.first(head);
         }
         let mut run = Run {
@@ -35,14 +36,14 @@ impl Channel {
         };
         let waited_for = {
             let mut completions = self.completions.lock();
-            // Looked at once: what the user takes meanwhile makes room for the next run.
+            // Loaded once: what the user takes meanwhile makes room for the next run.
             let user_head = self.memory.load_acquire(CQ_HEAD)?;
             while run.count < limit.min(MAX_RUN) {
                 let reserved = completions.slots.reserve(user_head, self.cq_entries);
                 match reserved {
                     Ok(true) => {}
                     Ok(false) => break,
-                    // What has ended must be told; the next call meets the same index.
+                    // Completed entries must be reported; the next call finds the same index.
                     Err(_) if run.count > 0 => break,
                     Err(_) => return Err(EINVAL),
                 }
@@ -54,11 +55,11 @@ impl Channel {
                 run.count += 1;
                 let place = ring::place(completions.slots.post(), self.cq_entries) as usize;
                 let offset = self.cq_offset + place * size_of::<Cqe>();
-                // As above.
+                // Cannot fail: the memory was allocated for the header and all `cq_entries` places.
                 let _ = self.memory.write(offset, &ended(&entry));
             }
             if run.count > 0 {
-                // The places are free before the completions can be seen.
+                // Frees the places before the completions can be seen.
                 let _ = self
                     .memory
                     .store_release(SQ_HEAD, head.wrapping_add(run.count));
@@ -67,12 +68,12 @@ impl Channel {
             self.is_waited_for(&completions)
         };
         if run.count > 0 {
-            self.tell(waited_for, run.count);
+            self.notify(waited_for, run.count);
         }
         Ok(run)
     }
 
-    /// The first entry, as one that does not end at once: it gets a ticket, which tells of it.
+    /// Takes the first entry as one that does not complete at once, so that it gets a ticket, which traces it.
     #[cold]
     fn first(&self, head: u32) -> Result<Run> {
         let user_head = self.memory.load_acquire(CQ_HEAD)?;
@@ -92,12 +93,12 @@ impl Channel {
     #[inline(always)]
     fn entry(&self, index: u32) -> Result<Sqe> {
         let place = ring::place(index, self.sq_entries) as usize;
-        // Inside the memory, by construction.
+        // Cannot fail: the memory was allocated for the header and all `sq_entries` places.
         self.memory.read(SQ_OFFSET + place * size_of::<Sqe>())
     }
 }
 
-/// Whether an entry is a NOP with nothing wrong about it, told faster than what is wrong would be.
+/// Whether an entry is a valid NOP. Cheaper than the full check, which also finds the wrong member.
 fn is_nop(entry: &Sqe) -> bool {
     let narrow = u32::from(entry.flags) | u32::from(entry.reserved);
     let names = entry.endpoint | entry.buffer | entry.grant | entry.length | entry.imm;
@@ -105,7 +106,7 @@ fn is_nop(entry: &Sqe) -> bool {
     entry.op == uapi::OP_NOP && u64::from(narrow | names) | wide == 0
 }
 
-/// The completion of an entry that has ended at its acceptance.
+/// The completion of an entry that completed when it was accepted.
 fn ended(entry: &Sqe) -> Cqe {
     Cqe {
         user_data: entry.user_data,

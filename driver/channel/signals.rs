@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Signals of a channel's eventfd, several completions for each where the user wants it so.
+//! Signals of a channel's eventfd, one for several completions where the user wants that.
 
 use crate::{
     kx::{
+        charged::GFP_CHARGED,
+        delayed_work::{DelayedTask, DelayedWork},
         eventfd::EventFd,
-        tick::{Tick, Ticked},
+        timed_work::TimedWork,
     },
     uapi,
 };
-use kernel::{new_spinlock, prelude::*, sync::SpinLock};
+use kernel::{new_spinlock, prelude::*, sync::SpinLock, time::Delta};
 
 /// Longest delay, in microseconds.
 const MAX_DELAY_US: u32 = 10_000_000;
@@ -17,23 +19,23 @@ const MAX_DELAY_US: u32 = 10_000_000;
 /// When a signal is due.
 #[derive(Clone, Copy)]
 struct Terms {
-    /// As soon as so many completions were not signalled.
+    /// As soon as this many completions are unsignalled.
     batch: u32,
-    /// So long after the first of them, in milliseconds.
-    delay_ms: u32,
+    /// At the latest this long after the first of them.
+    delay: Delta,
 }
 
 /// Completions since the last signal.
 #[derive(Default)]
 struct Count {
     unsignalled: u32,
-    /// The clock runs.
+    /// The timer runs for the first of them.
     armed: bool,
-    /// Nobody waits for more: each is signalled at once.
+    /// The channel has ended: each completion is signalled at once.
     ended: bool,
 }
 
-/// The eventfd with what is known of it. Lock: `count` (spinlock), taken alone.
+/// The eventfd and its unsignalled completions. Lock: `count` (spinlock), taken alone.
 #[pin_data]
 struct Pending {
     eventfd: EventFd,
@@ -42,8 +44,8 @@ struct Pending {
     count: SpinLock<Count>,
 }
 
-impl Ticked for Pin<KBox<Pending>> {
-    fn tick(&self, _clock: &Tick<Self>) {
+impl DelayedTask for Pin<KBox<Pending>> {
+    fn run(&self, _work: &DelayedWork<Self>) {
         let due = {
             let mut count = self.count.lock();
             count.armed = false;
@@ -55,14 +57,15 @@ impl Ticked for Pin<KBox<Pending>> {
     }
 }
 
-/// The signals of one channel. No completion stays unsignalled when it goes.
-pub(super) struct Signals(Pin<KBox<Tick<Pin<KBox<Pending>>>>>);
+/// The signals of one channel. When it ends, no completion stays unsignalled.
+pub(super) struct Signals(Pin<KBox<TimedWork<Pin<KBox<Pending>>>>>);
 
 impl Signals {
-    /// What the user asked for. `EINVAL` where it makes no sense, `EBADF` for what is no eventfd.
+    /// The signals that the user asked for. `EINVAL` for settings that make no sense and for a descriptor that is no
+    /// eventfd, `EBADF` for one that is not open.
     pub(super) fn new(want: &uapi::ChannelCreate) -> Result<Option<Self>> {
         let (batch, delay_us) = (want.event_batch.max(1), want.event_delay_us);
-        // What is not signalled at once needs an end of the wait.
+        // Completions that are not signalled at once need a time limit.
         if delay_us > MAX_DELAY_US || (batch > 1 && delay_us == 0) {
             return Err(EINVAL);
         }
@@ -78,20 +81,23 @@ impl Signals {
                 eventfd: EventFd::from_fd(want.eventfd)?,
                 terms: Terms {
                     batch,
-                    delay_ms: delay_us.div_ceil(1000),
+                    delay: Delta::from_micros(delay_us.into()),
                 },
                 count <- new_spinlock!(Count::default(), "Signals::count"),
             }? Error),
-            GFP_KERNEL,
+            GFP_CHARGED,
         )?;
-        Ok(Some(Self(KBox::pin_init(Tick::new(pending), GFP_KERNEL)?)))
+        Ok(Some(Self(KBox::pin_init(
+            TimedWork::new(pending),
+            GFP_CHARGED,
+        )?)))
     }
 
-    /// So many completions were posted. Never sleeps.
+    /// Counts `posted` new completions, and signals when that is due. Never sleeps.
     pub(super) fn add(&self, posted: u32) {
         let pending = self.0.owner();
         if pending.terms.batch == 1 {
-            // One for each, as an eventfd counts.
+            // One signal for each, because an eventfd counts them.
             return (0..posted).for_each(|_| pending.eventfd.signal());
         }
         let due = {
@@ -99,10 +105,11 @@ impl Signals {
             count.unsignalled = count.unsignalled.saturating_add(posted);
             let due = count.ended || count.unsignalled >= pending.terms.batch;
             if due {
-                count.unsignalled = 0;
+                // The next completion is the first again.
+                (count.unsignalled, count.armed) = (0, false);
             } else if !count.armed {
                 count.armed = true;
-                self.0.run_within(pending.terms.delay_ms);
+                self.0.start(pending.terms.delay);
             }
             due
         };
@@ -111,7 +118,7 @@ impl Signals {
         }
     }
 
-    /// The channel ends: what was not signalled is, and what comes still is at once.
+    /// Ends the channel's batches: signals what is unsignalled, and every later completion at once.
     pub(super) fn end(&self) {
         let pending = self.0.owner();
         let due = {

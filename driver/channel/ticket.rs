@@ -4,7 +4,7 @@
 
 use super::{check::MAX_TIMEOUT_NS, Channel};
 use crate::{
-    gauges::{Held, GAUGES},
+    base::gauges::{Held, GAUGES},
     logic::outcome::{Down, Outcome, State},
     observe::{EndpointRecord, Mark, Probe},
     uapi,
@@ -15,7 +15,7 @@ use kernel::{
     time::{Delta, Instant, Monotonic},
 };
 
-/// A channel and a user's number: how a cancel names an operation. Only compared.
+/// How a cancel names an operation: by its channel and its `user_data`. Only compared.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TicketKey {
     channel: usize,
@@ -23,7 +23,8 @@ pub(crate) struct TicketKey {
 }
 
 impl TicketKey {
-    /// Of an operation that came by `channel`. The address stands for the channel as long as the operation keeps it.
+    /// The key of an operation that came by `channel`. The address identifies the channel as long as the operation
+    /// keeps it.
     pub(super) fn new(channel: &Arc<Channel>, user_data: u64) -> Self {
         Self {
             channel: core::ptr::from_ref(&**channel).addr(),
@@ -32,8 +33,8 @@ impl TicketKey {
     }
 }
 
-/// An accepted entry. Exactly one completion comes of it: by [`Self::complete`], or by drop when its holder goes
-/// without a word, which counts as canceled.
+/// An accepted entry. It posts exactly one completion: by [`Self::complete`], [`Self::refuse`] or [`Self::fail`], or
+/// else by drop, which counts as canceled.
 pub(crate) struct Ticket {
     channel: Arc<Channel>,
     accepted: Instant<Monotonic>,
@@ -65,13 +66,13 @@ impl Ticket {
         }
     }
 
-    /// By what a cancel finds it.
+    /// The key by which a cancel finds it.
     pub(crate) fn key(&self) -> TicketKey {
         TicketKey::new(&self.channel, self.completion.user_data)
     }
 
-    /// By what an operation of the same channel is found that carries this number.
-    pub(super) fn key_of(&self, user_data: u64) -> TicketKey {
+    /// The key of an operation of the same channel with this `user_data`.
+    pub(crate) fn key_of(&self, user_data: u64) -> TicketKey {
         TicketKey::new(&self.channel, user_data)
     }
 
@@ -86,7 +87,7 @@ impl Ticket {
         (self.limit_ns != 0).then(|| self.accepted + limit)
     }
 
-    /// It is an operation of this endpoint.
+    /// Notes that it is an operation of this endpoint.
     pub(crate) fn on(&mut self, record: &Arc<EndpointRecord>) {
         self.probe.on(record);
     }
@@ -102,7 +103,7 @@ impl Ticket {
         }
     }
 
-    /// It is being handed to the provider, or, by `None`, was not after all.
+    /// Notes when it is handed to the provider; `None` when it was not after all.
     pub(crate) fn set_posted(&mut self, moment: Option<Instant<Monotonic>>) {
         self.probe.set_posted(moment);
     }

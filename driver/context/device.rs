@@ -5,12 +5,11 @@
 use super::{Context, Object};
 use crate::{
     kx::{
+        charged::GFP_CHARGED,
         miscdev::{PollTable, Polled, Ready},
-        pages::at_will,
         vma,
     },
     logic::handle::MmapTarget,
-    observe,
 };
 use kernel::{
     fs::File,
@@ -21,7 +20,8 @@ use kernel::{
     sync::{Arc, ArcBorrow},
 };
 
-/// An open file. Its end, with the last descriptor, is the context's end: mappings keep what they show, and not the file.
+/// An open file. The context ends when the last descriptor is closed: mappings keep the memory that they show, and not
+/// the file.
 pub(crate) struct Node {
     pub(super) context: Arc<Context>,
 }
@@ -33,8 +33,8 @@ impl MiscDevice for Node {
     fn open(file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<Arc<Self>> {
         let context = Context::new()?;
         context.space.adopt(file);
-        let node = Arc::new(Self { context }, at_will())?;
-        observe::enter(&node.context)?;
+        let node = Arc::new(Self { context }, GFP_CHARGED)?;
+        super::list::enter(&node.context)?;
         Ok(node)
     }
 
@@ -45,7 +45,7 @@ impl MiscDevice for Node {
     fn mmap(node: ArcBorrow<'_, Self>, _file: &File, vma: &VmaNew) -> Result {
         let target = MmapTarget::from_offset(vma::offset(vma));
         match node.context.mappable(&target)? {
-            // That of an import is its exporter's, and keeps the dma-buf.
+            // An import is mapped by its exporter, and the mapping keeps the dma-buf.
             Object::Buffer(buffer) if !buffer.memory().takes_messages() => {
                 return buffer.memory().map(vma, target.start)
             }
@@ -60,7 +60,7 @@ impl MiscDevice for Node {
     }
 
     fn show_fdinfo(node: ArcBorrow<'_, Self>, lines: &SeqFile, _file: &File) {
-        observe::fdinfo(&node.context, lines);
+        super::fdinfo::fdinfo(&node.context, lines);
     }
 
     fn ioctl(node: ArcBorrow<'_, Self>, _file: &File, cmd: u32, arg: usize) -> Result<isize> {

@@ -2,13 +2,16 @@
 
 //! The ioctls: each checks its argument, does one thing, and writes its results back.
 
-use super::{quota::Kind, table::MAX_HANDLES, Context, Object};
+use super::{table::MAX_HANDLES, Context, Object};
+use crate::base::quota::Kind;
 use crate::{
+    base::wait::Deadline,
+    buffer::Buffer,
     channel::{Channel, Polling, MAX_OP_BYTES},
     device,
+    dispatch::{dispatch, Objects},
     kx::{
         dmabuf::DmaBuf,
-        global::REGISTRY,
         nodes::node_ids,
         pages::PAGE_BYTES,
         user::{write_u64s, Arg},
@@ -19,15 +22,14 @@ use crate::{
         range, ring,
         wire::SEND_BYTES,
     },
-    memory::{Buffer, Cause, Memory, Placement},
+    memory::{Cause, Memory, Placement},
     module_parameters,
-    rdma::{connect, window_of, Listener, Terms, MAX_TTL_NS},
+    rdma::{self, connect, queue_bytes, window_of, Listener, Terms, MAX_TTL_NS, REGISTRY},
     uapi,
-    wait::Deadline,
 };
 use kernel::{prelude::*, sync::Arc};
 
-/// All of these must be 0 in the user's structure.
+/// Checks that these values in the user's structure are 0.
 pub(super) fn zero(values: &[u32]) -> Result {
     if values.iter().all(|value| *value == 0) {
         Ok(())
@@ -56,6 +58,7 @@ impl Context {
             uapi::IOC_POOL_QUERY => self.pool_query(arg),
             uapi::IOC_BUFFER_REVOKE => self.buffer_revoke(arg),
             uapi::IOC_DEVICE_QUERY => device_query(arg),
+            uapi::IOC_RDMA_QUERY => rdma_query(arg),
             uapi::IOC_DEVICE_ALLOC => self.device_alloc(arg),
             uapi::IOC_MEMORY_QUERY => self.memory_query(arg),
             uapi::IOC_BUFFER_EXPORT => self.buffer_export(arg),
@@ -73,10 +76,10 @@ impl Context {
         }
     }
 
-    /// Writes the results back; when user space does not take them, the new object goes again.
+    /// Writes the results back. Destroys the new object if copy_to_user() fails.
     pub(super) fn hand_out<T: crate::kx::user::Abi>(&self, arg: &Arg<T>, handle: u32) -> Result {
         arg.write().inspect_err(|_| {
-            // It may be gone already, if another thread guessed its name.
+            // It may be gone already, if another thread guessed its handle.
             let _ = self.destroy(handle);
         })
     }
@@ -98,8 +101,9 @@ impl Context {
         if want.bytes > max_buffer_bytes() {
             return Err(E2BIG);
         }
-        let placement = Placement::new(want.placement, want.node, &want.near, want.flags)?;
-        let memory = Memory::new(want.bytes, placement, self.home())?;
+        let policy = (want.placement, want.node);
+        let placement = Placement::new(policy, &want.near, want.flags, rdma::node_of)?;
+        let memory = Memory::new(want.bytes, placement, self.owner())?;
         want.bytes = memory.bytes();
         want.handle = self.insert(Object::Buffer(Buffer::new(memory)?))?;
         want.mmap_offset = Handle::from_raw(want.handle).mmap_offset();
@@ -120,7 +124,7 @@ impl Context {
         }
         query.node_count = node_ids();
         query.bytes = memory.bytes();
-        (query.placement, query.node) = memory.placement().told();
+        (query.placement, query.node) = memory.placement().report();
         query.misplaced_pages = misplaced;
         query.mappings = memory.mappings() as u32;
         query.regions = buffer.regions() as u32;
@@ -143,7 +147,7 @@ impl Context {
         zero(&[arg.value.flags, arg.value.reserved])?;
         let buffer = self.buffer(arg.value.handle)?;
         let memory = buffer.memory();
-        memory.tenure().revoke(Cause::Owner);
+        memory.lifetime().revoke(Cause::Owner);
         memory.wait_released();
         if memory.held() != 0 {
             return Err(EBUSY);
@@ -178,11 +182,11 @@ impl Context {
             bytes: want.bytes,
             at: chosen.then_some(want.offset),
         };
-        let memory = device::find(want.device)?.take(&wanted, self.home())?;
+        let memory = device::find(want.device)?.take(&wanted, self.owner())?;
         memory.clear()?;
-        let mut told = uapi::MemoryQuery::default();
-        memory.describe(&mut told);
-        (want.bytes, want.offset) = (memory.bytes(), told.offset);
+        let mut info = uapi::MemoryQuery::default();
+        memory.describe(&mut info);
+        (want.bytes, want.offset) = (memory.bytes(), info.offset);
         want.handle = self.insert(Object::Buffer(Buffer::new(memory)?))?;
         want.mmap_offset = Handle::from_raw(want.handle).mmap_offset();
         let handle = want.handle;
@@ -218,7 +222,7 @@ impl Context {
         let want = &mut arg.value;
         zero(&[want.flags])?;
         let dmabuf = DmaBuf::from_fd(want.fd)?;
-        let memory = Memory::import(dmabuf, max_buffer_bytes(), self.home())?;
+        let memory = Memory::import(dmabuf, max_buffer_bytes(), self.owner())?;
         want.bytes = memory.bytes();
         (want.access, want.lack) = memory.reach();
         want.handle = self.insert(Object::Buffer(Buffer::new(memory)?))?;
@@ -235,7 +239,11 @@ impl Context {
         let readiness = self.readiness.clone();
         let channel = Channel::new(want, polling.is_some(), readiness, charge)?;
         if let Some(polling) = &polling {
-            channel.start_polling(self, polling)?;
+            let charge = self.quota.charge(Kind::Pollers, 1)?;
+            let context = self.clone();
+            channel.start_polling(polling, charge, move |ticket, entry| {
+                dispatch(&*context, ticket, entry);
+            })?;
         }
         want.mmap_bytes = channel.memory().bytes() as u64;
         (want.sq_offset, want.cq_offset) = channel.offsets();
@@ -255,15 +263,20 @@ impl Context {
             if wake {
                 return Err(EINVAL);
             }
-            enter.submitted = channel.submit(self, enter.to_submit)?;
+            // Who only waits does not wait for those who submit.
+            if enter.to_submit != 0 || channel.may_be_corrupt() {
+                enter.submitted = channel.submit(enter.to_submit, |ticket, entry| {
+                    dispatch(self, ticket, entry);
+                })?;
+            }
         } else if enter.to_submit != 0 || (!wake && channel.is_broken()) {
             return Err(EINVAL);
         } else if wake {
             channel.wake_poller()?;
         }
-        match channel.wait(enter.min_complete, Deadline::after(enter.timeout_ns)) {
+        match channel.wait(enter.min_complete, enter.timeout_ns) {
             Ok(available) => enter.available = available,
-            // What was submitted must be told.
+            // Submitted entries must be reported.
             Err(_) if enter.submitted > 0 => enter.available = channel.available().unwrap_or(0),
             Err(error) => return Err(error),
         }
@@ -274,7 +287,8 @@ impl Context {
         let mut arg = Arg::<uapi::Listen>::read(arg)?;
         let want = &mut arg.value;
         zero(&[want.flags])?;
-        let listener = Listener::new(&want.local, want.backlog)?;
+        let charge = self.quota.charge(Kind::Listeners, 1)?;
+        let listener = Listener::new(&want.local, want.backlog, charge)?;
         want.local = listener.local();
         want.handle = self.insert(Object::Listener(listener))?;
         let handle = want.handle;
@@ -292,11 +306,22 @@ impl Context {
             want.recv_depth,
             window_of(want.window_high, want.window_low)?,
         );
-        let charge = self.quota.charge(Kind::Endpoints, 1)?;
-        let endpoint = listener.accept(&self.domains, terms, charge, deadline)?;
+        let provider_bytes = queue_bytes(want.recv_depth);
+        let charge = || self.quota.charge_endpoint(provider_bytes);
+        let accepted = listener.accept(&self.domains, terms, charge, deadline);
+        let endpoint = match accepted {
+            Err(error) if error == ERESTARTSYS => {
+                // The call restarts with the time that is left, unless the signal's handler was set without SA_RESTART.
+                want.timeout_ns = deadline.left_ns();
+                arg.write()?;
+                return Err(ERESTARTSYS);
+            }
+            accepted => accepted?,
+        };
         want.peer = endpoint.peer();
-        want.endpoint = self.insert(Object::Endpoint(endpoint))?;
+        want.endpoint = self.insert(Object::Endpoint(endpoint.clone()))?;
         let handle = want.endpoint;
+        endpoint.named(handle);
         self.hand_out(&arg, handle)
     }
 
@@ -306,10 +331,12 @@ impl Context {
         zero(&[want.flags])?;
         check_depth(want.recv_depth)?;
         let deadline = Deadline::after(want.timeout_ns);
-        let charge = self.quota.charge(Kind::Endpoints, 1)?;
+        let provider_bytes = queue_bytes(want.recv_depth);
+        let charge = self.quota.charge_endpoint(provider_bytes)?;
         let endpoint = connect(&self.domains, want, charge, deadline)?;
-        want.endpoint = self.insert(Object::Endpoint(endpoint))?;
+        want.endpoint = self.insert(Object::Endpoint(endpoint.clone()))?;
         let handle = want.endpoint;
+        endpoint.named(handle);
         self.hand_out(&arg, handle)
     }
 
@@ -359,7 +386,16 @@ impl Context {
         let want = &mut arg.value;
         zero(&[want.flags, want.reserved])?;
         let endpoint = self.endpoint(want.endpoint)?;
-        let grant = endpoint.wait_grant(Deadline::after(want.timeout_ns))?;
+        let deadline = Deadline::after(want.timeout_ns);
+        let grant = match endpoint.wait_grant(deadline) {
+            Err(error) if error == ERESTARTSYS => {
+                // The call restarts with the time that is left, unless the signal's handler was set without SA_RESTART.
+                want.timeout_ns = deadline.left_ns();
+                arg.write()?;
+                return Err(ERESTARTSYS);
+            }
+            waited => waited?,
+        };
         want.length = grant.length();
         want.label = grant.label();
         want.rights = grant.rights();
@@ -395,6 +431,7 @@ fn query(arg: usize) -> Result {
             | uapi::CAP_REVOKE
             | uapi::CAP_DEVICE_MEMORY
             | uapi::CAP_STATS
+            | uapi::CAP_RDMA_QUERY
             | uapi::CAP_DMABUF_EXPORT
             | uapi::CAP_DMABUF_IMPORT,
         max_buffer_bytes: max_buffer_bytes(),
@@ -419,7 +456,14 @@ fn device_query(arg: usize) -> Result {
     arg.write()
 }
 
-/// The depth of receives that the interface allows.
+fn rdma_query(arg: usize) -> Result {
+    let mut arg = Arg::<uapi::RdmaQuery>::read(arg)?;
+    zero(&[arg.value.flags])?;
+    REGISTRY.lock().describe(&mut arg.value)?;
+    arg.write()
+}
+
+/// Checks that the interface allows this depth of receives.
 fn check_depth(depth: u32) -> Result {
     if (1..=MAX_DEPTH).contains(&depth) {
         Ok(())

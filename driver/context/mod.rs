@@ -2,25 +2,33 @@
 
 //! Contexts: what one open file owns.
 
+mod debugfs;
 mod device;
+mod fdinfo;
 mod ioctl;
+mod list;
 mod pools;
-pub(crate) mod quota;
-mod readiness;
 mod show;
 mod stats;
 mod table;
 
+pub(crate) use debugfs::{debugfs, State};
 pub(crate) use device::Node;
-pub(crate) use readiness::Readiness;
+pub(crate) use list::ContextsLife;
 
 use crate::{
+    base::{
+        gauges::{Held, GAUGES},
+        quota::Quota,
+        readiness::Readiness,
+    },
+    buffer::{Buffer, Pool},
     channel::Channel,
-    gauges::{Held, GAUGES},
-    kx::{miscdev::Ready, pages::at_will, space::Space},
+    dispatch::Objects,
+    kx::{charged::GFP_CHARGED, mapping_space::MappingSpace, miscdev::Ready},
     logic::{handle::MmapTarget, outcome::Down},
-    memory::{Buffer, Home, Pool},
-    observe::{self, Teardown},
+    memory::MemoryOwner,
+    observe::Teardown,
     rdma::{Domains, Endpoint, Grant, Listener, PeerGrant},
 };
 use kernel::{
@@ -31,7 +39,6 @@ use kernel::{
         Arc, Mutex,
     },
 };
-use quota::Quota;
 use table::Table;
 
 /// An object that a handle names.
@@ -67,9 +74,9 @@ pub(crate) struct Context {
     domains: Arc<Domains>,
     quota: Arc<Quota>,
     /// Where user mappings of its memory are.
-    space: Arc<Space>,
+    space: Arc<MappingSpace>,
     readiness: Arc<Readiness>,
-    /// Tells it from others for those who look at all.
+    /// Identifies it in debugfs, fdinfo and trace events.
     serial: u64,
     /// The process that opened it.
     pid: i32,
@@ -85,7 +92,7 @@ impl Context {
     /// An empty context.
     fn new() -> Result<Arc<Self>> {
         let quota = Quota::new()?;
-        let space = Space::new()?;
+        let space = MappingSpace::new()?;
         let domains = Domains::new()?;
         let readiness = Readiness::new()?;
         Arc::pin_init(
@@ -95,39 +102,31 @@ impl Context {
                 domains: domains,
                 readiness: readiness,
                 serial: SERIALS.fetch_add(1, Relaxed),
-                pid: kernel::current!().tgid_nr_ns(None),
+                pid: kernel::current!().tgid(),
                 closing: Atomic::new(0),
                 table <- new_mutex!(Table::new(), "Context::table"),
                 _count: GAUGES.contexts.hold(1),
             }),
-            at_will(),
+            GFP_CHARGED,
         )
     }
 
     /// What memory of this context needs of it.
-    pub(crate) fn home(&self) -> Home {
-        Home {
+    pub(crate) fn owner(&self) -> MemoryOwner {
+        MemoryOwner {
             quota: self.quota.clone(),
-            domains: self.domains.clone(),
+            users: self.domains.clone(),
             space: self.space.clone(),
         }
     }
 
-    /// Names an object. `EMFILE` when there are too many; the object is then ended.
+    /// Gives an object a handle. `EMFILE` when there are too many; the object is then ended.
     fn insert(&self, object: Object) -> Result<u32> {
         let result = self.table.lock().insert(object);
         result.map_err(|(object, error)| {
             object.end();
             error
         })
-    }
-
-    /// The buffer that a handle names.
-    pub(crate) fn buffer(&self, handle: u32) -> Result<Arc<Buffer>> {
-        match self.table.lock().get(handle)? {
-            Object::Buffer(buffer) => Ok(buffer.clone()),
-            _ => Err(ENOENT),
-        }
     }
 
     /// The channel that a handle names.
@@ -144,48 +143,6 @@ impl Context {
             Object::Listener(listener) => Ok(listener.clone()),
             _ => Err(ENOENT),
         }
-    }
-
-    /// The endpoint that a handle names.
-    pub(crate) fn endpoint(&self, handle: u32) -> Result<Arc<Endpoint>> {
-        match self.table.lock().get(handle)? {
-            Object::Endpoint(endpoint) => Ok(endpoint.clone()),
-            _ => Err(ENOENT),
-        }
-    }
-
-    /// The peer's grant that a handle names.
-    pub(crate) fn peer_grant(&self, handle: u32) -> Result<Arc<PeerGrant>> {
-        match self.table.lock().get(handle)? {
-            Object::PeerGrant(grant) => Ok(grant.clone()),
-            _ => Err(ENOENT),
-        }
-    }
-
-    /// The own grant that a handle names.
-    pub(crate) fn grant(&self, handle: u32) -> Result<Arc<Grant>> {
-        match self.table.lock().get(handle)? {
-            Object::Grant(grant) => Ok(grant.clone()),
-            _ => Err(ENOENT),
-        }
-    }
-
-    /// Shows every endpoint to `look`, without a lock. One that is made meanwhile may be left out.
-    pub(crate) fn each_endpoint(&self, mut look: impl FnMut(&Endpoint)) {
-        let endpoint = |object: &Object| match object {
-            Object::Endpoint(endpoint) => Some(endpoint.clone()),
-            _ => None,
-        };
-        self.each(endpoint, |endpoint| look(&endpoint));
-    }
-
-    /// Shows every buffer to `look`, likewise.
-    pub(crate) fn each_buffer(&self, mut look: impl FnMut(&Buffer)) {
-        let buffer = |object: &Object| match object {
-            Object::Buffer(buffer) => Some(buffer.clone()),
-            _ => None,
-        };
-        self.each(buffer, |buffer| look(&buffer));
     }
 
     fn each<T>(&self, pick: impl Fn(&Object) -> Option<T>, mut look: impl FnMut(T)) {
@@ -222,21 +179,21 @@ impl Context {
     /// What an mmap offset names.
     fn mappable(&self, target: &MmapTarget) -> Result<Object> {
         match self.table.lock().by_offset(target)? {
-            // The others are not even held: dropping a grant may wait, and mmap(2) must not.
+            // No reference to the others is taken: dropping a grant may wait, and mmap(2) must not.
             object @ (Object::Buffer(_) | Object::Channel(_)) => Ok(object.clone()),
             _ => Err(ENODEV),
         }
     }
 
-    /// Takes a name away and ends what it named.
+    /// Removes a handle and ends its object.
     fn destroy(&self, handle: u32) -> Result {
         let object = self.table.lock().remove(handle)?;
         object.end();
         Ok(())
     }
 
-    /// The end of the file, by whatever cause. Nobody else uses the context any more. First what brings new work,
-    /// then what carries it, then what it is made of; each step waits until it is done.
+    /// Ends the context when its file is closed, for whatever reason. Nobody else uses the context any more. Ends first
+    /// what brings new work, then what carries it, then what it is made of; each step waits until it is done.
     fn close(&self) {
         let _teardown = Teardown::of_context(self.serial);
         self.closing.store(1, Relaxed);
@@ -245,10 +202,10 @@ impl Context {
             .iter()
             .filter(|object| matches!(object, Object::Listener(_)));
         listeners.cloned().for_each(Object::end);
-        // All peers are told before the first is waited for.
+        // Notifies all peers before waiting for the first.
         for object in objects.iter() {
             if let Object::Endpoint(endpoint) = object {
-                endpoint.bequeath_for(Down::Local);
+                endpoint.send_last_will_for(Down::Local);
             }
         }
         // Endpoints first: what a polling thread waits for ends with them.
@@ -259,7 +216,53 @@ impl Context {
         objects.iter().cloned().for_each(Object::end);
         drop(objects);
         self.domains.close();
-        // The last: whoever looks for what is stuck sees what this waits for.
-        observe::leave(self);
+        // Last, so that debugfs shows what this waits for when it is stuck.
+        list::leave(self);
+    }
+}
+
+impl Objects for Context {
+    fn buffer(&self, handle: u32) -> Result<Arc<Buffer>> {
+        match self.table.lock().get(handle)? {
+            Object::Buffer(buffer) => Ok(buffer.clone()),
+            _ => Err(ENOENT),
+        }
+    }
+
+    fn endpoint(&self, handle: u32) -> Result<Arc<Endpoint>> {
+        match self.table.lock().get(handle)? {
+            Object::Endpoint(endpoint) => Ok(endpoint.clone()),
+            _ => Err(ENOENT),
+        }
+    }
+
+    fn grant(&self, handle: u32) -> Result<Arc<Grant>> {
+        match self.table.lock().get(handle)? {
+            Object::Grant(grant) => Ok(grant.clone()),
+            _ => Err(ENOENT),
+        }
+    }
+
+    fn peer_grant(&self, handle: u32) -> Result<Arc<PeerGrant>> {
+        match self.table.lock().get(handle)? {
+            Object::PeerGrant(grant) => Ok(grant.clone()),
+            _ => Err(ENOENT),
+        }
+    }
+
+    fn each_endpoint(&self, mut look: impl FnMut(&Endpoint)) {
+        let endpoint = |object: &Object| match object {
+            Object::Endpoint(endpoint) => Some(endpoint.clone()),
+            _ => None,
+        };
+        self.each(endpoint, |endpoint| look(&endpoint));
+    }
+
+    fn each_buffer(&self, mut look: impl FnMut(&Buffer)) {
+        let buffer = |object: &Object| match object {
+            Object::Buffer(buffer) => Some(buffer.clone()),
+            _ => None,
+        };
+        self.each(buffer, |buffer| look(&buffer));
     }
 }

@@ -6,12 +6,7 @@ use super::{
     ioctl::{max_buffer_bytes, zero},
     Context, Object,
 };
-use crate::{
-    kx::user::Arg,
-    logic::handle::Handle,
-    memory::{Placement, Pool},
-    uapi,
-};
+use crate::{buffer::Pool, kx::user::Arg, logic::handle::Handle, memory::Placement, rdma, uapi};
 use kernel::{prelude::*, sync::Arc};
 
 impl Context {
@@ -35,9 +30,10 @@ impl Context {
             return Err(E2BIG);
         }
         let strict = want.flags & uapi::POOL_STRICT;
-        let placement = Placement::new(want.placement, want.node, &want.near, strict)?;
+        let policy = (want.placement, want.node);
+        let placement = Placement::new(policy, &want.near, strict, rdma::node_of)?;
         let zeroes = want.flags & uapi::POOL_ZERO != 0;
-        let pool = Pool::new(want.bytes, placement, zeroes, self.home())?;
+        let pool = Pool::new(want.bytes, placement, zeroes, self.owner())?;
         want.bytes = pool.bytes();
         want.handle = self.insert(Object::Pool(pool))?;
         let handle = want.handle;
@@ -52,7 +48,7 @@ impl Context {
             return Err(EINVAL);
         }
         let pool = self.pool(want.pool)?;
-        let (buffer, offset) = pool.carve(want.bytes, &self.home())?;
+        let (buffer, offset) = pool.carve(want.bytes, &self.owner())?;
         want.bytes = buffer.memory().bytes();
         want.offset = offset;
         want.handle = self.insert(Object::Buffer(buffer))?;

@@ -11,8 +11,8 @@ use kernel::{fmt, sync::atomic::Relaxed};
 pub(crate) struct Holdings {
     pub(crate) buffers: u32,
     pub(crate) pools: u32,
-    /// Bytes of buffers and pools, by their names: memory that has only other keepers is not in it. What is carved from a
-    /// pool is in the pool's.
+    /// Bytes of buffers and pools that have a handle; other memory is not counted. What is carved from a pool counts
+    /// with the pool.
     pub(crate) bytes: u64,
     pub(crate) channels: u32,
     pub(crate) listeners: u32,
@@ -50,7 +50,7 @@ impl Context {
         holds
     }
 
-    /// Its own line.
+    /// Writes its line.
     pub(crate) fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let holds = self.holdings();
         write!(f, "context={} pid={}", self.serial, self.pid)?;
@@ -69,10 +69,10 @@ impl Context {
         )
     }
 
-    /// Its buffers.
+    /// Writes a line for each of its buffers.
     pub(crate) fn show_buffers(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut result = Ok(());
-        // Nothing is kept beyond the lock, so that looking does not delay the end of anything.
+        // Takes no references, so that reading the file delays the end of nothing.
         self.table.lock().each(|handle, object| {
             if let (Object::Buffer(buffer), Ok(())) = (object, result) {
                 result = write!(f, "context={} handle={handle} ", self.serial)
@@ -82,7 +82,7 @@ impl Context {
         result
     }
 
-    /// Its pools.
+    /// Writes a line for each of its pools.
     pub(crate) fn show_pools(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut result = Ok(());
         self.table.lock().each(|handle, object| {
@@ -94,7 +94,7 @@ impl Context {
         result
     }
 
-    /// Where its buffers and pools are registered.
+    /// Writes a line for each region of its buffers, pools and grants.
     pub(crate) fn show_regions(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut result = Ok(());
         self.table.lock().each(|_, object| {
@@ -108,7 +108,7 @@ impl Context {
         self.each_shown_endpoint(|_, endpoint| endpoint.show_grant_regions(f))
     }
 
-    /// The watches of its buffers.
+    /// Writes a line for each watch of its buffers.
     pub(crate) fn show_watches(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut result = Ok(());
         self.table.lock().each(|_, object| {
@@ -119,50 +119,24 @@ impl Context {
         result
     }
 
-    /// Shows every endpoint with its handle to `look`, without a lock: first those that have one, then those that are
-    /// ending, with 0. One that is made or ends meanwhile may be left out.
+    /// Calls `look` for every endpoint with its handle, 0 for one that is ending, without a lock. Each is shown once.
+    /// Only one that is made or ends meanwhile may be left out, because an endpoint is on its domain's list from its
+    /// making to its end.
     pub(crate) fn each_shown_endpoint(
         &self,
         mut look: impl FnMut(u32, &Endpoint) -> fmt::Result,
     ) -> fmt::Result {
-        self.each_named_endpoint(&mut look)?;
         let mut result = Ok(());
         self.domains.each_endpoint(|endpoint| {
-            if result.is_ok() && endpoint.record().is_torn_down() && !self.names(endpoint) {
-                result = look(0, endpoint);
+            let shown = match (endpoint.handle(), endpoint.record().is_torn_down()) {
+                (_, true) => Some(0),
+                (0, false) => None,
+                (handle, false) => Some(handle),
+            };
+            if let (Some(handle), Ok(())) = (shown, result) {
+                result = look(handle, endpoint);
             }
         });
         result
-    }
-
-    /// Whether an endpoint has a handle.
-    fn names(&self, endpoint: &Endpoint) -> bool {
-        let named = |object: &Object| match object {
-            Object::Endpoint(other) => core::ptr::eq(&**other, endpoint).then_some(()),
-            _ => None,
-        };
-        self.table.lock().find_from(0, named).is_some()
-    }
-
-    fn each_named_endpoint(
-        &self,
-        look: &mut impl FnMut(u32, &Endpoint) -> fmt::Result,
-    ) -> fmt::Result {
-        let mut from = 0;
-        loop {
-            let next = {
-                let table = self.table.lock();
-                let found = table.find_from(from, |object| match object {
-                    Object::Endpoint(endpoint) => Some(endpoint.clone()),
-                    _ => None,
-                });
-                found.map(|(index, endpoint)| (index, table.handle_at(index), endpoint))
-            };
-            let Some((index, handle, endpoint)) = next else {
-                return Ok(());
-            };
-            look(handle, &endpoint)?;
-            from = index + 1;
-        }
     }
 }

@@ -4,8 +4,9 @@
 
 use super::Context;
 use crate::{
+    dispatch::Objects,
     kx::{
-        pages::at_will,
+        charged::GFP_CHARGED,
         user::{write_u64s, Arg},
     },
     logic::histogram::BUCKETS,
@@ -26,7 +27,7 @@ impl Context {
         let kind = Kind::of(op).ok_or(EINVAL)?;
         let stage = Stage::from_raw(query.stage).ok_or(EINVAL)?;
         let endpoint = self.endpoint(query.handle)?;
-        let mut counts = KBox::new([0u64; BUCKETS], at_will())?;
+        let mut counts = KBox::new([0u64; BUCKETS], GFP_CHARGED)?;
         let empty = query.flags & uapi::STATS_RESET != 0;
         let record = endpoint.record();
         let summary = record.latencies(kind, stage, empty, &mut counts);

@@ -5,21 +5,21 @@
 use super::Object;
 use crate::{
     channel::Channel,
-    kx::pages::at_will,
+    kx::charged::GFP_CHARGED,
     logic::handle::{FreeSlots, Handle, Links, MmapTarget, MAX_SLOTS},
 };
 use kernel::{prelude::*, sync::Arc};
 
-/// Most handles of one context: fewer than a process may have mappings by default, so that whoever maps them all
-/// meets this limit first.
+/// Most handles of one context: fewer than a process may have mappings by default, so that a process that maps them all
+/// reaches this limit first.
 pub(crate) const MAX_HANDLES: usize = 1 << 15;
 const _: () = assert!(MAX_HANDLES <= MAX_SLOTS);
 
-/// One place in the table. `generation` is that of the object in it, or of the next one.
+/// A slot of the table. `generation` is that of the object in it, or of the next one.
 struct Slot {
     generation: u32,
     object: Option<Object>,
-    /// The free slot behind it, while it is free itself.
+    /// The next free slot, while this one is free.
     next: Option<u32>,
 }
 
@@ -35,7 +35,7 @@ impl Links for KVVec<Slot> {
     }
 }
 
-/// Handles and what they name. Its owner's lock protects it; nothing is dropped inside.
+/// Handles and what they name. Its owner's lock protects it; nothing is dropped under that lock.
 pub(super) struct Table {
     slots: KVVec<Slot>,
     free: FreeSlots,
@@ -53,10 +53,10 @@ impl Table {
         }
     }
 
-    /// Names an object, or gives it back with the reason.
+    /// Gives an object a handle, or returns it with the error.
     pub(super) fn insert(&mut self, object: Object) -> Result<u32, (Object, Error)> {
         if matches!(object, Object::Channel(_)) {
-            if let Err(error) = self.channels.reserve(1, at_will()) {
+            if let Err(error) = self.channels.reserve(1, GFP_CHARGED) {
                 return Err((object, error.into()));
             }
         }
@@ -79,8 +79,8 @@ impl Table {
         }
     }
 
-    /// A slot that is free: a new one as long as there may be more, so that a name that was given up names nothing for
-    /// as long as it can; then the one that was given up first.
+    /// A free slot: a new one as long as the table may grow, so that a handle that was given up stays unused as long as
+    /// possible; then the one that was given up first.
     fn slot(&mut self) -> Result<u32> {
         let index = self.slots.len();
         let grown = if index < MAX_HANDLES {
@@ -89,7 +89,7 @@ impl Table {
                 object: None,
                 next: None,
             };
-            self.slots.push(slot, at_will()).map_err(Error::from)
+            self.slots.push(slot, GFP_CHARGED).map_err(Error::from)
         } else {
             Err(EMFILE)
         };
@@ -109,7 +109,7 @@ impl Table {
             .ok_or(ENOENT)
     }
 
-    /// The first object from a place on of which `pick` makes something, and its place.
+    /// The first object from index `from` on for which `pick` returns something: its index, and what `pick` returned.
     pub(super) fn find_from<T>(
         &self,
         from: usize,
@@ -120,7 +120,7 @@ impl Table {
         objects.find_map(|(index, object)| Some((index, pick(object)?)))
     }
 
-    /// The first channel from a place on, and its place.
+    /// The first channel from index `from` on, and its index.
     pub(super) fn channel_from(&self, from: usize) -> Option<(usize, Arc<Channel>)> {
         let at = self
             .channels
@@ -132,7 +132,7 @@ impl Table {
         }
     }
 
-    /// Shows every object with its handle to `look`.
+    /// Calls `look` for every object with its handle.
     pub(super) fn each(&self, mut look: impl FnMut(u32, &Object)) {
         for (index, slot) in self.slots.iter().enumerate() {
             if let Some(object) = &slot.object {
@@ -141,7 +141,7 @@ impl Table {
         }
     }
 
-    /// The handle of a place.
+    /// The handle of the slot at an index.
     pub(super) fn handle_at(&self, index: usize) -> u32 {
         let slot = self.slots.get(index);
         let generation = slot.map_or(0, |slot| slot.generation);
@@ -158,7 +158,7 @@ impl Table {
             .ok_or(ENOENT)
     }
 
-    /// Takes a name away.
+    /// Removes a handle and returns its object.
     pub(super) fn remove(&mut self, handle: u32) -> Result<Object> {
         self.get(handle)?;
         let index = Handle::from_raw(handle).index;
@@ -172,7 +172,7 @@ impl Table {
         Ok(object)
     }
 
-    /// Takes everything, for the end of the context. The table may not be used afterwards.
+    /// Removes everything, for the end of the context. The table may not be used afterwards.
     pub(super) fn take_all(&mut self) -> TakenObjects {
         self.free = FreeSlots::new();
         self.channels = KVec::new();

@@ -18,10 +18,7 @@ const ID: u32 = 0x1110;
 kernel::pci_device_table!(
     TABLE,
     <Ivshmem as pci::Driver>::IdInfo,
-    [(
-        pci::DeviceId::from_id(pci::Vendor::REDHAT_QUMRANET, ID),
-        ()
-    )]
+    [(pci::DeviceId::from_id(pci::Vendor::REDHAT_QUMRANET, ID), ())]
 );
 
 impl pci::Driver for Ivshmem {
@@ -34,5 +31,9 @@ impl pci::Driver for Ivshmem {
         _info: Option<&'bound Self::IdInfo>,
     ) -> impl PinInit<Self::Data<'bound>, Error> + 'bound {
         Attached::new::<Self>(device)
+    }
+
+    fn unbind<'bound>(_device: &'bound pci::Device<Core<'_>>, this: Pin<&Self::Data<'bound>>) {
+        this.unbind();
     }
 }

@@ -10,21 +10,19 @@ mod ivshmem;
 mod range;
 
 pub(crate) use ivshmem::Ivshmem;
-pub(crate) use range::Range;
 
 use crate::{
-    context::quota::Kind,
-    faults::FAULTS,
+    base::{delay_points::DELAY_POINTS, faults::FAULTS, quota::Kind},
     kx::{
         bar::{Bar, Tier, TIERS},
-        global::DEVICES,
-        pages::{at_will, PAGE_BYTES},
+        charged::GFP_CHARGED,
+        global::global_mutex,
+        pages::PAGE_BYTES,
         vec::retain,
     },
     logic::extents::{words, Extents, Refused},
-    memory::{Cause, Home, Memory, Tenure},
+    memory::{rdma_path, rdma_reason, Cause, Memory, MemoryLifetime, MemoryOwner},
     module_parameters, uapi,
-    windows::WINDOWS,
 };
 use kernel::{
     device::Core,
@@ -35,8 +33,9 @@ use kernel::{
         Arc, Mutex,
     },
 };
+use range::Range;
 
-/// What tells one kind of PCI device with memory from another.
+/// A kind of PCI device with memory.
 pub(crate) trait Provider {
     /// The BAR that the memory is in.
     const BAR: u32;
@@ -45,19 +44,19 @@ pub(crate) trait Provider {
 /// Which pages of a tier's zone are taken.
 type Zone = Extents<KVVec<u64>>;
 
-/// What a device has. Its lock protects it.
+/// The state of a device. The device's lock protects it.
 struct Holdings {
     /// `None` from the end of the removal on.
     bar: Option<Bar>,
-    /// Nothing is taken any more.
+    /// The device is being removed: nothing is taken any more.
     leaving: bool,
     zones: [Option<Zone>; 3],
     /// Memory that was taken, which the removal revokes.
-    tenures: KVec<Arc<Tenure>>,
+    lifetimes: KVec<Arc<MemoryLifetime>>,
 }
 
 /// A device. Kept by the list of devices until its removal, and by the ranges that were taken of it. Lock: `holdings`,
-/// held while a range is made memory; never while memory is zeroed or revoked.
+/// held while memory is made of a range; never while memory is zeroed or revoked.
 #[pin_data]
 pub(crate) struct Device {
     serial: u64,
@@ -67,7 +66,7 @@ pub(crate) struct Device {
     holdings: Mutex<Holdings>,
 }
 
-/// The devices that are there, in the order in which they came. Lock: the global mutex `DEVICES`.
+/// The present devices. Lock: the global mutex `DEVICES`.
 pub(crate) struct Devices(KVec<Arc<Device>>);
 
 impl Devices {
@@ -76,13 +75,20 @@ impl Devices {
         Self(KVec::new())
     }
 
-    /// The first device behind a serial.
+    /// The first device behind a serial. Devices that were probed side by side are in no order.
     fn behind(&self, serial: u64) -> Option<Arc<Device>> {
-        self.0.iter().find(|device| device.serial > serial).cloned()
+        let behind = self.0.iter().filter(|device| device.serial > serial);
+        behind.min_by_key(|device| device.serial).cloned()
     }
 }
 
-/// Serial of the next device: never repeats as long as the module is loaded.
+global_mutex! {
+    /// The present devices.
+    static DEVICES: Mutex<Devices> = Devices::new();
+    life DevicesLife;
+}
+
+/// Serial of the next device. Serials never repeat as long as the module is loaded.
 static SERIALS: Atomic<u64> = Atomic::new(1);
 
 /// A range that a user wants.
@@ -95,12 +101,12 @@ pub(crate) struct Want {
     pub(crate) at: Option<u64>,
 }
 
-/// The tier of a number of the user-space interface.
+/// The tier with a number of the user-space interface.
 pub(crate) fn tier(number: u32) -> Result<Tier> {
     TIERS.get(number as usize).copied().ok_or(EINVAL)
 }
 
-/// The device of a serial. `ENODEV` when it is not there, or not any more.
+/// The device with a serial. `ENODEV` when there is none, or none any more.
 pub(crate) fn find(serial: u64) -> Result<Arc<Device>> {
     let before = serial.checked_sub(1).ok_or(ENODEV)?;
     let device = DEVICES.lock().behind(before);
@@ -115,7 +121,7 @@ pub(crate) fn after(serial: u64) -> Result<Arc<Device>> {
 }
 
 impl Device {
-    /// Takes over the memory of a device that is being probed.
+    /// The device whose memory this BAR is, while it is being probed.
     fn new(bar: Bar) -> Result<Arc<Self>> {
         let zone = |tier| {
             let pages = bar.pages(tier);
@@ -134,7 +140,7 @@ impl Device {
                     bar: Some(bar),
                     leaving: false,
                     zones,
-                    tenures: KVec::new(),
+                    lifetimes: KVec::new(),
                 }, "Device::holdings"),
             }),
             GFP_KERNEL,
@@ -151,32 +157,32 @@ impl Device {
         self.node
     }
 
-    /// Fills in what a query tells.
+    /// Fills in a query's results.
     pub(crate) fn describe(&self, query: &mut uapi::DeviceQuery) {
         query.device = self.serial;
         query.node = self.node;
         query.address = self.address;
         let holdings = self.holdings.lock();
         let zones = holdings.zones.iter().zip(TIERS);
-        for ((zone, tier), told) in zones.zip(query.tiers.iter_mut()) {
+        for ((zone, tier), info) in zones.zip(query.tiers.iter_mut()) {
             let Some(zone) = zone else { continue };
-            told.bytes = (zone.pages() * PAGE_BYTES) as u64;
-            told.free = (zone.free() * PAGE_BYTES) as u64;
+            info.bytes = (zone.pages() * PAGE_BYTES) as u64;
+            info.free = (zone.free() * PAGE_BYTES) as u64;
             let bar = holdings.bar.as_ref();
             let direct = bar.is_some_and(|bar| bar.has_pages(tier));
-            told.rdma = rdma_path(direct);
-            told.reason = rdma_reason(direct, tier);
+            info.rdma = rdma_path(direct);
+            info.reason = rdma_reason(direct, tier);
         }
     }
 
-    /// Takes a range and makes it memory of a context, not zeroed yet: see [`Memory::clear`]. `EDQUOT`, `ENODEV` when the
-    /// device goes, `EOPNOTSUPP` for a tier that it does not have, `ERANGE` for a range beyond the zone's end, `EBUSY` for one that is taken in part, `ENOMEM` when
-    /// there is no room.
-    pub(crate) fn take(self: &Arc<Self>, want: &Want, home: Home) -> Result<Arc<Memory>> {
+    /// Takes a range and makes memory of a context of it, which is not zeroed yet: see [`Memory::clear`]. `EDQUOT`,
+    /// `ENODEV` when the device is being removed, `EOPNOTSUPP` for a tier that it does not have, `ERANGE` for a range
+    /// beyond the zone's end, `EBUSY` for one that is partly taken, `ENOMEM` when there is no room.
+    pub(crate) fn take(self: &Arc<Self>, want: &Want, owner: MemoryOwner) -> Result<Arc<Memory>> {
         let count = usize::try_from(want.bytes).map_err(|_| ERANGE)?;
         let count = count.div_ceil(PAGE_BYTES);
         let whole = count.checked_mul(PAGE_BYTES).ok_or(ERANGE)?;
-        let charge = home.quota.charge(Kind::Bytes, whole as u64)?;
+        let charge = owner.quota.charge(Kind::Bytes, whole as u64)?;
         let mut holdings = self.holdings.lock();
         let holdings = &mut *holdings;
         if holdings.leaving {
@@ -185,7 +191,7 @@ impl Device {
         let bar = holdings.bar.as_ref().ok_or(ENODEV)?;
         let zone = holdings.zones.get_mut(want.tier as usize);
         let zone = zone.and_then(Option::as_mut).ok_or(EOPNOTSUPP)?;
-        holdings.tenures.reserve(1, at_will())?;
+        holdings.lifetimes.reserve(1, GFP_CHARGED)?;
         let first = match want.at {
             None => zone.take(count).ok_or(ENOMEM)?,
             Some(at) => {
@@ -201,16 +207,16 @@ impl Device {
         let made = (|| {
             let range = Range::new(self.clone(), want.tier, first, count)?;
             let (io, pages) = bar.range(want.tier, first, count, range.clone())?;
-            let memory = Memory::of_device(range.clone(), io, pages, &home, charge)?;
+            let memory = Memory::of_device(range.clone(), io, pages, &owner, charge)?;
             Ok::<_, Error>((memory, range))
         })();
         match made {
             Ok((memory, range)) => {
                 range.keep();
-                // There is room, see above.
+                // Cannot fail: the room was reserved above.
                 let _ = holdings
-                    .tenures
-                    .push_within_capacity(memory.tenure().clone());
+                    .lifetimes
+                    .push_within_capacity(memory.lifetime().clone());
                 Ok(memory)
             }
             Err(error) => {
@@ -228,62 +234,52 @@ impl Device {
         }
     }
 
-    /// Forgets memory that is gone.
-    pub(crate) fn forget(&self, tenure: &Arc<Tenure>) {
+    /// Forgets memory that is being freed.
+    fn forget(&self, lifetime: &Arc<MemoryLifetime>) {
         let mut holdings = self.holdings.lock();
-        let place = holdings.tenures.iter().position(|other| Arc::ptr_eq(other, tenure));
-        let gone = place.and_then(|place| holdings.tenures.remove(place).ok());
+        let place = holdings
+            .lifetimes
+            .iter()
+            .position(|other| Arc::ptr_eq(other, lifetime));
+        let gone = place.and_then(|place| holdings.lifetimes.remove(place).ok());
         drop(holdings);
         drop(gone);
     }
 
-    /// The device goes: whoever uses its memory is told, and when this returns nobody does.
+    /// Removes the device: revokes its memory from everybody who uses it. When this returns, nobody does.
     fn leave(&self) {
         retain(&mut DEVICES.lock().0, |other| other.serial != self.serial);
-        self.holdings.lock().leaving = true;
-        WINDOWS.leaving.pass();
-        loop {
-            // Each leaves the list by itself when its memory goes, or here.
-            let tenure = self.holdings.lock().tenures.pop();
-            let Some(tenure) = tenure else { break };
-            tenure.revoke(Cause::Device);
+        if core::mem::replace(&mut self.holdings.lock().leaving, true) {
+            return;
         }
+        DELAY_POINTS.device_removal.pass();
+        // Lifetimes leave the list here, or by themselves when their memory is freed. None is added any more.
+        let lifetimes = core::mem::take(&mut self.holdings.lock().lifetimes);
+        MemoryLifetime::revoke_all(&lifetimes, Cause::Device);
         let bar = self.holdings.lock().bar.take();
         drop(bar);
     }
 }
 
-/// How RDMA reaches memory.
-pub(crate) fn rdma_path(direct: bool) -> u32 {
-    if direct {
-        uapi::RDMA_DIRECT
-    } else {
-        uapi::RDMA_STAGED
-    }
-}
-
-/// Why RDMA does not reach it directly.
-pub(crate) fn rdma_reason(direct: bool, tier: Tier) -> u32 {
-    match (direct, tier) {
-        (true, _) => uapi::RDMA_REASON_NONE,
-        (false, Tier::Uncached) => uapi::RDMA_REASON_NO_PAGES,
-        (false, _) => uapi::RDMA_REASON_TIER,
-    }
-}
-
-/// A device that is bound. Its end is the device's removal.
+/// A device that is bound. Unbinding removes the device, and so does a drop without it.
 pub(crate) struct Attached(Arc<Device>);
 
 impl Attached {
     /// Claims the memory of a device and lists it.
     fn new<P: Provider>(device: &pci::Device<Core<'_>>) -> Result<Self> {
         let percent: u32 = module_parameters::device_rdma_percent.value();
-        let bar = Bar::new(device, P::BAR, percent)?;
+        let bar = Bar::new(device, P::BAR, percent, &FAULTS.probe_bar)?;
         FAULTS.probe_bar.fail(ENOMEM)?;
         let device = Device::new(bar)?;
         FAULTS.probe_bar.fail(ENOMEM)?;
         DEVICES.lock().0.push(device.clone(), GFP_KERNEL)?;
         Ok(Self(device))
+    }
+
+    /// Removes the device while it is still bound: the memory is used until nobody has it any more, and a device that is
+    /// not bound may be put to sleep.
+    fn unbind(&self) {
+        self.0.leave();
     }
 }
 

@@ -4,11 +4,8 @@
 
 use super::Device;
 use crate::{
-    kx::{
-        bar::Tier,
-        pages::{at_will, PAGE_BYTES},
-    },
-    memory::{Cause, Follower},
+    kx::{bar::Tier, charged::GFP_CHARGED, pages::PAGE_BYTES},
+    memory::{Cause, DeviceRange, Follower, MemoryLifetime},
 };
 use kernel::{
     prelude::*,
@@ -18,8 +15,8 @@ use kernel::{
     },
 };
 
-/// A range, given back to the device when its memory is revoked or goes, whichever comes first.
-pub(crate) struct Range {
+/// A range, given back to the device when its memory is revoked or freed, whichever comes first.
+pub(super) struct Range {
     device: Arc<Device>,
     tier: Tier,
     first: usize,
@@ -28,7 +25,7 @@ pub(crate) struct Range {
 }
 
 impl Range {
-    /// Of pages that were just taken.
+    /// The range of pages that were just taken.
     pub(super) fn new(
         device: Arc<Device>,
         tier: Tier,
@@ -40,30 +37,15 @@ impl Range {
             tier,
             first,
             count,
-            // Whoever takes them gives them back, until all is made.
+            // Until the memory is made, `Device::take` gives the pages back.
             given_back: Atomic::new(1),
         };
-        Ok(Arc::new(range, at_will())?)
+        Ok(Arc::new(range, GFP_CHARGED)?)
     }
 
-    /// The memory is made: from here on the range gives itself back.
-    pub(crate) fn keep(&self) {
+    /// Makes the range give itself back from now on: its memory is made.
+    pub(super) fn keep(&self) {
         self.given_back.store(0, ordering::Release);
-    }
-
-    /// Somebody may use them for ever: nobody else gets them.
-    pub(crate) fn never_give_back(&self) {
-        self.given_back.store(1, ordering::Release);
-    }
-
-    /// Its device.
-    pub(crate) fn device(&self) -> &Arc<Device> {
-        &self.device
-    }
-
-    /// Where it begins in its tier's zone, in bytes.
-    pub(crate) fn offset(&self) -> u64 {
-        (self.first * PAGE_BYTES) as u64
     }
 
     fn give_back(&self) {
@@ -78,8 +60,27 @@ impl Follower for Range {
         self.give_back();
     }
 
+    /// Keeps the range for good: a device may use its pages for ever.
     fn kept(&self) {
-        self.never_give_back();
+        self.given_back.store(1, ordering::Release);
+    }
+}
+
+impl DeviceRange for Range {
+    fn device(&self) -> u64 {
+        self.device.serial()
+    }
+
+    fn node(&self) -> i32 {
+        self.device.node()
+    }
+
+    fn offset(&self) -> u64 {
+        (self.first * PAGE_BYTES) as u64
+    }
+
+    fn forget(&self, lifetime: &Arc<MemoryLifetime>) {
+        self.device.forget(lifetime);
     }
 }
 

@@ -4,11 +4,19 @@
  * Each wrapper keeps its callee's contract; see there.
  */
 #include <linux/dma-buf.h>
+#include <linux/gfp.h>
 #include <linux/mm.h>
+#include <linux/wait.h>
 #include <linux/workqueue.h>
 #include <rdma/ib_verbs.h>
 #include <rdma/rdma_cm.h>
 #include "fault.h"
+
+/*
+ * For memory that user space or a peer can ask for: charged to the caller's memory cgroup, or to the one that was
+ * chosen for the thread. A request for too much fails and never invokes the OOM killer.
+ */
+static const gfp_t DMAPLANE_GFP_CHARGED = GFP_KERNEL_ACCOUNT | __GFP_RETRY_MAYFAIL | __GFP_NOWARN;
 
 /* Memory. */
 struct page *dmaplane_alloc_folio(int nid, unsigned int order, bool bound, bool insist);
@@ -67,17 +75,24 @@ void dmaplane_init_delayed_work(struct delayed_work *work, work_func_t run);
 void dmaplane_run_within(struct delayed_work *work, unsigned long jiffies);
 
 /* Kernel threads. */
-struct task_struct *dmaplane_thread_create(int (*run)(void *start), void *start, int nid,
-					   const char *name);
+struct task_struct *dmaplane_thread_create(int (*run)(void *start), void *start, const char *name);
+int dmaplane_thread_follow(struct task_struct *owner, int nid);
 bool dmaplane_node_has_processors(int nid);
 void dmaplane_about_to_sleep(void);
 void dmaplane_awake(void);
-void dmaplane_breathe(void);
+void dmaplane_relax(void);
 struct mem_cgroup *dmaplane_memcg_of_caller(void);
-void dmaplane_charge_to(struct mem_cgroup *memcg);
+struct mem_cgroup *dmaplane_charge_to(struct mem_cgroup *memcg);
+bool dmaplane_memcg_get(struct mem_cgroup *memcg);
 void dmaplane_memcg_put(struct mem_cgroup *memcg);
 
-/* Whether the calling thread is leaving, so that its files close by themselves. */
+/* Waiting for a condition. */
+void dmaplane_init_waitqueue(struct wait_queue_head *queue);
+void dmaplane_wake_up_all(struct wait_queue_head *queue);
+long dmaplane_wait_for(struct wait_queue_head *queue, bool (*ready)(void *condition),
+		       void *condition, bool killable, long limit);
+
+/* Whether the calling thread is exiting, which closes its files. */
 bool dmaplane_is_exiting(void);
 /* Whether it was killed, and is still in the kernel. */
 bool dmaplane_is_killed(void);
@@ -92,6 +107,12 @@ struct net *dmaplane_current_net(void);
 /* Verbs that are inline. */
 int dmaplane_ib_device_node(struct ib_device *device);
 bool dmaplane_ib_is_rxe(struct ib_device *device);
+#define DMAPLANE_IB_INFINIBAND 1
+#define DMAPLANE_IB_ROCE 2
+#define DMAPLANE_IB_IWARP 4
+#define DMAPLANE_IB_CONNECTIONS 8
+#define DMAPLANE_IB_REGISTERS 16
+u32 dmaplane_ib_features(struct ib_device *device);
 void *dmaplane_ib_get_client_data(struct ib_device *device, struct ib_client *client);
 int dmaplane_ib_post_send(struct ib_qp *qp, const struct ib_send_wr *wr,
 			  const struct ib_send_wr **bad_wr);
@@ -127,6 +148,7 @@ struct sg_table *dmaplane_p2p_map(struct dma_buf_attachment *attachment, void *p
 void dmaplane_p2p_unmap(struct dma_buf_attachment *attachment, struct sg_table *table,
 			enum dma_data_direction way);
 void dmaplane_resv_wait_all(struct dma_resv *resv);
+bool dmaplane_resv_is_quiet(struct dma_resv *resv, unsigned int usage);
 long dmaplane_resv_wait(struct dma_resv *resv, unsigned int usage, unsigned int limit_ms);
 void dmaplane_get_dma_buf(struct dma_buf *dmabuf);
 bool dmaplane_dma_buf_is_writable(const struct dma_buf *dmabuf);

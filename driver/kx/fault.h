@@ -10,7 +10,7 @@
 
 struct dentry;
 
-/* Most points there may be. */
+/* Most points that there may be. */
 #define DMAPLANE_FAULT_POINTS 64
 
 /* The folder "faults" in the driver's debugfs folder, or an error pointer. */
@@ -20,8 +20,8 @@ void dmaplane_fault_add(struct dentry *folder, unsigned int point, const char *n
 /* Removes the folder and waits for readers of its files. */
 void dmaplane_faults_end(struct dentry *folder);
 /*
- * Counts that the point was passed, and tells whether it fires. Any context. A point that is not `swept` leaves
- * the calling task's fail-nth alone.
+ * Counts a pass of the point, and returns whether it fires. Any context. A point that is not `swept` leaves the calling
+ * task's fail-nth alone.
  */
 bool dmaplane_fault_fires(unsigned int point, bool swept);
 

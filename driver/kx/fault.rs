@@ -2,20 +2,22 @@
 
 //! Points at which a fault can be injected, as attributes of the kernel's fault injection in debugfs.
 //!
+//! Would become `kernel::fault_inject`.
+//!
 //! Without `CONFIG_FAULT_INJECTION_DEBUG_FS`, or when built with `DMAPLANE_FAULTS=n`, a point never fires and nothing of
 //! it is left in the module.
 
 use kernel::{prelude::*, time::delay::fsleep, time::Delta};
 
-/// One point.
+/// A fault point.
 pub(crate) struct Point {
     index: u32,
-    /// Whether the fail-nth of the calling task counts it. Those that fail nothing are left out of such sweeps.
+    /// Whether the fail-nth of the calling task counts it. Points that make nothing fail are left out of such sweeps.
     swept: bool,
 }
 
 impl Point {
-    /// The point at a place of the table of points. `swept` says that it stands for a failure of the caller's.
+    /// The point with an index in the table of points. `swept` says that it stands for a failure of the caller's.
     pub(crate) const fn new(index: u32, swept: bool) -> Self {
         Self { index, swept }
     }
@@ -27,7 +29,7 @@ impl Point {
         unsafe { super::raw::dmaplane_fault_fires(self.index, self.swept) }
     }
 
-    /// Never.
+    /// Never fires.
     #[cfg(not(dmaplane_faults))]
     #[inline(always)]
     pub(crate) fn fires(&self) -> bool {
@@ -45,7 +47,7 @@ impl Point {
         }
     }
 
-    /// Sleeps so long when it fires.
+    /// Sleeps for `limit_ms` when it fires.
     #[inline(always)]
     pub(crate) fn stall(&self, limit_ms: u32) {
         if self.fires() {
@@ -70,8 +72,8 @@ unsafe impl Send for Folder {}
 unsafe impl Sync for Folder {}
 
 impl Folder {
-    /// Makes the folder with an attribute for each name. The place of a name is its point's index. The driver's own
-    /// folder is there already.
+    /// Makes the folder, with an attribute for each name. The position of a name is its point's index. The driver's own
+    /// folder exists already.
     #[cfg(dmaplane_faults)]
     pub(crate) fn new(names: &[&'static CStr]) -> Self {
         // SAFETY: Process context. Errors are passed on to debugfs, which knows them.
@@ -84,7 +86,7 @@ impl Folder {
         Self { folder }
     }
 
-    /// Nothing.
+    /// Makes nothing.
     #[cfg(not(dmaplane_faults))]
     pub(crate) fn new(_names: &[&'static CStr]) -> Self {
         Self {}

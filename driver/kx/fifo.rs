@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! A first-in first-out queue with all its memory allocated at the start, for use under spinlocks.
+//! A first-in first-out queue whose memory is all allocated at the start, for use under spinlocks.
+//!
+//! Would become a ring buffer in `kernel::alloc`.
 
-use super::pages::at_will;
+use crate::kx::charged::GFP_CHARGED;
 use kernel::prelude::*;
 
 /// A bounded queue. Its owner's lock protects it.
@@ -17,7 +19,7 @@ pub(crate) struct Fifo<T> {
 }
 
 impl<T> Fifo<T> {
-    /// A queue that can hold nothing.
+    /// A queue of capacity 0.
     pub(crate) const fn none() -> Self {
         Self {
             slots: KVVec::new(),
@@ -28,9 +30,9 @@ impl<T> Fifo<T> {
 
     /// A queue for `capacity` items.
     pub(crate) fn new(capacity: usize) -> Result<Self> {
-        let mut slots = KVVec::with_capacity(capacity, at_will())?;
+        let mut slots = KVVec::with_capacity(capacity, GFP_CHARGED)?;
         for _ in 0..capacity {
-            slots.push(None, at_will())?;
+            slots.push(None, GFP_CHARGED)?;
         }
         Ok(Self {
             slots,
@@ -39,12 +41,12 @@ impl<T> Fifo<T> {
         })
     }
 
-    /// Items that it can hold.
+    /// Number of items that it can hold.
     pub(crate) fn capacity(&self) -> usize {
         self.slots.len()
     }
 
-    /// Adds an item at the front, or gives it back when there is no room.
+    /// Adds an item at the front, or returns it when there is no room.
     pub(crate) fn push_front(&mut self, item: T) -> core::result::Result<(), T> {
         let capacity = self.slots.len();
         if self.len == capacity {
@@ -62,17 +64,17 @@ impl<T> Fifo<T> {
         }
     }
 
-    /// Whether no item fits any more.
+    /// Whether there is no room for another item.
     pub(crate) fn is_full(&self) -> bool {
         self.len == self.slots.len()
     }
 
-    /// A place below twice the size, brought back into the queue. No remainder: a size of 0 would panic.
+    /// Wraps a position below twice the size back into the queue. Without `%`, which would panic for a size of 0.
     fn wrap(&self, place: usize) -> usize {
         place.checked_sub(self.slots.len()).unwrap_or(place)
     }
 
-    /// Adds an item at the end, or gives it back when there is no room.
+    /// Adds an item at the end, or returns it when there is no room.
     pub(crate) fn push(&mut self, item: T) -> core::result::Result<(), T> {
         let capacity = self.slots.len();
         if self.len == capacity {
@@ -89,7 +91,7 @@ impl<T> Fifo<T> {
         }
     }
 
-    /// Shows every item to `look`, in order.
+    /// Calls `look` for every item, in order.
     pub(crate) fn for_each(&mut self, mut look: impl FnMut(&mut T)) {
         for offset in 0..self.len {
             let place = self.wrap(self.head + offset);
@@ -99,7 +101,7 @@ impl<T> Fifo<T> {
         }
     }
 
-    /// Items that are in it.
+    /// Number of items that are in it.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
@@ -117,7 +119,7 @@ impl<T> Fifo<T> {
         Some(item)
     }
 
-    /// Takes the first item that `wanted` chooses; the others keep their order.
+    /// Takes the first item that `wanted` selects; the others keep their order.
     pub(crate) fn remove_first(&mut self, wanted: impl Fn(&T) -> bool) -> Option<T> {
         if self.front().is_some_and(&wanted) {
             return self.pop();

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! A misc device whose files can be polled, which the kernel crate's registration does not offer.
+//! A misc device whose files can be polled.
+//!
+//! Extends `kernel::miscdevice`, whose registration has no poll.
 
 use core::marker::PhantomData;
 use kernel::{
@@ -20,12 +22,12 @@ pub(crate) use kernel::sync::poll::PollTable;
 pub(crate) struct Ready(bindings::__poll_t);
 
 impl Ready {
-    /// There is something to take.
+    /// There is something to take from it.
     pub(crate) const READABLE: Self = Self(bindings::POLLIN | bindings::POLLRDNORM);
-    /// Something is broken, which a call will tell.
+    /// Something is broken. The next call reports it.
     pub(crate) const BROKEN: Self = Self(bindings::POLLERR);
 
-    /// Both.
+    /// Ready for both.
     pub(crate) fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
@@ -33,8 +35,7 @@ impl Ready {
 
 /// A misc device whose files can be polled.
 pub(crate) trait Polled: MiscDevice {
-    /// What the file is ready for. Registers the caller first, so that nothing that comes afterwards is missed. May
-    /// sleep.
+    /// What the file is ready for. Registers the caller first, so that it misses nothing that comes later. May sleep.
     fn poll(
         device: <Self::Ptr as ForeignOwnable>::Borrowed<'_>,
         file: &File,
@@ -42,7 +43,7 @@ pub(crate) trait Polled: MiscDevice {
     ) -> Ready;
 }
 
-/// The registration of such a device, as `kernel::miscdevice::MiscDeviceRegistration` is one of a device without poll.
+/// The registration of such a device. `kernel::miscdevice::MiscDeviceRegistration` is its counterpart without poll.
 ///
 /// # Invariants
 ///
@@ -110,8 +111,9 @@ unsafe extern "C" fn poll<T: Polled>(
     file: *mut bindings::file,
     table: *mut bindings::poll_table_struct,
 ) -> bindings::__poll_t {
-    // SAFETY: The crate's open function has put the device there, and its release takes it away after the last call.
-    let device = unsafe { <T::Ptr as ForeignOwnable>::borrow((*file).private_data.cast::<ffi::c_void>()) };
+    // SAFETY: The crate's open function has stored the device there, and its release takes it away after the last call.
+    let device =
+        unsafe { <T::Ptr as ForeignOwnable>::borrow((*file).private_data.cast::<ffi::c_void>()) };
     // SAFETY: The file is alive during the call, without an `fdget_pos` of this thread.
     let file = unsafe { File::from_raw_file(file) };
     // SAFETY: By this function's contract.

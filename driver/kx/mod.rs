@@ -1,32 +1,37 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Staging abstractions: everything `unsafe`, one file for each that could go upstream.
+//! Staging abstractions: everything `unsafe`, one file for each that could go upstream. The head of each file names the
+//! part of the kernel crate (`rust/kernel`) that it extends or would become.
 //!
 //! Nothing in here knows what a buffer, a channel or a grant is. Code above this folder is safe Rust.
 
 pub(crate) mod bar;
-pub(crate) mod chain;
+pub(crate) mod box_queue;
+pub(crate) mod charged;
+pub(crate) mod completion;
+pub(crate) mod delayed_work;
 pub(crate) mod dmabuf;
 pub(crate) mod eventfd;
 pub(crate) mod fault;
 pub(crate) mod fifo;
 pub(crate) mod global;
+pub(crate) mod mapping_space;
 pub(crate) mod miscdev;
 pub(crate) mod net;
 pub(crate) mod nodes;
 pub(crate) mod pages;
 pub(crate) mod rdma;
 pub(crate) mod shared;
-pub(crate) mod signal;
-pub(crate) mod space;
 pub(crate) mod sysfs;
 pub(crate) mod task;
 pub(crate) mod thread;
-pub(crate) mod tick;
+pub(crate) mod timed_work;
 pub(crate) mod trace;
+pub(crate) mod turn;
 pub(crate) mod user;
 pub(crate) mod vec;
 pub(crate) mod vma;
+pub(crate) mod waitq;
 
 /// Bindings that the kernel crate does not have; `Kbuild` generates them from `bindings.h`.
 #[allow(
@@ -52,8 +57,9 @@ mod raw {
     include!(env!("DMAPLANE_BINDINGS"));
 }
 
-/// Keeps the module loaded for good: something that calls it can never be ended.
+/// Keeps the module loaded for good, unless it is being unloaded already. For something that calls the module and
+/// cannot be stopped.
 pub(crate) fn stay_loaded() {
-    // SAFETY: This is code of the module, so that it is loaded; the reference is never given back.
+    // SAFETY: This is code of the module, so that it is loaded; this reference is never given back.
     unsafe { raw::dmaplane_module_stay() };
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
 //! Socket addresses and the caller's network namespace.
+//!
+//! Extends `kernel::net`.
 
 use super::raw;
 use crate::uapi;
@@ -65,7 +67,8 @@ impl Address {
                     addr: from.addr,
                     scope_id: from.scope_id,
                 };
-                // SAFETY: As above; the assertion above compares the sizes.
+                // SAFETY: The storage is larger, as the assertion above shows, and at least as aligned; both are plain
+                // integers.
                 unsafe { to.cast::<Inet6>().write(addr) };
             }
             _ => return Err(EAFNOSUPPORT),
@@ -88,7 +91,7 @@ impl Address {
                 to.addr = [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
             }
             uapi::FAMILY_IPV6 => {
-                // SAFETY: As above.
+                // SAFETY: The storage is larger and holds this family; any bytes are valid integers.
                 let addr = unsafe { from.cast::<Inet6>().read() };
                 to.family = uapi::FAMILY_IPV6;
                 to.port = u16::from_be(addr.port);
@@ -100,14 +103,15 @@ impl Address {
         to
     }
 
-    /// Takes over what the connection manager stores.
+    /// Copies an address that the connection manager stores.
     pub(super) fn from_storage(storage: &raw::__kernel_sockaddr_storage) -> Self {
         // SAFETY: Same size, at most the same alignment, and bytes without a meaning of their own.
         unsafe { ptr::from_ref(storage).cast::<Self>().read() }
     }
 
-    /// The address with the scope that it needs: a link-local one means nothing without the interface that its connection
-    /// came by, and the connection manager fills that in on the active side only. 0 where the interface is not known.
+    /// The address with the scope that it needs: a link-local one means nothing without the interface of its
+    /// connection, which the connection manager fills in on the active side only. `interface` is 0 where it is not
+    /// known.
     pub(super) fn scoped(mut self, interface: i32) -> Self {
         let at = ptr::from_mut(&mut self);
         // SAFETY: Every socket address starts with its family.
@@ -125,7 +129,7 @@ impl Address {
         self
     }
 
-    /// For callees that only read the address.
+    /// The raw address, for callees that only read it.
     pub(super) fn as_ptr(&self) -> *mut bindings::sockaddr {
         ptr::from_ref(self).cast_mut().cast()
     }

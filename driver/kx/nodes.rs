@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! NUMA nodes, and which one a device sits on.
+//! NUMA nodes, and the node of a device.
+//!
+//! Extends `kernel::alloc::NumaNode`.
 
 use super::raw;
 use kernel::prelude::*;
 
-/// Whether a node exists and has memory that buffers may be made of: not memory that is movable only, and not that of
-/// nodes beyond the caller's cpuset.
+/// Whether a node exists and has memory for buffers. Memory that is movable only does not count, nor does that of nodes
+/// beyond the caller's cpuset.
 pub(crate) fn node_has_memory(nid: i32) -> bool {
     // SAFETY: Any integer may be passed; the wrapper checks its range.
     unsafe { raw::dmaplane_node_has_memory(nid) }
@@ -25,21 +27,21 @@ pub(crate) fn memory_nodes() -> impl Iterator<Item = i32> {
 
 /// Distance between nodes in the firmware's unit: 10 is local, more is farther.
 pub(crate) fn distance(from: i32, to: i32) -> i32 {
-    // SAFETY: Any integers may be passed: the callee knows the table's size.
+    // SAFETY: Any integers may be passed: the wrapper refuses negative ones, and the callee knows the table's size.
     unsafe { raw::dmaplane_node_distance(from, to) }
 }
 
-/// Processors of a node.
+/// Number of processors of a node.
 pub(crate) fn cpus(nid: i32) -> usize {
     // SAFETY: Any integer may be passed; the wrapper checks its range.
     unsafe { raw::dmaplane_node_cpus(nid) as usize }
 }
 
-/// A name of a device as user space gave it: text that ends in a zero.
+/// A name of a device as user space gave it: text that ends in a zero byte.
 pub(crate) struct DeviceName<'a>(&'a CStr);
 
 impl<'a> DeviceName<'a> {
-    /// Checks it: not empty, and nothing but zeroes behind its end. `EINVAL` otherwise.
+    /// Checks it: not empty, and only zeroes behind its end. `EINVAL` otherwise.
     pub(crate) fn new(bytes: &'a [u8; 64]) -> Result<Self> {
         let name = CStr::from_bytes_until_nul(bytes).map_err(|_| EINVAL)?;
         let length = name.to_bytes().len();
@@ -59,7 +61,7 @@ impl<'a> DeviceName<'a> {
 /// The node that the firmware gave a PCI device, -1 for none. `ENODEV` when there is no such device.
 pub(crate) fn of_pci_device(name: &DeviceName<'_>) -> Result<i32> {
     let mut nid = -1;
-    // SAFETY: The name ends in a zero and is alive during the call, and so is the number.
+    // SAFETY: The name ends in a zero byte and is alive during the call, and so is the number.
     kernel::error::to_result(unsafe {
         raw::dmaplane_pci_device_node(name.0.as_char_ptr(), &mut nid)
     })?;

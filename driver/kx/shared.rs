@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Kernel memory that a hostile process maps and changes at will.
+//! Kernel memory that user space maps, and that a hostile process changes at will.
+//!
+//! Extends `kernel::alloc`.
 
 use super::{pages::PAGE_BYTES, raw};
 use core::{
@@ -11,8 +13,8 @@ use kernel::{bindings, ffi::c_void, prelude::*};
 
 /// Zeroed memory of whole pages, contiguous for the kernel, that user space may map.
 ///
-/// All access is through atomics of machine words, because user space writes at the same time. Every
-/// word is read once and what was read is a copy.
+/// All access is through atomics of machine words, because user space writes at the same time. Every word is read once,
+/// and only the copy is used.
 ///
 /// # Invariants
 ///
@@ -25,7 +27,7 @@ pub(crate) struct SharedMemory {
 
 // SAFETY: The memory is not tied to a thread, and all access is atomic.
 unsafe impl Send for SharedMemory {}
-// SAFETY: As above.
+// SAFETY: The memory is not tied to a thread, and all access is atomic.
 unsafe impl Sync for SharedMemory {}
 
 /// A structure that consists of whole 64-bit words, so that it can be copied word by word.
@@ -37,7 +39,7 @@ pub(crate) unsafe trait Words: Copy + Default {}
 
 // SAFETY: `repr(C)` of integers without padding, 64 bytes, aligned to 8 by its `u64` members.
 unsafe impl Words for crate::uapi::Sqe {}
-// SAFETY: As above.
+// SAFETY: `repr(C)` of integers without padding, 64 bytes, aligned to 8 by its `u64` members.
 unsafe impl Words for crate::uapi::Cqe {}
 
 impl SharedMemory {
@@ -107,7 +109,8 @@ impl SharedMemory {
     pub(crate) fn write<T: Words>(&self, offset: usize, value: &T) -> Result {
         let from = core::ptr::from_ref(value).cast::<u64>();
         for (index, word) in self.words::<T>(offset)?.enumerate() {
-            // SAFETY: As in `read()`; there is no padding, so every byte is initialised.
+            // SAFETY: `index` stays below the number of words of `T`, by `Words`'s contract aligned. There is no
+            // padding, so every byte is initialised.
             word.store(unsafe { from.add(index).read() }, Ordering::Relaxed);
         }
         Ok(())
@@ -118,7 +121,7 @@ impl SharedMemory {
         if offset >= self.bytes {
             return Err(EINVAL);
         }
-        // SAFETY: In bounds of a `vmalloc` area, so that a page is behind every address.
+        // SAFETY: In bounds of a `vmalloc` area, so a page is behind every address.
         let page =
             unsafe { bindings::vmalloc_to_page(self.base.as_ptr().add(offset).cast::<c_void>()) };
         NonNull::new(page).ok_or(EFAULT)
@@ -127,8 +130,8 @@ impl SharedMemory {
 
 impl Drop for SharedMemory {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant the area is ours. User mappings hold references to its pages, so
-        // that these outlive it.
+        // SAFETY: By the type invariant the area is ours. User mappings hold references to its pages, so the pages
+        // outlive it.
         unsafe { raw::dmaplane_vfree(self.base.as_ptr().cast()) };
     }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Wrappers for what bindgen cannot bind: inline functions and macros. No policy lives here. */
 #include <linux/anon_inodes.h>
+#include <linux/cpumask.h>
 #include <linux/cpuset.h>
 #include <linux/file.h>
 #include <linux/fs.h>
@@ -17,6 +18,7 @@
 #include <linux/nsproxy.h>
 #include <linux/io.h>
 #include <linux/pci.h>
+#include <linux/pgtable.h>
 #include <linux/personality.h>
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
@@ -25,14 +27,15 @@
 #include <linux/sched/task.h>
 #include <linux/topology.h>
 #include <linux/vmalloc.h>
+#include <linux/wait.h>
 #include <linux/workqueue.h>
 #include "bindings.h"
 
 /*
- * One folio, not zeroed, charged to the caller's memory cgroup, on nodes of the caller's cpuset alone, as memory of user
- * space is; without a node as the caller's memory policy says. __GFP_RETRY_MAYFAIL, __GFP_NORETRY and __GFP_THISNODE all
- * keep the out-of-memory killer out: a caller that asks for too much gets NULL, nobody else is hurt. Large folios
- * are not fought for unless the caller insists: there are smaller ones.
+ * Allocates one folio, not zeroed, and charges it to the caller's memory cgroup. Like user memory, it comes only from
+ * nodes of the caller's cpuset; without a node it follows the caller's memory policy. __GFP_RETRY_MAYFAIL,
+ * __GFP_NORETRY and __GFP_THISNODE all avoid the OOM killer: a caller that asks for too much gets NULL, and nobody else
+ * is hurt. Unless the caller insists, large folios are not retried: there are smaller ones.
  */
 struct page *dmaplane_alloc_folio(int nid, unsigned int order, bool bound, bool insist)
 {
@@ -52,7 +55,7 @@ unsigned int dmaplane_folio_references(struct page *page)
 	return folio_ref_count(page_folio(page));
 }
 
-/* Asleep for a while, unless the caller is being killed. */
+/* Sleeps for a while, unless the caller is being killed. */
 void dmaplane_sleep_killable(unsigned int ms)
 {
 	schedule_timeout_killable(msecs_to_jiffies(ms));
@@ -96,7 +99,7 @@ void dmaplane_init_work(struct work_struct *work, work_func_t run)
 	INIT_WORK(work, run);
 }
 
-/* Unbound, near the node: it may take long. */
+/* Near the node, and unbound, because it may take long. */
 void dmaplane_queue_on_node(int nid, struct work_struct *work)
 {
 	queue_work_node(nid, system_dfl_wq, work);
@@ -107,21 +110,40 @@ void dmaplane_init_delayed_work(struct delayed_work *work, work_func_t run)
 	INIT_DELAYED_WORK(work, run);
 }
 
-/* Unbound: what runs there may wait. The last call decides when. */
+/* Unbound, because the work may wait. The last call decides when it runs. */
 void dmaplane_run_within(struct delayed_work *work, unsigned long jiffies)
 {
 	mod_delayed_work(system_dfl_wq, work, jiffies);
 }
 
-/* Asleep until the caller wakes it; a reference of the task is the caller's. It keeps to the node's processors. */
-struct task_struct *dmaplane_thread_create(int (*run)(void *start), void *start, int nid,
+/* The thread sleeps until the caller wakes it. The caller gets a reference to the task. */
+struct task_struct *dmaplane_thread_create(int (*run)(void *start), void *start,
 					   const char *name)
 {
-	struct task_struct *task = kthread_create_on_node(run, start, nid, "%s", name);
+	struct task_struct *task = kthread_create(run, start, "%s", name);
 
 	if (!IS_ERR(task))
 		get_task_struct(task);
 	return task;
+}
+
+/*
+ * Moves the calling kernel thread to the processors of another task, which waits meanwhile, and of those to the
+ * processors of a node if one is wanted. Not to that task's cgroup: one of version 2 cannot be frozen with a kernel
+ * thread in it.
+ */
+int dmaplane_thread_follow(struct task_struct *owner, int nid)
+{
+	cpumask_var_t mask;
+	int ret = -EINVAL;
+
+	if (!alloc_cpumask_var(&mask, GFP_KERNEL_ACCOUNT))
+		return -ENOMEM;
+	cpumask_copy(mask, &owner->cpus_mask);
+	if (nid == NUMA_NO_NODE || cpumask_and(mask, mask, cpumask_of_node(nid)))
+		ret = set_cpus_allowed_ptr(current, mask);
+	free_cpumask_var(mask);
+	return ret;
 }
 
 bool dmaplane_node_has_processors(int nid)
@@ -129,7 +151,7 @@ bool dmaplane_node_has_processors(int nid)
 	return nid >= 0 && nid < nr_node_ids && node_online(nid) && nr_cpus_node(nid);
 }
 
-/* Idle: neither a load nor hung. Contains a full barrier. */
+/* Idle, so that it counts neither as load nor as hung. Contains a full barrier. */
 void dmaplane_about_to_sleep(void)
 {
 	set_current_state(TASK_IDLE);
@@ -140,10 +162,10 @@ void dmaplane_awake(void)
 	__set_current_state(TASK_RUNNING);
 }
 
-void dmaplane_breathe(void)
+void dmaplane_relax(void)
 {
 	cpu_relax();
-	/* A preemptible kernel's cond_resched() is empty, and tracers wait for each task to say that it is in none of theirs. */
+	/* A preemptible kernel's cond_resched() is empty, and tracers wait for a quiescent state of each task. */
 	cond_resched_tasks_rcu_qs();
 }
 
@@ -159,14 +181,39 @@ struct mem_cgroup *dmaplane_memcg_of_caller(void)
 	return memcg;
 }
 
-void dmaplane_charge_to(struct mem_cgroup *memcg)
+/* Returns the one that was charged before. */
+struct mem_cgroup *dmaplane_charge_to(struct mem_cgroup *memcg)
 {
-	set_active_memcg(memcg);
+	return set_active_memcg(memcg);
+}
+
+bool dmaplane_memcg_get(struct mem_cgroup *memcg)
+{
+	return mem_cgroup_tryget(memcg);
 }
 
 void dmaplane_memcg_put(struct mem_cgroup *memcg)
 {
 	mem_cgroup_put(memcg);
+}
+
+void dmaplane_init_waitqueue(struct wait_queue_head *queue)
+{
+	init_waitqueue_head(queue);
+}
+
+void dmaplane_wake_up_all(struct wait_queue_head *queue)
+{
+	wake_up_all(queue);
+}
+
+/* The limit is in jiffies. Returns what is left of it, at least 1, when ready; 0 on a timeout, negative on a signal. */
+long dmaplane_wait_for(struct wait_queue_head *queue, bool (*ready)(void *condition),
+		       void *condition, bool killable, long limit)
+{
+	if (killable)
+		return wait_event_killable_timeout(*queue, ready(condition), limit);
+	return wait_event_interruptible_timeout(*queue, ready(condition), limit);
 }
 
 bool dmaplane_is_exiting(void)
@@ -184,7 +231,7 @@ int dmaplane_page_to_nid(const struct page *page)
 	return page_to_nid(page);
 }
 
-/* Memory that the kernel may use for itself, where the caller's cpuset allows it. */
+/* Whether the node has memory that the kernel may use for itself, and the caller's cpuset allows it. */
 bool dmaplane_node_has_memory(int nid)
 {
 	return nid >= 0 && nid < nr_node_ids && node_state(nid, N_NORMAL_MEMORY) &&
@@ -198,6 +245,8 @@ unsigned int dmaplane_node_ids(void)
 
 int dmaplane_node_distance(int from, int to)
 {
+	if (from < 0 || to < 0)
+		return REMOTE_DISTANCE;
 	return node_distance(from, to);
 }
 
@@ -222,7 +271,29 @@ bool dmaplane_ib_is_rxe(struct ib_device *device)
 	return device->ops.driver_id == RDMA_DRIVER_RXE;
 }
 
-/* The node of the adapter; that of what carries its first port where the adapter itself is none. */
+/*
+ * What the device is and has, as DMAPLANE_IB_* bits: of its first port. Others may have another protocol of the two
+ * that IB's connection manager serves, which makes no difference to what the device can do.
+ */
+u32 dmaplane_ib_features(struct ib_device *device)
+{
+	u32 port = rdma_start_port(device);
+	u32 features = 0;
+
+	if (rdma_protocol_ib(device, port))
+		features |= DMAPLANE_IB_INFINIBAND;
+	if (rdma_protocol_roce(device, port))
+		features |= DMAPLANE_IB_ROCE;
+	if (rdma_protocol_iwarp(device, port))
+		features |= DMAPLANE_IB_IWARP;
+	if (rdma_cap_ib_cm(device, port) || rdma_cap_iw_cm(device, port))
+		features |= DMAPLANE_IB_CONNECTIONS;
+	if (device->attrs.device_cap_flags & IB_DEVICE_MEM_MGT_EXTENSIONS)
+		features |= DMAPLANE_IB_REGISTERS;
+	return features;
+}
+
+/* The node of the adapter, or that of the device under its first port if the adapter itself has none. */
 int dmaplane_ib_device_node(struct ib_device *device)
 {
 	int nid = dev_to_node(&device->dev);
@@ -243,9 +314,7 @@ int dmaplane_ib_device_node(struct ib_device *device)
 
 void *dmaplane_vmalloc_shared(unsigned long bytes)
 {
-	/* User space chooses how much: ENOMEM at the memory cgroup's limit, and never its OOM killer. */
-	return __vmalloc(bytes, GFP_KERNEL_ACCOUNT | __GFP_ZERO | __GFP_NOWARN |
-			 __GFP_RETRY_MAYFAIL);
+	return __vmalloc(bytes, DMAPLANE_GFP_CHARGED | __GFP_ZERO);
 }
 
 void dmaplane_vfree(void *memory)
@@ -257,7 +326,7 @@ void dmaplane_vfree(void *memory)
 void dmaplane_vma_shared_only(struct vm_area_struct *vma)
 {
 	vm_flags_mod(vma, VM_DONTEXPAND | VM_DONTDUMP, VM_MAYEXEC | VM_EXEC);
-	/* What is inserted right away is not executable either. */
+	/* Pages that are inserted right away are not executable either. */
 	vma->vm_page_prot = vm_get_page_prot(vma->vm_flags);
 }
 
@@ -266,7 +335,7 @@ bool dmaplane_read_implies_exec(void)
 	return current->personality & READ_IMPLIES_EXEC;
 }
 
-/* As above. Pages are inserted when they are touched first. */
+/* Called from mmap(2) with the VMA still private to the caller. Pages are inserted on first access. */
 void dmaplane_vma_on_demand(struct vm_area_struct *vma, pgoff_t first)
 {
 	vm_flags_set(vma, VM_MIXEDMAP);
@@ -275,7 +344,7 @@ void dmaplane_vma_on_demand(struct vm_area_struct *vma, pgoff_t first)
 
 static const struct file_operations dmaplane_space_fops = { .owner = THIS_MODULE };
 
-/* A file of its own inode, whose address space holds user mappings and nothing else. */
+/* A file with an inode of its own, whose address space holds user mappings and nothing else. */
 struct file *dmaplane_space_new(void)
 {
 	return anon_inode_create_getfile("[dmaplane]", &dmaplane_space_fops, NULL, O_RDWR, NULL);
@@ -301,7 +370,7 @@ void dmaplane_space_keep(struct file *space, struct vm_area_struct *vma)
 	vma_set_file(vma, space);
 }
 
-/* All of them from the first on without a count. */
+/* A count of 0 stands for all pages from the first on. */
 void dmaplane_space_zap(struct inode *inode, pgoff_t first, pgoff_t count)
 {
 	unmap_mapping_pages(inode->i_mapping, first, count, true);
@@ -361,8 +430,8 @@ void *dmaplane_io_map(phys_addr_t start, size_t bytes, u32 tier)
 }
 
 /*
- * Whether a mapping is of the tier that was wanted. Where the MTRRs or a missing PAT do not allow that, it is made uncached
- * without an error.
+ * Whether a mapping has the tier that was wanted. If the MTRRs or a missing PAT do not allow it, the mapping is made
+ * uncached without an error.
  */
 bool dmaplane_io_has_tier(const void *mapping, u32 tier)
 {
@@ -378,7 +447,7 @@ bool dmaplane_io_has_tier(const void *mapping, u32 tier)
 	if (!pte)
 		return false;
 	bits = pte_val(*pte);
-	/* The bit for PAT is another one in entries of large pages. */
+	/* The PAT bit is another one in entries of large pages. */
 	if (level != PG_LEVEL_4K)
 		bits = protval_large_2_4k(bits);
 	return (bits & _PAGE_CACHE_MASK) == cachemode2protval(wanted) &&
@@ -394,8 +463,8 @@ void dmaplane_io_unmap(void *mapping)
 }
 
 /*
- * Whole words where both sides allow it. Either side may be a device's memory: the accesses of a plain memcpy() are not
- * specified for it.
+ * Copies whole words where both sides are aligned. Either side may be a device's memory, for which the accesses of a
+ * plain memcpy() are not specified.
  */
 void dmaplane_io_copy(void *to, const void *from, size_t bytes)
 {
@@ -430,11 +499,11 @@ void dmaplane_vma_of_io(struct vm_area_struct *vma, pgoff_t first, u32 tier)
 		vma->vm_page_prot = pgprot_noncached(vma->vm_page_prot);
 	else if (tier == 1)
 		vma->vm_page_prot = pgprot_writecombine(vma->vm_page_prot);
-	/* A device's memory is shared with it, as the kernel's own mapping is. */
+	/* Shared with the device, and so not encrypted, like the kernel's own mapping. */
 	vma->vm_page_prot = pgprot_decrypted(vma->vm_page_prot);
 }
 
-/* Called from a fault in such a VMA. */
+/* Called from a fault in a VMA of dmaplane_vma_of_io(). */
 vm_fault_t dmaplane_vma_insert_io(struct vm_area_struct *vma, unsigned long address,
 				  unsigned long pfn, unsigned long count)
 {
@@ -443,18 +512,18 @@ vm_fault_t dmaplane_vma_insert_io(struct vm_area_struct *vma, unsigned long addr
 
 	for (at = 0; at < count && result == VM_FAULT_NOPAGE; at++)
 		result = vmf_insert_pfn(vma, address + at * PAGE_SIZE, pfn + at);
-	/* The touched page is there, or another thread was faster. */
+	/* The faulting page is there, or another thread was faster. */
 	return at > 1 ? VM_FAULT_NOPAGE : result;
 }
 
-/* As for a device's memory, of host pages that nobody may pin. */
+/* Like dmaplane_vma_of_io(), but for host pages that nobody may pin. */
 void dmaplane_vma_of_frames(struct vm_area_struct *vma, pgoff_t first)
 {
 	vm_flags_set(vma, VM_PFNMAP);
 	vma->vm_pgoff = first;
 }
 
-/* Called from a fault in such a VMA. */
+/* Called from a fault in a VMA of dmaplane_vma_of_frames(). */
 vm_fault_t dmaplane_vma_insert_frames(struct vm_area_struct *vma, unsigned long address,
 				      struct page **pages, unsigned long count)
 {
@@ -463,7 +532,7 @@ vm_fault_t dmaplane_vma_insert_frames(struct vm_area_struct *vma, unsigned long 
 
 	for (at = 0; at < count && result == VM_FAULT_NOPAGE; at++)
 		result = vmf_insert_pfn(vma, address + at * PAGE_SIZE, page_to_pfn(pages[at]));
-	/* The touched page is there, or another thread was faster. */
+	/* The faulting page is there, or another thread was faster. */
 	return at > 1 ? VM_FAULT_NOPAGE : result;
 }
 
@@ -490,7 +559,7 @@ int dmaplane_ib_post_recv(struct ib_qp *qp, const struct ib_recv_wr *wr)
 
 int dmaplane_ib_dma_map_sgtable(struct ib_device *device, struct sg_table *table)
 {
-	/* User space touches the memory at any time: it is never synchronised, so it has to be coherent. */
+	/* User space accesses the memory at any time, and it is never synchronised, so it has to be coherent. */
 	return ib_dma_map_sgtable_attrs(device, table, DMA_BIDIRECTIONAL, DMA_ATTR_REQUIRE_COHERENT);
 }
 
@@ -544,7 +613,7 @@ void dmaplane_resv_free(struct dma_resv *resv)
 	kfree(resv);
 }
 
-/* With a reference. The caller has one to the dma-buf. */
+/* Returns the inode with a reference. The caller has a reference to the dma-buf. */
 struct inode *dmaplane_dma_buf_inode(const struct dma_buf *dmabuf)
 {
 	struct inode *inode = file_inode(dmabuf->file);
@@ -563,9 +632,16 @@ void dmaplane_resv_unlock(struct dma_resv *resv)
 	dma_resv_unlock(resv);
 }
 
+/* Whether others have finished with the memory. Any context. */
+bool dmaplane_resv_is_quiet(struct dma_resv *resv, unsigned int usage)
+{
+	return dma_resv_test_signaled(resv, usage);
+}
+
 /*
- * Waits for what others do with the memory, ended early by a signal, or by the end of the calling kernel thread, which gets
- * none. 0 when it took too long, negative when it was ended.
+ * Waits until others have finished with the memory. Ends early when the calling thread is killed, or is a kernel thread
+ * that should stop. Other signals do not end it: with one every few milliseconds the wait would never succeed. Returns
+ * 0 on a timeout, negative when it ended early.
  */
 long dmaplane_resv_wait(struct dma_resv *resv, unsigned int usage, unsigned int limit_ms)
 {
@@ -574,13 +650,14 @@ long dmaplane_resv_wait(struct dma_resv *resv, unsigned int usage, unsigned int 
 
 	for (;;) {
 		unsigned long slice = min(left, look);
-		long waited = dma_resv_wait_timeout(resv, usage, true, slice);
+		long waited = dma_resv_wait_timeout(resv, usage, false, slice);
 
 		left -= slice;
 		if (waited || !left)
 			return waited;
-		if ((current->flags & PF_KTHREAD) && kthread_should_stop())
-			return -ERESTARTSYS;
+		if (fatal_signal_pending(current) ||
+		    ((current->flags & PF_KTHREAD) && kthread_should_stop()))
+			return -EINTR;
 	}
 }
 
@@ -600,7 +677,28 @@ void dmaplane_vma_never_written(struct vm_area_struct *vma)
 	vm_flags_clear(vma, VM_MAYWRITE);
 }
 
-/* The page behind an address that the kernel has mapped; NULL when there is none, as behind device registers. */
+/*
+ * Whether an address has the same cache mode as the kernel's own mapping of the page. If an exporter maps
+ * write-combined, what is written through one mapping need not be seen through the other.
+ */
+static bool mapped_alike(const void *address, struct page *page)
+{
+#ifdef CONFIG_X86
+	unsigned int level;
+	pte_t *here = lookup_address((unsigned long)address, &level);
+	pte_t *there = lookup_address((unsigned long)page_address(page), &level);
+
+	/* These two bits distinguish write-back, write-combining and uncached, in entries of every size. */
+	return here && there && !((pte_flags(*here) ^ pte_flags(*there)) & (_PAGE_PWT | _PAGE_PCD));
+#else
+	return address == page_address(page);
+#endif
+}
+
+/*
+ * The page behind an address that the kernel has mapped; NULL when there is none, as behind device registers, or when it cannot
+ * be reached by the kernel's own mapping as well.
+ */
 struct page *dmaplane_kernel_page(const void *address)
 {
 	struct page *page = NULL;
@@ -609,16 +707,16 @@ struct page *dmaplane_kernel_page(const void *address)
 		page = vmalloc_to_page(address);
 	else if (virt_addr_valid(address))
 		page = virt_to_page(address);
-	return page && pfn_valid(page_to_pfn(page)) ? page : NULL;
+	return page && pfn_valid(page_to_pfn(page)) && mapped_alike(address, page) ? page : NULL;
 }
 
-/* For a device that never does DMA, but that exporters look at as if it did. */
+/* For a device that never does DMA, but whose DMA mask exporters check. */
 void dmaplane_dma_any_address(struct device *device)
 {
 	dma_coerce_mask_and_coherent(device, DMA_BIT_MASK(64));
 }
 
-/* Whole pages that one entry of a scatter list may have for this device. */
+/* Most bytes that one entry of a scatter list may have for this device, in whole pages. */
 unsigned int dmaplane_dma_segment(struct device *device)
 {
 	size_t most = min_t(size_t, dma_max_mapping_size(device), dma_get_max_seg_size(device));
@@ -627,8 +725,8 @@ unsigned int dmaplane_dma_segment(struct device *device)
 }
 
 /*
- * Whether a device that no IOMMU serves can address a page. Mapping one that it cannot address would be told in the kernel's
- * log.
+ * Whether a device can address a page, which it always can behind an IOMMU. Mapping a page that it cannot address would
+ * be reported in the kernel's log.
  */
 bool dmaplane_dma_reaches(struct device *device, const struct page *page)
 {
@@ -638,9 +736,9 @@ bool dmaplane_dma_reaches(struct device *device, const struct page *page)
 }
 
 /*
- * Processors and peers write the memory while it is mapped: a copy of it (swiotlb) would overwrite what they wrote, so that
- * the device has to be coherent. The processor's caches are looked after by the two calls below and not by mapping, because
- * the same pages are mapped for many devices at a time.
+ * Processors and peers write the memory while it is mapped: a bounce buffer (swiotlb) would overwrite what they wrote,
+ * so the device has to be coherent. The two sync calls below maintain the processor's caches, and mapping does not,
+ * because the same pages are mapped for many devices at a time.
  */
 #define MAP_ATTRS (DMA_ATTR_REQUIRE_COHERENT | DMA_ATTR_SKIP_CPU_SYNC)
 

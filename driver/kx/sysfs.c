@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Attributes of the module in sysfs: names are here, because they must be static; values come from Rust. Each
- * attribute's number is its place in the one table below.
+ * Attributes of the module in sysfs: names are here, because they must be static; values come from Rust. The list below
+ * has each attribute's number.
  */
 #include <linux/module.h>
 #include <linux/sysfs.h>
@@ -45,6 +45,10 @@ NUMBERED(15, exports);
 NUMBERED(16, imports);
 NUMBERED(17, pollers);
 NUMBERED(18, pools);
+NUMBERED(19, max_listeners);
+NUMBERED(20, max_context_pollers);
+NUMBERED(21, max_pollers);
+NUMBERED(22, max_provider_mib);
 
 static const struct attribute *const own[] = {
 	&number_abi_version.attr.attr,
@@ -73,6 +77,10 @@ static const struct attribute *const limits[] = {
 	&number_max_context_mib.attr.attr,
 	&number_max_endpoints.attr.attr,
 	&number_max_channels.attr.attr,
+	&number_max_listeners.attr.attr,
+	&number_max_provider_mib.attr.attr,
+	&number_max_context_pollers.attr.attr,
+	&number_max_pollers.attr.attr,
 	&number_heartbeat_ms.attr.attr,
 	NULL
 };

@@ -1,9 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
 //! The module's attributes in sysfs: /sys/module/dmaplane/abi_version, counts/ and limits/.
+//!
+//! Would become `kernel::sysfs`.
 
 use super::raw;
-use kernel::{error::to_result, ffi, prelude::*};
+use kernel::{error::to_result, ffi, prelude::*, sync::SetOnce};
+
+/// The value of an attribute by its number in the table of `sysfs.c`; 0 for a number that is not there.
+pub(crate) type Value = fn(u32) -> u64;
+
+/// Who knows the values. A module's statics are fresh at each load.
+static VALUE: SetOnce<Value> = SetOnce::new();
 
 /// The attributes, as long as this lives.
 ///
@@ -13,8 +21,9 @@ use kernel::{error::to_result, ffi, prelude::*};
 pub(crate) struct Attributes(());
 
 impl Attributes {
-    /// Shows them. The module must be there, which its initialisation proves.
-    pub(crate) fn new(_proof: &'static ThisModule) -> Result<Self> {
+    /// Shows them, with the values that `value` returns. The module must be there, which its initialisation proves.
+    pub(crate) fn new(_proof: &'static ThisModule, value: Value) -> Result<Self> {
+        let _first = VALUE.populate(value);
         // SAFETY: The module's kobject is there before its initialisation runs.
         to_result(unsafe { raw::dmaplane_sysfs_begin() })?;
         // INVARIANT: Just registered.
@@ -34,5 +43,5 @@ impl Drop for Attributes {
 /// Only called between the two functions above.
 #[no_mangle]
 extern "C" fn dmaplane_sysfs_value(which: ffi::c_uint) -> u64 {
-    crate::observe::attribute(which)
+    VALUE.copy().map_or(0, |value| value(which))
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Extensible structures from and to user space, as `copy_struct_from_user()` has them.
+//! Extensible structures from and to user space, like those of `copy_struct_from_user()`.
+//!
+//! Extends `kernel::uaccess`.
 
 use crate::uapi;
 use core::mem::offset_of;
@@ -16,11 +18,11 @@ use kernel::{
 ///
 /// The type is `repr(C)`, has no padding, and any bytes are a valid value of it.
 pub(crate) unsafe trait Abi: Copy + Default {
-    /// Bytes of the structure as the first version of the interface had it. The results of a call are among them, so that
+    /// Bytes of the structure in the first version of the interface. They include the results of a call, so that
     /// nothing is made whose handle the caller has no room for.
     const FIRST: usize;
 
-    /// Clears the members that are results alone: what the caller left in them is never given back as one.
+    /// Clears the members that are only results: what the caller left in them is never returned as a result.
     fn clear_results(&mut self);
 }
 
@@ -34,7 +36,7 @@ unsafe impl<T: Abi> FromBytes for Bytes<T> {}
 // SAFETY: By `Abi`'s contract there is no padding.
 unsafe impl<T: Abi> AsBytes for Bytes<T> {}
 
-/// Each structure, its bytes in the first version, and the members that are results alone.
+/// Each structure, its bytes in the first version, and the members that are only results.
 macro_rules! abi {
     ($($name:ident: $first:literal [$($result:ident),* $(,)?]),* $(,)?) => {$(
         // SAFETY: `repr(C)` of integers and arrays of integers only; `uapi` asserts its size, which is the
@@ -81,10 +83,11 @@ abi!(
     MemoryQuery: 64 [kind, state, cause, tier, rdma, reason, node, device, offset, held, reserved],
     DeviceQuery: 104 [device, node, address, tiers],
     DeviceAlloc: 48 [handle, mmap_offset],
+    RdmaQuery: 112 [device, name, node, protocol, lack, region_pages, queue_entries, reserved],
     StatsQuery: 80 [count, p50_ns, p99_ns, p999_ns, max_ns, lost],
 );
 
-/// An ioctl's argument: where it is, how long the caller says it is, and the kernel's copy.
+/// An ioctl's argument: its address, the size that the caller gave, and the kernel's copy.
 pub(crate) struct Arg<T: Abi> {
     address: usize,
     size: usize,
@@ -93,9 +96,9 @@ pub(crate) struct Arg<T: Abi> {
 }
 
 impl<T: Abi> Arg<T> {
-    /// Copies the structure at `address`, without what the caller left in the results. Those that are shorter than in the
-    /// interface's first version are refused (`EINVAL`), other short ones extended with zeroes, and longer ones accepted
-    /// when the rest is zero (`E2BIG`).
+    /// Copies the structure at `address`, without what the caller left in the results. A structure that is shorter than
+    /// in the interface's first version is refused (`EINVAL`), another short one is extended with zeroes, and a longer
+    /// one is accepted when the rest is zero, and otherwise refused (`E2BIG`).
     pub(crate) fn read(address: usize) -> Result<Self> {
         let size = UserSlice::new(UserPtr::from_addr(address), size_of::<u32>())
             .reader()

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! What `KVec` has only with a panic path.
+//! Operations that `KVec` has only with a panic path.
+//!
+//! Extends `kernel::alloc::Vec`.
 
 use kernel::{alloc::Allocator, prelude::*};
 
-/// Keeps the items that `keep` chooses, in order. For short lists: each removal moves what follows.
+/// Keeps the items that `keep` selects, in order. For short lists: each removal moves the items behind it.
 pub(crate) fn retain<T, A: Allocator>(list: &mut Vec<T, A>, keep: impl Fn(&T) -> bool) {
     let mut index = 0;
     while let Some(item) = list.get(index) {

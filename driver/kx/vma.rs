@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Mapping pages into a process, with the mapping keeping an object alive.
+//! Mapping pages into a process. A mapping keeps an object alive.
+//!
+//! Extends `kernel::mm::virt`.
 
 use super::{
     bar::IoRange,
+    mapping_space::Place,
     pages::{Pages, PAGE_BYTES},
     raw,
     shared::SharedMemory,
-    space::Place,
 };
 use core::{mem::ManuallyDrop, ptr::NonNull};
 use kernel::{
@@ -36,7 +38,7 @@ pub(crate) trait Mappable {
     fn page(&self, offset: usize) -> Result<NonNull<bindings::page>>;
 }
 
-/// What a mapping shows.
+/// The memory that is mapped.
 pub(crate) enum What<'a> {
     /// Pages of host memory.
     Pages(&'a Pages),
@@ -53,15 +55,15 @@ impl What<'_> {
     }
 }
 
-/// Pages that may be taken away from their mappings at any time.
+/// Pages that may be revoked at any time, which empties their mappings.
 pub(crate) trait Paged: Mapped {
-    /// As long as this lives, the pages are not taken away.
+    /// As long as this lives, the pages are not revoked.
     type Guard;
-    /// Begins a short use; an error once they are being taken away. Runs under the process's mmap lock.
+    /// Begins a short use; an error once the pages are being revoked. Runs under the process's mmap lock.
     fn enter(self: &Arc<Self>) -> Result<Self::Guard>;
     /// What is mapped.
     fn what(&self) -> What<'_>;
-    /// Where mappings of them are found.
+    /// The place where their mappings are found.
     fn place(&self) -> &Place;
 }
 
@@ -82,10 +84,11 @@ pub(crate) fn offset(vma: &VmaNew) -> u64 {
     (pages as u64) * PAGE_BYTES as u64
 }
 
-/// Accepts shared mappings only, and rules execution out for good. `EINVAL` for anything else. Programs whose personality
-/// has every readable mapping executable (`READ_IMPLIES_EXEC`) did not ask for that: theirs are made without.
+/// Accepts only shared mappings, and rules out execution for good. `EINVAL` for anything else. A program whose
+/// personality makes every readable mapping executable (`READ_IMPLIES_EXEC`) did not ask for execution: its mapping is
+/// made without it.
 pub(super) fn accept(vma: &VmaNew) -> Result {
-    // A shared mapping of a file that is open for reading only has lost the other flag.
+    // Not `SHARED`, which a shared mapping of a file that is open for reading only has lost.
     if vma.flags() & flags::MAYSHARE == 0 {
         return Err(EINVAL);
     }
@@ -98,13 +101,11 @@ pub(super) fn accept(vma: &VmaNew) -> Result {
     Ok(())
 }
 
-/// Checks a wish to map `bytes` of an object from byte `start` on. `EINVAL` for a range beyond the object's end, and see
-/// [`accept`]. The byte to begin with.
+/// Checks a request to map an object of `bytes` bytes from byte `start` on. `EINVAL` for a range beyond the object's
+/// end, and see [`accept`]. Returns the first byte.
 fn prepare(vma: &VmaNew, bytes: usize, start: u64) -> Result<usize> {
     let start = usize::try_from(start).map_err(|_| EINVAL)?;
-    let end = start
-        .checked_add(vma.end() - vma.start())
-        .ok_or(EINVAL)?;
+    let end = start.checked_add(vma.end() - vma.start()).ok_or(EINVAL)?;
     if start % PAGE_BYTES != 0 || end > bytes {
         return Err(EINVAL);
     }
@@ -112,15 +113,15 @@ fn prepare(vma: &VmaNew, bytes: usize, start: u64) -> Result<usize> {
     Ok(start)
 }
 
-/// Hands a new VMA over to `keeper`.
+/// Makes a new VMA keep `keeper`.
 fn hand_over<K: Mapped>(
     vma: &VmaNew,
     table: &'static bindings::vm_operations_struct,
     keeper: Arc<K>,
 ) {
     keeper.mapped();
-    // SAFETY: The VMA is still exclusively ours. The reference in its private data belongs to the
-    // operations below, which give it back in `close`.
+    // SAFETY: The VMA is still exclusively ours. The reference in its private data belongs to the operations below,
+    // which drop it in `close`.
     unsafe {
         (*vma.as_ptr()).vm_ops = table;
         (*vma.as_ptr()).vm_private_data = Arc::into_raw(keeper).cast_mut().cast();
@@ -136,7 +137,8 @@ pub(crate) fn map<K: Mapped>(
     keeper: Arc<K>,
 ) -> Result {
     let start = prepare(vma, what.bytes(), start)?;
-    // SAFETY: The VMA is still exclusively ours. Below all places of a `Space`, so that nobody empties it by them.
+    // SAFETY: The VMA is still exclusively ours. The offset is below all places of a `MappingSpace`, so that emptying a
+    // place does not affect it.
     unsafe { (*vma.as_ptr()).vm_pgoff = start / PAGE_BYTES };
     for offset in (0..vma.end() - vma.start()).step_by(PAGE_BYTES) {
         let page = what.page(start + offset)?;
@@ -150,18 +152,20 @@ pub(crate) fn map<K: Mapped>(
     Ok(())
 }
 
-/// As [`map`], but the pages come when they are touched, so that none can be inserted behind the back of whoever takes
-/// them away: mmap(2) runs before the mapping can be found, a fault after. A touch after that gives SIGBUS.
+/// Like [`map`], but the pages are inserted on first access, so that none is inserted unnoticed by a revocation:
+/// mmap(2) runs before the mapping can be found, a fault after that. An access after the revocation gives SIGBUS.
 pub(crate) fn map_paged<K: Paged>(vma: &VmaNew, start: u64, keeper: Arc<K>) -> Result {
     let _guard = keeper.enter()?;
     let what = keeper.what();
     let start = prepare(vma, what.count() * PAGE_BYTES, start)?;
     let first = keeper.place().first() + start / PAGE_BYTES;
-    // SAFETY: As in `prepare()`.
+    // SAFETY: A new VMA is exclusively ours during mmap(2).
     unsafe {
         match what {
-            // Not by reference: whoever pinned a page could still write it when it is somebody else's.
-            What::Pages(pages) if pages.are_lent() => raw::dmaplane_vma_of_frames(vma.as_ptr(), first),
+            // Not by reference: a user who pinned a page could still write it after it was reused for another owner.
+            What::Pages(pages) if pages.are_lent() => {
+                raw::dmaplane_vma_of_frames(vma.as_ptr(), first)
+            }
             What::Pages(_) => raw::dmaplane_vma_on_demand(vma.as_ptr(), first),
             What::Io(range) => {
                 raw::dmaplane_vma_of_io(vma.as_ptr(), first, range.tier() as u32);
@@ -172,7 +176,7 @@ pub(crate) fn map_paged<K: Paged>(vma: &VmaNew, start: u64, keeper: Arc<K>) -> R
     Ok(())
 }
 
-/// Pages that one fault inserts at most: up to the next multiple of so many.
+/// Most pages that one fault inserts: up to the next multiple of this number.
 const FAULT_AROUND: usize = 64;
 
 impl<K: Paged> Operations<K> {
@@ -193,7 +197,7 @@ impl<K: Paged> Operations<K> {
             let keeper = ManuallyDrop::new(Arc::from_raw((*vma).vm_private_data.cast::<K>()));
             (vma, place.address, place.pgoff, keeper)
         };
-        // Nothing is inserted once the pages are being taken away, and whoever takes them waits for this.
+        // Nothing is inserted once the pages are being revoked, and the revocation waits for this.
         let Ok(_guard) = keeper.enter() else {
             return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
         };
@@ -210,7 +214,7 @@ impl<K: Paged> Operations<K> {
         let wanted = around.min((end - address) / PAGE_BYTES).min(left);
         match what {
             What::Pages(pages) => insert_pages(vma, address, pages, index, wanted),
-            // SAFETY: The range is inside the VMA, which takes frames; these are the keeper's, as the guard says.
+            // SAFETY: The range is inside the VMA, which takes frames; the guard proves that these are the keeper's.
             What::Io(range) => unsafe {
                 raw::dmaplane_vma_insert_io(vma, address, range.pfn() + index, wanted)
             },
@@ -243,13 +247,14 @@ fn insert_pages(
         bindings::vm_insert_pages(vma, address, row.as_ptr().cast_mut().cast(), &mut left)
     });
     match result {
-        Err(error) if error == ENOMEM && left == wanted => {
-            bindings::vm_fault_reason_VM_FAULT_OOM
-        }
+        Err(error) if error == ENOMEM && left == wanted => bindings::vm_fault_reason_VM_FAULT_OOM,
+        // A concurrent MADV_DONTNEED has freed the page table, and the access is tried again. Nothing else for which
+        // the callee returns this error can be the cause, as the range is inside the VMA.
+        Err(error) if error == EFAULT => bindings::vm_fault_reason_VM_FAULT_NOPAGE,
         Err(error) if error != EBUSY && error != ENOMEM && left == wanted => {
             bindings::vm_fault_reason_VM_FAULT_SIGBUS
         }
-        // The page is there, or another thread was faster: the touch is tried again.
+        // The page is there, or another thread was faster: the access is tried again.
         _ => bindings::vm_fault_reason_VM_FAULT_NOPAGE,
     }
 }
@@ -270,8 +275,7 @@ impl<K: Mapped> Operations<K> {
         // SAFETY: The private data is from `Arc::into_raw()`, and the VMA that was copied holds a
         // reference during this call.
         let keeper = unsafe {
-            let keeper =
-                ManuallyDrop::new(Arc::from_raw((*vma).vm_private_data.cast::<K>()));
+            let keeper = ManuallyDrop::new(Arc::from_raw((*vma).vm_private_data.cast::<K>()));
             // The copy needs a reference of its own.
             core::mem::forget(Arc::clone(&keeper));
             keeper

@@ -2,21 +2,22 @@
 
 //! What memory consists of, as the kernel reaches it.
 
+use super::DeviceRange;
 use crate::{
-    device::Range,
     kx::{
         bar::IoRange,
+        charged::GFP_CHARGED,
         dmabuf::Shown,
-        pages::{at_will, Pages, PAGE_BYTES},
+        pages::{Pages, PAGE_BYTES},
         vma::What,
     },
     logic::alias::Order,
 };
 use kernel::{prelude::*, sync::Arc};
 
-/// What memory consists of. Its bytes are touched under a guard of the memory only: a device's are gone afterwards.
+/// What memory consists of. Its bytes may be accessed only under a guard of the memory: a device's are gone afterwards.
 pub(crate) enum Backing {
-    /// Pages with a mapping like any other.
+    /// Pages with an ordinary kernel mapping.
     Pages(Pages),
     /// A range of a device's memory.
     Device {
@@ -25,13 +26,13 @@ pub(crate) enum Backing {
         /// Its struct pages, where it has some.
         pages: Option<Pages>,
         /// The range.
-        range: Arc<Range>,
+        range: Arc<dyn DeviceRange>,
     },
     /// A device's memory that was imported.
     Lent {
         /// How the processor reaches it.
         io: IoRange,
-        /// Its struct pages, none where it has none. They own the import.
+        /// Its struct pages; no pages where it has none. They own the import.
         pages: Pages,
     },
 }
@@ -70,7 +71,7 @@ impl Backing {
         }
     }
 
-    /// Copies bytes in. What does not fit is left out, which the caller's check of the range rules out.
+    /// Copies bytes into it. Leaves out what does not fit; the caller's check of the range rules that out.
     pub(super) fn write(&self, offset: u64, from: &[u8]) {
         match self {
             Backing::Pages(pages) => pages.write(offset, from),
@@ -78,7 +79,7 @@ impl Backing {
         }
     }
 
-    /// Copies bytes out, likewise.
+    /// Copies bytes out of it, likewise.
     pub(super) fn read(&self, offset: u64, to: &mut [u8]) {
         match self {
             Backing::Pages(pages) => pages.read(offset, to),
@@ -86,8 +87,8 @@ impl Backing {
         }
     }
 
-    /// In which order bytes are to be copied from other memory, or from this. What overlaps is decided by pages: the same
-    /// memory may have several names.
+    /// The order in which to copy bytes from other memory, or from this. Pages decide what overlaps: the same memory
+    /// may have several handles.
     fn order(&self, offset: u64, from: &Self, at: u64, bytes: usize) -> Result<Order> {
         match (self, from) {
             (Backing::Pages(to), Backing::Pages(from)) => to.order(offset, from, at, bytes),
@@ -98,17 +99,17 @@ impl Backing {
                 true => Order::Backward,
                 false => Order::Forward,
             }),
-            // A device's memory is no host's.
+            // A device's memory never overlaps the host's.
             _ => Ok(Order::Forward),
         }
     }
 
-    /// Copies bytes from other memory, or from this, where the ranges may overlap: the result is that of memmove(3). May
-    /// sleep. `ENOMEM` when there is no memory for what lies between.
+    /// Copies bytes from other memory, or from this, where the ranges may overlap as with memmove(3). May sleep.
+    /// `ENOMEM` when there is no memory for a bounce buffer.
     pub(super) fn copy_from(&self, offset: u64, from: &Self, at: u64, bytes: usize) -> Result {
         let order = self.order(offset, from, at, bytes)?;
         if order == Order::Bounce {
-            let mut all = KVVec::from_elem(0u8, bytes, at_will())?;
+            let mut all = KVVec::from_elem(0u8, bytes, GFP_CHARGED)?;
             from.read(at, &mut all);
             self.write(offset, &all);
             return Ok(());
@@ -118,13 +119,17 @@ impl Backing {
             to.copy_from(offset, from, at, bytes, backwards);
             return Ok(());
         }
-        let mut between = KVec::from_elem(0u8, PAGE_BYTES, at_will())?;
+        let mut bounce = KVec::from_elem(0u8, PAGE_BYTES, GFP_CHARGED)?;
         let mut done = 0;
         while done < bytes {
             let count = (bytes - done).min(PAGE_BYTES);
-            // Behind what was done, or before it: a page is read as a whole before it is written.
-            let step = if backwards { bytes - done - count } else { done } as u64;
-            let part = between.get_mut(..count).ok_or(EINVAL)?;
+            // After the bytes that were copied, or before them: a page is read as a whole before it is written.
+            let step = if backwards {
+                bytes - done - count
+            } else {
+                done
+            } as u64;
+            let part = bounce.get_mut(..count).ok_or(EINVAL)?;
             from.read(at + step, part);
             self.write(offset + step, part);
             done += count;

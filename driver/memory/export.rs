@@ -6,17 +6,20 @@ use super::{
     revocation::{Cause, Follower},
     Memory,
 };
+use crate::kx::charged::GFP_CHARGED;
 use crate::{
-    gauges::{Held, GAUGES},
+    base::{
+        delay_points::DELAY_POINTS,
+        gauges::{Held, GAUGES},
+    },
     kx::{
         dmabuf::{
             export::{Export, Exported},
             DmaBuf, Shown,
         },
-        pages::{at_will, PAGE_BYTES},
+        pages::PAGE_BYTES,
         vma,
     },
-    windows::WINDOWS,
 };
 use kernel::{
     mm::virt::VmaNew,
@@ -35,7 +38,7 @@ pub(crate) struct Piece {
     memory: Arc<Memory>,
     first: usize,
     count: usize,
-    /// By which it leaves the memory's followers; 0 before it has come to them.
+    /// Its number among the memory's followers; 0 before it is one.
     follower: Atomic<u64>,
     _count: Held,
 }
@@ -46,12 +49,12 @@ impl Exported for Piece {
     }
 
     fn mapping(&self) {
-        WINDOWS.mapped.pass();
+        DELAY_POINTS.addresses_mapped.pass();
     }
 
     fn map(self: &Arc<Self>, vma: &VmaNew) -> Result {
-        // The framework has compared the VMA's end with the dma-buf's. All mappings of a dma-buf are emptied by its own
-        // revocation; the memory's sees to it that none is filled again.
+        // The framework has compared the VMA's end with the dma-buf's. The dma-buf's own revocation empties all its
+        // mappings; the memory's revocation ensures that none is filled again.
         let start = (self.first * PAGE_BYTES) as u64 + vma::offset(vma);
         vma::map_paged(vma, start, self.memory.clone())
     }
@@ -59,7 +62,7 @@ impl Exported for Piece {
     fn released(&self) {
         let follower = self.follower.load(Relaxed);
         if follower != 0 {
-            self.memory.tenure().forget(follower);
+            self.memory.lifetime().forget(follower);
         }
     }
 }
@@ -75,8 +78,8 @@ impl Follower for Export<Piece> {
 }
 
 impl Memory {
-    /// Makes a dma-buf of whole pages, which lie inside the memory. Imported memory goes out as the dma-buf that it came
-    /// as, and only whole (`EOPNOTSUPP`). `ESTALE` when it was revoked.
+    /// Makes a dma-buf of whole pages, which lie inside the memory. Imported memory is exported as its original
+    /// dma-buf, and only as a whole (`EOPNOTSUPP`). `ESTALE` when it was revoked.
     pub(crate) fn export(
         self: &Arc<Self>,
         offset: u64,
@@ -99,10 +102,10 @@ impl Memory {
             follower: Atomic::new(0),
             _count: GAUGES.exports.hold(1),
         };
-        let (export, dmabuf) = Export::new(Arc::new(piece, at_will())?, writable)?;
-        WINDOWS.exported.pass();
-        // Nobody else knows the dma-buf yet, so that it cannot have been released.
-        let follower = self.tenure().follow(export.clone())?;
+        let (export, dmabuf) = Export::new(Arc::new(piece, GFP_CHARGED)?, writable)?;
+        DELAY_POINTS.dmabuf_exported.pass();
+        // Nobody else knows the dma-buf yet, so it cannot have been released.
+        let follower = self.lifetime().follow(export.clone())?;
         export.what().follower.store(follower, Relaxed);
         Ok(dmabuf)
     }

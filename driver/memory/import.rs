@@ -4,13 +4,16 @@
 
 use super::{
     backing::Backing,
-    revocation::{Cause, Tenure},
     placement::Placed,
-    Home, Memory,
+    revocation::{Cause, MemoryLifetime},
+    Memory, MemoryOwner,
 };
 use crate::{
-    context::quota::Kind,
-    gauges::{Held, GAUGES},
+    base::{
+        delay_points::DELAY_POINTS,
+        gauges::{Held, GAUGES},
+        quota::Kind,
+    },
     kx::{
         dmabuf::{
             import::{Access, Import, Importer, Lack, Lent},
@@ -19,13 +22,12 @@ use crate::{
         pages::PAGE_BYTES,
     },
     uapi,
-    windows::WINDOWS,
 };
 use kernel::{mm::virt::VmaNew, prelude::*, sync::Arc};
 
-/// Hears the exporter take the memory back, with the exporter's lock held. Holds the memory's tenure and not the memory, which
-/// may be going meanwhile.
-pub(crate) struct Listener(Arc<Tenure>);
+/// Receives the exporter's invalidation, with the exporter's lock held. Holds the memory's [`MemoryLifetime`] and not
+/// the memory, which may be freed meanwhile.
+pub(crate) struct Listener(Arc<MemoryLifetime>);
 
 impl Importer for Listener {
     fn invalidated(&self) {
@@ -48,9 +50,9 @@ impl Imported {
 }
 
 impl Memory {
-    /// Imports a dma-buf. `EINVAL` for one that is smaller than a page, `E2BIG` beyond `most` bytes, `EDQUOT`, `ENODEV` when
-    /// its exporter takes it back, `ETIMEDOUT` when other devices are at it for too long, or what the exporter says.
-    pub(crate) fn import(dmabuf: DmaBuf, most: u64, home: Home) -> Result<Arc<Self>> {
+    /// Imports a dma-buf. `EINVAL` for one that is smaller than a page, `E2BIG` beyond `most` bytes, `EDQUOT`, `ENODEV`
+    /// when its exporter takes it back, `ETIMEDOUT` when other devices use it for too long, or the exporter's error.
+    pub(crate) fn import(dmabuf: DmaBuf, most: u64, owner: MemoryOwner) -> Result<Arc<Self>> {
         let bytes = dmabuf.bytes();
         if bytes == 0 {
             return Err(EINVAL);
@@ -58,16 +60,16 @@ impl Memory {
         if bytes > most {
             return Err(E2BIG);
         }
-        // It stays where it is as long as it is imported, which is worth as much as memory of one's own.
-        let charge = home.quota.charge(Kind::Bytes, bytes)?;
+        // The exporter cannot move it while it is imported, so it is charged like the context's own memory.
+        let charge = owner.quota.charge(Kind::Bytes, bytes)?;
         let count = bytes as usize / PAGE_BYTES;
-        let tenure = Tenure::new(count, &home, true)?;
+        let lifetime = MemoryLifetime::new(count, &owner, true)?;
         let held = GAUGES.imports.hold(1);
-        let owned = Import::attach(dmabuf, Listener(tenure.clone()))?;
+        let owned = Import::attach(dmabuf, Listener(lifetime.clone()))?;
         let import = owned.import().clone();
-        WINDOWS.attached.pass();
+        DELAY_POINTS.dmabuf_attached.pass();
         let Lent { pages, io, lack } = owned.into_memory()?;
-        WINDOWS.lent.pass();
+        DELAY_POINTS.pages_mapped.pass();
         let imported = Imported {
             import,
             lack,
@@ -77,10 +79,10 @@ impl Memory {
             Some(io) => Backing::Lent { io, pages },
             None => Backing::Pages(pages),
         };
-        // What others lend is not counted.
+        // The gauge does not count other drivers' memory.
         Self::made_of(
             backing,
-            tenure,
+            lifetime,
             Placed::of_device(-1)?,
             Some(charge),
             0,
@@ -100,7 +102,7 @@ impl Memory {
         imported.map(|imported| imported.import.dmabuf().clone())
     }
 
-    /// `IMPORT_*` bits and one of `IMPORT_LACKS_*`, as an import tells them.
+    /// `IMPORT_*` bits and one of `IMPORT_LACKS_*`, as an import reports them.
     pub(crate) fn reach(&self) -> (u32, u32) {
         let Some(imported) = &self.imported else {
             return (0, 0);
@@ -119,13 +121,13 @@ impl Memory {
         (access, lack)
     }
 
-    /// Whether the processor reaches it.
+    /// Whether the processor can access it.
     fn is_reached(&self) -> bool {
         !self.lacks_pages() || matches!(self.backing, Backing::Lent { .. })
     }
 
-    /// The import, if it is one, and may be used. `ESTALE` once it is revoked, `EOPNOTSUPP` unless it is `reached`, `EACCES`
-    /// when it may not be written.
+    /// The import, if it is one. Checks that it may be used: `ESTALE` once it is revoked, `EOPNOTSUPP` unless `reached`
+    /// is set, `EACCES` when it may not be written.
     fn usable(&self, write: bool, reached: bool) -> Result<Option<&Arc<Import<Listener>>>> {
         let Some(imported) = &self.imported else {
             return Ok(None);
@@ -142,8 +144,8 @@ impl Memory {
         }
     }
 
-    /// Why it failed: what an exporter says that has taken it back is no news. It may say so before it has told everybody,
-    /// which it does under its lock.
+    /// Turns an error into `ESTALE` if the exporter has taken the memory back. The exporter may return the error before
+    /// it has notified all importers, which it does under its lock.
     fn unless_revoked<T>(&self, import: &Import<Listener>, result: Result<T>) -> Result<T> {
         result.map_err(|error| {
             if !self.is_revoked() {
@@ -157,9 +159,9 @@ impl Memory {
         })
     }
 
-    /// Begins an access of the processor's, which ends when the result is dropped. Not with a guard: the exporter may take
-    /// a lock that is held while guards are waited for. `ETIMEDOUT` when other devices are at imported memory for too long,
-    /// `EINTR` on a signal meanwhile.
+    /// Begins an access by the processor, which ends when the result is dropped. The caller must not hold a guard: the
+    /// exporter may take a lock that is held while a revocation waits for guards. `ETIMEDOUT` when other devices use
+    /// imported memory for too long, `EINTR` on a signal meanwhile.
     pub(crate) fn access(&self, write: bool) -> Result<Option<Access<Listener>>> {
         match self.usable(write, self.is_reached())? {
             Some(import) => self.unless_revoked(import, import.access(write).map(Some)),
@@ -167,7 +169,7 @@ impl Memory {
         }
     }
 
-    /// Waits until an RDMA device may read it, or write. Otherwise as [`Self::access`].
+    /// Waits until an RDMA device may read it, or write it if `write` is set. Otherwise as [`Self::access`].
     pub(crate) fn wait_ready(&self, write: bool) -> Result {
         match self.usable(write, !self.lacks_pages())? {
             Some(import) => self.unless_revoked(import, import.wait_fences(write)),
@@ -175,7 +177,20 @@ impl Memory {
         }
     }
 
-    /// Has its exporter map it into a process; `None` when it has none.
+    /// Whether an RDMA device may ever read it, or write it if `write` is set. Does not wait; otherwise as
+    /// [`Self::access`].
+    pub(crate) fn check_usable(&self, write: bool) -> Result {
+        self.usable(write, !self.lacks_pages()).map(|_| ())
+    }
+
+    /// Whether other devices are done with it, so that an RDMA device may read it now, or write it if `write` is set.
+    /// Any context.
+    pub(crate) fn is_ready(&self, write: bool) -> bool {
+        let imported = self.imported.as_ref();
+        imported.is_none_or(|imported| imported.import.is_quiet(write))
+    }
+
+    /// Has its exporter map it into a process; `None` when it is not imported.
     pub(super) fn map_imported(&self, vma: &VmaNew, start: u64) -> Option<Result> {
         let imported = self.imported.as_ref()?;
         Some(if self.is_revoked() {
@@ -187,8 +202,8 @@ impl Memory {
         })
     }
 
-    /// Whether messages can be written into it when they come: not into imported memory, whose exporter would have to be
-    /// asked at a moment when nobody may wait.
+    /// Whether messages can be written into it when they arrive. Not into imported memory: its exporter would have to
+    /// be asked at a moment when nobody may wait.
     pub(crate) fn takes_messages(&self) -> bool {
         self.imported.is_none()
     }

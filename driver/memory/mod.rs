@@ -1,36 +1,32 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Memory and the buffers that name it.
+//! Memory: what it consists of, where it is, who uses it, and how it is revoked from them.
 
 mod backing;
-mod buffer;
 mod export;
 mod import;
 pub(crate) mod placement;
-mod pool;
-mod region;
 mod revocation;
 mod watch;
 
-pub(crate) use buffer::{Buffer, Part};
 pub(crate) use placement::Placement;
-pub(crate) use pool::Pool;
-pub(crate) use region::Region;
-pub(crate) use revocation::{Cause, Follower, Guard, Tenure};
+pub(crate) use revocation::{Cause, Follower, Guard, MemoryLifetime, MemoryUsers};
 
 use crate::{
-    context::quota::{Charge, Kind, Quota},
-    device::{self, Range},
-    gauges::{Held, GAUGES},
-    kx::bar::IoRange,
+    base::{
+        gauges::{Held, GAUGES},
+        quota::{Charge, Kind, Quota},
+        wait::Deadline,
+    },
     kx::{
-        pages::{at_will, Pages, PAGE_BYTES},
-        space::{Place, Space},
+        bar::{IoRange, Tier},
+        charged::GFP_CHARGED,
+        mapping_space::{MappingSpace, Place},
+        pages::{Pages, PAGE_BYTES},
         task::{is_killed, sleep_killable},
         vma::{self, Mapped, Paged, What},
     },
     observe::MemoryMark,
-    rdma::Domains,
     uapi,
 };
 use backing::Backing;
@@ -47,14 +43,14 @@ use kernel::{
 use placement::Placed;
 use watch::Watches;
 
-/// Pages of one buffer. Kept alive by the buffer, by user mappings, by regions and grants and, through them,
-/// by operations under way; freed when the last of them lets go. May be taken away from all of them before, see
-/// [`Tenure::revoke`].
+/// Pages of one buffer. Kept alive by the buffer, by user mappings, by regions and grants and, through them, by
+/// operations under way; freed when the last of them lets go. May be revoked from all of them before that, see
+/// [`MemoryLifetime::revoke`].
 pub(crate) struct Memory {
     backing: Backing,
-    tenure: Arc<Tenure>,
+    lifetime: Arc<MemoryLifetime>,
     placement: Placed,
-    /// Pages on each node, as they were when it was made; nothing for what is part of other memory.
+    /// Pages on each node, as they were when it was made; not set for memory that is part of other memory.
     nodes: SetOnce<KVec<u64>>,
     mappings: Atomic<usize>,
     mark: MemoryMark,
@@ -65,59 +61,90 @@ pub(crate) struct Memory {
     _bytes: Held,
 }
 
+/// A range of a device's memory, as the memory that consists of it needs it.
+pub(crate) trait DeviceRange: Follower {
+    /// The device's number.
+    fn device(&self) -> u64;
+    /// Its node, -1 when it has none.
+    fn node(&self) -> i32;
+    /// Where the range begins in its tier's zone, in bytes.
+    fn offset(&self) -> u64;
+    /// Memory that consists of it is being freed.
+    fn forget(&self, lifetime: &Arc<MemoryLifetime>);
+}
+
+/// How RDMA reaches memory.
+pub(crate) fn rdma_path(direct: bool) -> u32 {
+    if direct {
+        uapi::RDMA_DIRECT
+    } else {
+        uapi::RDMA_STAGED
+    }
+}
+
+/// Why RDMA does not reach it directly.
+pub(crate) fn rdma_reason(direct: bool, tier: Tier) -> u32 {
+    match (direct, tier) {
+        (true, _) => uapi::RDMA_REASON_NONE,
+        (false, Tier::Uncached) => uapi::RDMA_REASON_NO_PAGES,
+        (false, _) => uapi::RDMA_REASON_TIER,
+    }
+}
+
 /// What memory needs of the context that it belongs to.
-pub(crate) struct Home {
+pub(crate) struct MemoryOwner {
     /// What it is charged to.
     pub(crate) quota: Arc<Quota>,
-    /// Who may have something under way on it.
-    pub(crate) domains: Arc<Domains>,
+    /// Who may have operations on it.
+    pub(crate) users: Arc<dyn MemoryUsers>,
     /// Where its mappings are found.
-    pub(crate) space: Arc<Space>,
+    pub(crate) space: Arc<MappingSpace>,
 }
 
 impl Memory {
     /// Allocates whole pages for `bytes`; see [`Placement::allocate`] for the errors.
-    pub(crate) fn new(bytes: u64, placement: Placement, home: Home) -> Result<Arc<Self>> {
+    pub(crate) fn new(bytes: u64, placement: Placement, owner: MemoryOwner) -> Result<Arc<Self>> {
         let count = placement.pages_for(bytes)?;
         let whole = count.checked_mul(PAGE_BYTES).ok_or(E2BIG)?;
-        let charge = home.quota.charge(Kind::Bytes, whole as u64)?;
+        let charge = owner.quota.charge(Kind::Bytes, whole as u64)?;
         let (pages, placed) = placement.allocate(count)?;
-        Self::over(pages, placed, &home, Some(charge))
+        Self::over(pages, placed, &owner, Some(charge))
     }
 
-    /// Memory over pages. Without a charge they are part of what is charged, and counted, already.
-    fn over(
+    /// Memory over pages. Without a charge, they are part of memory that is already charged and counted.
+    pub(crate) fn over(
         pages: Pages,
         placed: Placed,
-        home: &Home,
+        owner: &MemoryOwner,
         charge: Option<Charge>,
     ) -> Result<Arc<Self>> {
         let bytes = charge.as_ref().map_or(0, |_| pages.count() * PAGE_BYTES);
-        let tenure = Tenure::new(pages.count(), home, false)?;
-        Self::made_of(Backing::Pages(pages), tenure, placed, charge, bytes, None)
+        let lifetime = MemoryLifetime::new(pages.count(), owner, false)?;
+        Self::made_of(Backing::Pages(pages), lifetime, placed, charge, bytes, None)
     }
 
-    /// Memory of a range of a device's, which is revoked with the device. The caller holds off the device's end.
-    pub(crate) fn of_device(
-        range: Arc<Range>,
+    /// Memory of a range of a device, with whose removal it is revoked. The caller keeps the device from being removed
+    /// meanwhile.
+    pub(crate) fn of_device<R: DeviceRange + 'static>(
+        range: Arc<R>,
         io: IoRange,
         pages: Option<Pages>,
-        home: &Home,
+        owner: &MemoryOwner,
         charge: Charge,
     ) -> Result<Arc<Self>> {
         let bytes = io.count() * PAGE_BYTES;
-        let tenure = Tenure::new(io.count(), home, false)?;
-        // Who has the range is free to reuse it from then on.
-        tenure.follow(range.clone())?;
-        let placed = Placed::of_device(range.device().node())?;
+        let lifetime = MemoryLifetime::new(io.count(), owner, false)?;
+        // The device may reuse the range once this follower was notified.
+        lifetime.follow(range.clone())?;
+        let placed = Placed::of_device(range.node())?;
         let backing = Backing::Device { io, pages, range };
-        Self::made_of(backing, tenure, placed, Some(charge), bytes, None)
+        Self::made_of(backing, lifetime, placed, Some(charge), bytes, None)
     }
 
     /// `bytes` are those that the gauge counts.
     fn made_of(
         backing: Backing,
-        tenure: Arc<Tenure>,
+        lifetime: Arc<MemoryLifetime>,
         placement: Placed,
         charge: Option<Charge>,
         bytes: usize,
@@ -128,12 +155,12 @@ impl Memory {
             None => (backing.count() * PAGE_BYTES) as u64,
         };
         let whole_allocation = charge.is_some();
-        // Its place first: memory of a device may not go while it is being made, under the device's lock, which it takes
-        // when it goes.
-        let place = UniqueArc::new_uninit(at_will())?;
+        // Allocated first, so that nothing fails afterwards: a device's memory is made under the device's lock, which
+        // its drop takes.
+        let place = UniqueArc::new_uninit(GFP_CHARGED)?;
         let memory = place.write(Self {
             backing,
-            tenure,
+            lifetime,
             placement,
             nodes: SetOnce::new(),
             mappings: Atomic::new(0),
@@ -145,10 +172,10 @@ impl Memory {
         });
         let memory: Arc<Self> = Arc::from(memory);
         if whole_allocation {
-            // Nobody else has it yet.
+            // Cannot fail: nobody else has it yet.
             memory.nodes.populate(memory.by_node());
         }
-        let (policy, node) = memory.placement().told();
+        let (policy, node) = memory.placement().report();
         memory.mark.allocated(policy, node, || {
             memory.census().map_or(0, |(_, misplaced)| misplaced)
         });
@@ -158,8 +185,8 @@ impl Memory {
     /// Pages of a device's memory that are zeroed under one guard: some milliseconds where each access goes to the device.
     const CLEAR_PAGES: usize = 64;
 
-    /// Zeroes a device's memory that nobody else knows yet. A part at a time: the device may go between two of them
-    /// (`ENODEV`), and the caller may be killed (`EINTR`).
+    /// Zeroes a device's memory that nobody else knows yet, a part at a time. Between two parts, the device may be
+    /// removed (`ENODEV`), and the caller may be killed (`EINTR`).
     pub(crate) fn clear(self: &Arc<Self>) -> Result {
         let Backing::Device { io, .. } = &self.backing else {
             return Ok(());
@@ -179,12 +206,12 @@ impl Memory {
         &self.mark
     }
 
-    /// By what others tell it from other memory, as long as they hold it.
+    /// A key that identifies it for those who hold it, as long as they do.
     pub(crate) fn key(&self) -> usize {
-        self.tenure.key()
+        self.lifetime.key()
     }
 
-    /// Maps it into a process, from a byte on.
+    /// Maps it into a process, from byte `start` on.
     pub(crate) fn map(self: &Arc<Self>, vma: &VmaNew, start: u64) -> Result {
         match self.map_imported(vma, start) {
             Some(result) => result,
@@ -192,7 +219,7 @@ impl Memory {
         }
     }
 
-    /// The struct pages, for RDMA. `EOPNOTSUPP` for memory that has none. Used under a guard only.
+    /// The struct pages, for RDMA. `EOPNOTSUPP` for memory that has none. To be used only under a guard.
     pub(crate) fn pages(&self) -> Result<&Pages> {
         let pages = self.backing.pages().filter(|_| !self.lacks_pages());
         pages.ok_or(EOPNOTSUPP)
@@ -208,7 +235,7 @@ impl Memory {
         self.mark.bytes()
     }
 
-    /// Where it was asked to be.
+    /// The placement that was asked for.
     pub(crate) fn placement(&self) -> &Placed {
         &self.placement
     }
@@ -220,7 +247,7 @@ impl Memory {
 
     /// Pages on each node, and those that are elsewhere than wanted.
     pub(crate) fn census(self: &Arc<Self>) -> Result<(KVec<u64>, u64)> {
-        // Pages that others have taken back may be gone altogether.
+        // Pages that their exporter has taken back may be gone altogether.
         let guard = self.enter();
         if guard.is_err() && self.imported.is_some() {
             return self.placement.census_of_device(0);
@@ -232,9 +259,10 @@ impl Memory {
         }
     }
 
-    /// Pages on each node, for those who look on: without memory for it they are not told.
+    /// Pages on each node, for debugfs; empty without memory for the list.
     fn by_node(self: &Arc<Self>) -> KVec<u64> {
-        // As above: they may be gone before it is made. Held until they were looked at.
+        // The exporter may take an import's pages back while it is being made. The guard keeps them until they were
+        // counted.
         let guard = self.imported.as_ref().map(|_| self.enter());
         match &self.backing {
             _ if matches!(guard, Some(Err(_))) => KVec::new(),
@@ -243,8 +271,8 @@ impl Memory {
         }
     }
 
-    /// Writes where its pages are, and what became of it.
-    fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// Writes its kind, its state and where its pages are.
+    pub(crate) fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match &self.backing {
             Backing::Pages(_) | Backing::Lent { .. } if self.imported.is_some() => "import",
             Backing::Pages(_) | Backing::Lent { .. } => "host",
@@ -265,7 +293,7 @@ impl Memory {
         Ok(())
     }
 
-    /// Fills in what is on the node that is asked for. A device's memory has no folios.
+    /// Fills in the figures of the node that is asked for. A device's memory has no folios.
     pub(crate) fn folios(self: &Arc<Self>, query: &mut uapi::BufferFolios) {
         let guard = self.enter();
         let gone = guard.is_err() && self.imported.is_some();
@@ -276,12 +304,12 @@ impl Memory {
         self.placement.folios(pages, query);
     }
 
-    /// `HELD_*` bits: who reaches it although it was revoked. 0 before.
+    /// `HELD_*` bits: who still reaches it after it was revoked. 0 before.
     pub(crate) fn held(&self) -> u32 {
         if self.standing().0 != uapi::MEMORY_REVOKED {
             return 0;
         }
-        let exports = if self.tenure.is_held() {
+        let exports = if self.lifetime.is_held() {
             uapi::HELD_DMABUF
         } else {
             0
@@ -296,42 +324,46 @@ impl Memory {
         }
     }
 
-    /// Waits until nobody refers to the pages of revoked memory any more, for [`LET_GO_MS`] at most and unless the caller
-    /// is killed. What sends from them lets go when the other side has received it, and nobody reports that.
+    /// Waits until nobody refers to the pages of revoked memory any more, for at most [`LET_GO_MS`] or until the caller
+    /// is killed. A socket that sends from them lets go when the other side has received the data, and nobody reports
+    /// that.
     pub(crate) fn wait_released(&self) {
-        let mut left = LET_GO_MS;
-        while left > 0 && self.held_pages() != 0 && !is_killed() {
+        // The checks count towards the limit: there may be millions of pages to check.
+        let end = Deadline::within_ms(LET_GO_MS);
+        while end.left_ms().is_some() && self.held_pages() != 0 && !is_killed() {
             sleep_killable(RELEASE_POLL_MS);
-            left = left.saturating_sub(RELEASE_POLL_MS);
         }
     }
 }
 
-/// Longest wait for whoever refers to pages of revoked memory, in milliseconds.
+/// Longest wait for references to pages of revoked memory, in milliseconds.
 const LET_GO_MS: u32 = 1000;
-/// Time between two looks for that, in milliseconds.
+/// Time between two checks for such references, in milliseconds.
 const RELEASE_POLL_MS: u32 = 5;
 
 impl Memory {
-    /// A provider may go on using it: where a device lends it, the device gives it to nobody else.
-    pub(super) fn never_reuse(&self) {
+    /// Keeps a device from giving the range to anybody else: a provider may go on using it.
+    pub(crate) fn never_reuse(&self) {
         if let Backing::Device { range, .. } = &self.backing {
-            range.never_give_back();
+            range.kept();
         }
     }
 
-    /// Fills in what a query tells of the memory's kind.
+    /// Fills in what a query reports about the memory's kind.
     pub(crate) fn describe(&self, query: &mut uapi::MemoryQuery) {
-        (_, query.node) = self.placement.told();
+        (_, query.node) = self.placement.report();
         match &self.backing {
             Backing::Pages(_) | Backing::Lent { .. } if self.imported.is_some() => {
                 query.kind = uapi::MEMORY_KIND_IMPORT;
-                query.rdma = device::rdma_path(!self.lacks_pages());
+                query.rdma = rdma_path(!self.lacks_pages());
                 if let Backing::Lent { io, .. } = &self.backing {
                     query.tier = io.tier() as u32;
                 }
                 if self.lacks_pages() {
-                    query.reason = uapi::RDMA_REASON_NO_PAGES;
+                    query.reason = match &self.backing {
+                        Backing::Lent { io, .. } => rdma_reason(false, io.tier()),
+                        _ => uapi::RDMA_REASON_NO_PAGES,
+                    };
                 }
             }
             Backing::Pages(_) | Backing::Lent { .. } => {
@@ -341,9 +373,9 @@ impl Memory {
             Backing::Device { io, pages, range } => {
                 query.kind = uapi::MEMORY_KIND_DEVICE;
                 query.tier = io.tier() as u32;
-                query.rdma = device::rdma_path(pages.is_some());
-                query.reason = device::rdma_reason(pages.is_some(), io.tier());
-                query.device = range.device().serial();
+                query.rdma = rdma_path(pages.is_some());
+                query.reason = rdma_reason(pages.is_some(), io.tier());
+                query.device = range.device();
                 query.offset = range.offset();
             }
         }
@@ -371,7 +403,7 @@ impl Guard {
 impl Drop for Memory {
     fn drop(&mut self) {
         if let Backing::Device { range, .. } = &self.backing {
-            range.device().forget(&self.tenure);
+            range.forget(&self.lifetime);
         }
     }
 }
@@ -398,6 +430,6 @@ impl Paged for Memory {
     }
 
     fn place(&self) -> &Place {
-        self.tenure.place()
+        self.lifetime.place()
     }
 }

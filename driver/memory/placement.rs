@@ -2,14 +2,14 @@
 
 //! Where a buffer's pages are wanted, where they are, and what was missed.
 
+use crate::kx::charged::GFP_CHARGED;
 use crate::{
+    base::tuning::TUNING,
     kx::{
-        global::REGISTRY,
         nodes::{self, DeviceName},
-        pages::{at_will, Pages, Wanted, MAX_ORDER},
+        pages::{Pages, Wanted, MAX_ORDER},
     },
     logic::placement::{nearest, Turns},
-    tuning::TUNING,
     uapi,
 };
 use kernel::{
@@ -27,7 +27,7 @@ pub(crate) struct Placement {
     policy: u32,
     /// The node, where the policy has one.
     node: i32,
-    /// Where the device of a `near` is, -1 for elsewhere.
+    /// Node of the device that it is near to, -1 for none or unknown.
     device_node: i32,
     /// Nodes that take turns; none for anywhere.
     nodes: KVec<i32>,
@@ -40,8 +40,13 @@ pub(crate) struct Placement {
 impl Placement {
     /// Checks what the user asked for. `EINVAL` for an unknown policy, a node that does not exist or has no memory, a node
     /// or a device where the policy has none; `ENODEV` for a device that is not there; `ENXIO` for one whose node is not
-    /// known, unless one node has all memory.
-    pub(crate) fn new(policy: u32, node: i32, near: &[u8; 64], flags: u32) -> Result<Self> {
+    /// known, unless one node has all memory. `rdma_node` gives the node of an RDMA device.
+    pub(crate) fn new(
+        (policy, node): (u32, i32),
+        near: &[u8; 64],
+        flags: u32,
+        rdma_node: impl FnOnce(&DeviceName<'_>) -> Result<i32>,
+    ) -> Result<Self> {
         let named = near.iter().any(|byte| *byte != 0);
         let is_near = matches!(policy, uapi::PLACE_NEAR_RDMA | uapi::PLACE_NEAR_PCI);
         let has_node = matches!(policy, uapi::PLACE_PREFERRED | uapi::PLACE_STRICT);
@@ -61,11 +66,11 @@ impl Placement {
         match policy {
             uapi::PLACE_ANY if !strict => {}
             uapi::PLACE_PREFERRED | uapi::PLACE_STRICT if nodes::node_has_memory(node) => {
-                placement.nodes.push(node, at_will())?;
+                placement.nodes.push(node, GFP_CHARGED)?;
             }
             uapi::PLACE_INTERLEAVE if !whole => {
                 for node in nodes::memory_nodes() {
-                    placement.nodes.push(node, at_will())?;
+                    placement.nodes.push(node, GFP_CHARGED)?;
                 }
             }
             uapi::PLACE_NEAR_RDMA | uapi::PLACE_NEAR_PCI => {
@@ -73,19 +78,18 @@ impl Placement {
                 placement.device_node = if policy == uapi::PLACE_NEAR_PCI {
                     nodes::of_pci_device(&name)?
                 } else {
-                    REGISTRY.lock().node_of(&name)?
+                    rdma_node(&name)?
                 };
                 placement.node = near_node(placement.device_node)?;
-                placement.nodes.push(placement.node, at_will())?;
+                placement.nodes.push(placement.node, GFP_CHARGED)?;
             }
             _ => return Err(EINVAL),
         }
         Ok(placement)
     }
 
-    /// Pages that hold so many bytes: a power of two where they must be one folio, for which `E2BIG` says that no folio is
-    /// so large.
-    pub(super) fn pages_for(&self, bytes: u64) -> Result<usize> {
+    /// Pages that hold `bytes`: a power of two where they must be one folio. `E2BIG` when no folio is that large.
+    pub(crate) fn pages_for(&self, bytes: u64) -> Result<usize> {
         let pages = bytes.div_ceil(crate::kx::pages::PAGE_BYTES as u64);
         let pages = usize::try_from(pages).map_err(|_| E2BIG)?;
         if !self.whole {
@@ -102,8 +106,8 @@ impl Placement {
         Turns::new(count, self.nodes.len(), MAX_ORDER as u32)
     }
 
-    /// Allocates, and counts what was missed. See [`Pages::new`] for the errors.
-    pub(super) fn allocate(self, count: usize) -> Result<(Pages, Placed)> {
+    /// Allocates, and counts pages that are misplaced or in small folios. See [`Pages::new`] for the errors.
+    pub(crate) fn allocate(self, count: usize) -> Result<(Pages, Placed)> {
         let pages = Pages::new(&Wanted {
             count,
             nodes: &self.nodes,
@@ -119,7 +123,7 @@ impl Placement {
             }
         })?;
         let placed = Placed {
-            placement: Arc::new(self, at_will())?,
+            placement: Arc::new(self, GFP_CHARGED)?,
             first: 0,
             total: count,
         };
@@ -134,17 +138,17 @@ impl Placement {
     }
 }
 
-/// What was asked for, and which part of it some pages are.
+/// The placement that was asked for, and which part of it some pages are.
 pub(crate) struct Placed {
     placement: Arc<Placement>,
-    /// Where they begin.
+    /// Index of their first page.
     first: usize,
-    /// Pages that it was asked for.
+    /// Pages for which it was asked.
     total: usize,
 }
 
 impl Placed {
-    /// Of memory that is a device's, on its node.
+    /// The placement of a device's memory, which is on the device's node.
     pub(super) fn of_device(node: i32) -> Result<Self> {
         let placement = Placement {
             policy: uapi::PLACE_ANY,
@@ -155,14 +159,14 @@ impl Placed {
             whole: false,
         };
         Ok(Self {
-            placement: Arc::new(placement, at_will())?,
+            placement: Arc::new(placement, GFP_CHARGED)?,
             first: 0,
             total: 0,
         })
     }
 
-    /// Of the part that begins so many pages further on.
-    pub(super) fn part(&self, first: usize) -> Self {
+    /// The placement of the part that begins `first` pages further on.
+    pub(crate) fn part(&self, first: usize) -> Self {
         Self {
             placement: self.placement.clone(),
             first: self.first + first,
@@ -170,7 +174,8 @@ impl Placed {
         }
     }
 
-    /// Shows each folio: node, order, pages, whether it is elsewhere than wanted, whether a larger one would have fit.
+    /// Calls `look` for each folio with its node, its order, its pages, whether it is elsewhere than wanted, and
+    /// whether a larger one would have fit.
     fn each(&self, pages: &Pages, mut look: impl FnMut(i32, usize, u64, bool, bool)) {
         let turns = self.placement.turns(self.total);
         pages.each_folio(|index, node, order, pages| {
@@ -185,14 +190,14 @@ impl Placed {
         });
     }
 
-    /// Policy and node.
-    pub(crate) fn told(&self) -> (u32, i32) {
+    /// Policy and node, as queries report them.
+    pub(crate) fn report(&self) -> (u32, i32) {
         (self.placement.policy, self.placement.node)
     }
 
     /// Pages on each node, and those that are elsewhere than wanted. Read from the pages themselves.
     pub(super) fn census(&self, pages: &Pages) -> Result<(KVec<u64>, u64)> {
-        let mut by_node = KVec::from_elem(0u64, nodes::node_ids() as usize, at_will())?;
+        let mut by_node = KVec::from_elem(0u64, nodes::node_ids() as usize, GFP_CHARGED)?;
         let mut misplaced = 0;
         self.each(pages, |node, _, pages, is_misplaced, _| {
             let slot = usize::try_from(node).ok();
@@ -204,21 +209,21 @@ impl Placed {
         Ok((by_node, misplaced))
     }
 
-    /// Pages on each node alone; nothing without memory for that.
+    /// Pages on each node only; empty without memory for the list.
     pub(super) fn by_node(&self, pages: &Pages) -> KVec<u64> {
         let counted = self.census(pages);
         counted.map_or(KVec::new(), |(by_node, _)| by_node)
     }
 
-    /// As above, of a device's memory.
+    /// Pages on each node of a device's memory; empty without memory for the list.
     pub(super) fn by_node_of_device(&self, count: u64) -> KVec<u64> {
         let counted = self.census_of_device(count);
         counted.map_or(KVec::new(), |(by_node, _)| by_node)
     }
 
-    /// The same of so many pages of a device's memory, which are all where it is.
+    /// As [`Self::census`] for `count` pages of a device's memory, which are all on the device's node.
     pub(super) fn census_of_device(&self, count: u64) -> Result<(KVec<u64>, u64)> {
-        let mut by_node = KVec::from_elem(0u64, nodes::node_ids() as usize, at_will())?;
+        let mut by_node = KVec::from_elem(0u64, nodes::node_ids() as usize, GFP_CHARGED)?;
         let place = usize::try_from(self.placement.node).ok();
         if let Some(pages) = place.and_then(|at| by_node.get_mut(at)) {
             *pages += count;
@@ -226,7 +231,7 @@ impl Placed {
         Ok((by_node, 0))
     }
 
-    /// Fills in what is on the node that is asked for; nothing of memory without pages.
+    /// Fills in the figures of the node that is asked for; none for memory without pages.
     pub(super) fn folios(&self, pages: Option<&Pages>, query: &mut uapi::BufferFolios) {
         query.device_node = self.placement.device_node;
         query.orders = MAX_ORDER as u32 + 1;
@@ -248,7 +253,7 @@ impl Placed {
     }
 }
 
-/// The node nearest to a device that has memory.
+/// The nearest node with memory to a device.
 fn near_node(device_node: i32) -> Result<i32> {
     if nodes::node_has_memory(device_node) {
         return Ok(device_node);
@@ -258,7 +263,7 @@ fn near_node(device_node: i32) -> Result<i32> {
             nodes::memory_nodes().map(|node| (node, nodes::distance(device_node, node)));
         return nearest(distances).ok_or(EINVAL);
     }
-    // Nobody knows where it is; that matters only where there is a choice.
+    // The device's node is unknown, which matters only where there are several nodes.
     let mut all = nodes::memory_nodes();
     match (all.next(), all.next()) {
         (Some(only), None) => Ok(only),
@@ -278,7 +283,7 @@ impl Counter {
     }
 }
 
-/// What was missed since the driver was loaded.
+/// How often placement failed since the driver was loaded.
 pub(crate) struct Counters {
     /// Pages elsewhere than wanted.
     misplaced_pages: Counter,

@@ -2,12 +2,11 @@
 
 //! Watches of memory: one completion for its revocation.
 
-use super::Buffer;
 use crate::{
     channel::{Ticket, TicketKey},
     kx::{
-        chain::{Chain, Link, Next},
-        pages::at_will,
+        box_queue::{BoxQueue, Link, Next},
+        charged::GFP_CHARGED,
     },
     logic::outcome::{Down, Outcome, State as Terminal},
     observe::{show_rest, MAX_SHOWN},
@@ -17,7 +16,7 @@ use kernel::{fmt, new_spinlock, prelude::*, sync::SpinLock};
 /// Most watches of one piece of memory.
 const MAX_WATCHES: u32 = 1024;
 
-/// A watch, by the buffer that named the memory.
+/// A watch, with the buffer through which it was made.
 struct Watch {
     ticket: Ticket,
     buffer: usize,
@@ -30,21 +29,21 @@ impl Link for Watch {
     }
 }
 
-/// What waits, and what it waits for once that has come.
+/// The watches that wait, and the cause of the revocation once it is over.
 struct State {
-    waiting: Chain<Watch>,
+    waiting: BoxQueue<Watch>,
     count: u32,
     cause: Option<u32>,
 }
 
 /// The watches of one piece of memory. Lock: a spinlock, taken alone.
 #[pin_data]
-pub(super) struct Watches {
+pub(crate) struct Watches {
     #[pin]
     state: SpinLock<State>,
 }
 
-/// The outcome of a watch whose buffer's name goes, or that is canceled.
+/// The outcome of a watch that is canceled, or whose buffer is destroyed.
 fn canceled() -> Outcome {
     Down::Local.outcome()
 }
@@ -63,15 +62,21 @@ impl Watches {
     pub(super) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             state <- new_spinlock!(State {
-                waiting: Chain::new(),
+                waiting: BoxQueue::new(),
                 count: 0,
                 cause: None,
             }, "Memory::watches"),
         })
     }
 
-    /// Writes a line for each that came by a buffer, of which `serial` tells; so many at most, and then how many more.
-    pub(super) fn show(&self, f: &mut fmt::Formatter<'_>, buffer: usize, serial: u64) -> fmt::Result {
+    /// Writes a line for each watch of a buffer, whose serial is `serial`: at most [`MAX_SHOWN`], and then how many
+    /// more.
+    pub(crate) fn show(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        buffer: usize,
+        serial: u64,
+    ) -> fmt::Result {
         let (mut result, mut count) = (Ok(()), 0);
         self.state.lock().waiting.for_each(|watch| {
             if watch.buffer != buffer {
@@ -88,13 +93,13 @@ impl Watches {
         show_rest(f, format_args!("buffer={serial}"), "revocation", count)
     }
 
-    /// The revocation is over.
-    pub(super) fn tell(&self, cause: u32) {
+    /// Completes all watches: the revocation is over.
+    pub(super) fn notify(&self, cause: u32) {
         self.state.lock().cause = Some(cause);
         self.end(u32::MAX, |_| true, |ticket| complete(ticket, cause));
     }
 
-    /// Ends at most so many of those that `wanted` chooses; how many there were.
+    /// Ends at most `most` of the watches that `wanted` chooses, and returns how many.
     fn end(&self, most: u32, wanted: impl Fn(&Watch) -> bool, with: impl Fn(Ticket)) -> u32 {
         let mut ended = 0;
         while ended < most {
@@ -110,29 +115,23 @@ impl Watches {
         }
         ended
     }
-}
 
-impl Buffer {
-    pub(super) fn key(&self) -> usize {
-        core::ptr::from_ref(self).addr()
-    }
-
-    /// Takes a watch over. Its completion comes with the memory's revocation, at once when that is over, or by a cancel,
-    /// or when the buffer's name goes.
-    pub(crate) fn watch(&self, ticket: Ticket) {
-        let place = match KBox::new_uninit(at_will()) {
+    /// Adds a watch through a buffer. It completes with the memory's revocation, at once if that is over, or when it is
+    /// canceled or the buffer is destroyed, which `is_ended` says under the lock.
+    pub(crate) fn add(&self, ticket: Ticket, buffer: usize, is_ended: impl FnOnce() -> bool) {
+        let place = match KBox::new_uninit(GFP_CHARGED) {
             Ok(place) => place,
             Err(_) => return ticket.fail(ENOMEM),
         };
-        let mut state = self.memory().tenure.watches.state.lock();
+        let mut state = self.state.lock();
         let refused = match state.cause {
             Some(cause) => Some((ticket, Ok(cause))),
             None if state.count >= MAX_WATCHES => Some((ticket, Err(ENOBUFS))),
-            None if self.is_ended() => Some((ticket, Err(ENOENT))),
+            None if is_ended() => Some((ticket, Err(ENOENT))),
             None => {
                 let watch = Watch {
                     ticket,
-                    buffer: self.key(),
+                    buffer,
                     next: Next::none(),
                 };
                 state.waiting.push_back(KBox::write(place, watch));
@@ -148,23 +147,22 @@ impl Buffer {
         }
     }
 
-    /// Cancels the buffer's watches, or the first one of a name: how many.
-    pub(crate) fn cancel(&self, key: Option<TicketKey>) -> u32 {
+    /// Cancels a buffer's watches, or the first one with a key, and returns how many.
+    pub(crate) fn cancel(&self, buffer: usize, key: Option<TicketKey>) -> u32 {
         let most = if key.is_some() { 1 } else { u32::MAX };
         let wanted = |watch: &Watch| {
-            watch.buffer == self.key() && key.is_none_or(|key| watch.ticket.key() == key)
+            watch.buffer == buffer && key.is_none_or(|key| watch.ticket.key() == key)
         };
-        let with = |ticket: Ticket| ticket.complete(canceled());
-        self.memory().tenure.watches.end(most, wanted, with)
+        self.end(most, wanted, |ticket| ticket.complete(canceled()))
     }
 
-    /// The buffer's name is gone: nobody watches by it any more.
-    pub(crate) fn end(&self) {
+    /// Ends a buffer's watches when its handle is gone. `set_ended` runs under the lock: a watch that comes now either
+    /// sees what it sets or is found.
+    pub(crate) fn end_of(&self, buffer: usize, set_ended: impl FnOnce()) {
         {
-            // Under the lock, so that a watch that comes now either sees it or is found.
-            let _state = self.memory().tenure.watches.state.lock();
-            self.set_ended();
+            let _state = self.state.lock();
+            set_ended();
         }
-        self.cancel(None);
+        self.cancel(buffer, None);
     }
 }

@@ -2,7 +2,7 @@
 
 //! The values of the module's attributes in sysfs, in the order of the table in `kx/sysfs.c`.
 
-use crate::{gauges::GAUGES, module_parameters, uapi};
+use crate::{base::gauges::GAUGES, module_parameters, uapi};
 
 /// The value of an attribute; 0 for one that the table does not have.
 pub(crate) fn attribute(which: u32) -> u64 {
@@ -27,17 +27,17 @@ pub(crate) fn attribute(which: u32) -> u64 {
 }
 
 fn limit(which: u32) -> u64 {
-    let (endpoints, channels, heartbeat): (u32, u32, u32) = (
-        module_parameters::max_endpoints.value(),
-        module_parameters::max_channels.value(),
-        module_parameters::heartbeat_ms.value(),
-    );
-    match which {
-        10 => module_parameters::max_buffer_mib.value(),
-        11 => module_parameters::max_context_mib.value(),
-        12 => endpoints.into(),
-        13 => channels.into(),
-        14 => heartbeat.into(),
+    let limit: u32 = match which {
+        10 => return module_parameters::max_buffer_mib.value(),
+        11 => return module_parameters::max_context_mib.value(),
+        12 => module_parameters::max_endpoints.value(),
+        13 => module_parameters::max_channels.value(),
+        14 => module_parameters::heartbeat_ms.value(),
+        19 => module_parameters::max_listeners.value(),
+        20 => module_parameters::max_context_pollers.value(),
+        21 => module_parameters::max_pollers.value(),
+        22 => module_parameters::max_provider_mib.value(),
         _ => 0,
-    }
+    };
+    limit.into()
 }

@@ -6,6 +6,7 @@ use super::{
     histograms::{Histograms, Kind, Stage, ENABLED},
     Mark,
 };
+use crate::kx::charged::{Payer, GFP_CHARGED};
 use crate::{
     kx::trace,
     logic::{
@@ -39,7 +40,7 @@ impl Totals {
     }
 }
 
-/// Nanoseconds of an operation by stage. What was never posted has no stages but the total.
+/// Nanoseconds of an operation by stage. An operation that was never posted has only the total.
 #[derive(Clone, Copy)]
 pub(super) struct Times {
     pub(super) queued: u64,
@@ -62,18 +63,18 @@ pub(crate) struct EndpointRecord {
 }
 
 impl EndpointRecord {
-    /// Of an endpoint that is being made.
-    pub(crate) fn new(serial: u64) -> Result<Arc<Self>> {
+    /// The record of an endpoint that is being made.
+    pub(crate) fn new(serial: u64, payer: Payer) -> Result<Arc<Self>> {
         let record = Self {
             serial,
             link: Atomic::new(0),
             totals: [const { Totals::new() }; Kind::ALL.len()],
-            histograms: Histograms::new()?,
+            histograms: Histograms::new(payer)?,
             sent: Atomic::new(0),
             came: Atomic::new(0),
             torn_down: Atomic::new(false),
         };
-        Ok(Arc::new(record, GFP_KERNEL)?)
+        Ok(Arc::new(record, GFP_CHARGED)?)
     }
 
     /// Its serial.
@@ -86,7 +87,7 @@ impl EndpointRecord {
         self.link.load(Relaxed)
     }
 
-    /// Its addresses are known.
+    /// Notes its addresses, from which the connection's number follows.
     pub(crate) fn between(&self, local: &uapi::SockAddr, peer: &uapi::SockAddr) {
         self.link.store(link(local, peer), Relaxed);
     }
@@ -109,7 +110,7 @@ impl EndpointRecord {
         };
         totals.ended.add(1, Relaxed);
         if outcome.state != State::Ok {
-            // Its time would say nothing of those that do their work.
+            // Its time would say nothing about operations that succeed.
             totals.failed.add(1, Relaxed);
             return;
         }
@@ -124,8 +125,8 @@ impl EndpointRecord {
         self.histograms.record(kind, Stage::Total, times.total);
     }
 
-    /// Operations that have ended, those of them that failed, bytes of the others.
-    pub(super) fn totals(&self, kind: Kind) -> (u64, u64, u64) {
+    /// The number of operations that have ended, the number that failed, and the bytes of the others.
+    pub(crate) fn totals(&self, kind: Kind) -> (u64, u64, u64) {
         let totals = self.totals.get(kind.index());
         totals.map_or((0, 0, 0), |totals| {
             let read = |counter: &Atomic<u64>| counter.load(Relaxed);
@@ -137,7 +138,7 @@ impl EndpointRecord {
         })
     }
 
-    /// The latencies of one kind and stage, summed up. `counts` gets the buckets.
+    /// The latencies of one kind and stage, summed up. `counts` receives the buckets.
     pub(crate) fn latencies(
         &self,
         kind: Kind,
@@ -149,16 +150,16 @@ impl EndpointRecord {
     }
 
     /// Whether there are any.
-    pub(super) fn has_latencies(&self, kind: Kind, stage: Stage) -> bool {
+    pub(crate) fn has_latencies(&self, kind: Kind, stage: Stage) -> bool {
         self.histograms.is_there(kind, stage)
     }
 
-    /// Values that found no memory.
+    /// Values that were not counted for want of memory.
     pub(crate) fn lost(&self) -> u64 {
         self.histograms.lost()
     }
 
-    /// An operation was handed to the provider.
+    /// Traces an operation that was handed to the provider.
     pub(crate) fn posted(&self, mark: &Mark, seq: u32) {
         trace::op_post(|| trace::OpPost {
             trace_id: mark.trace_id,
@@ -171,7 +172,7 @@ impl EndpointRecord {
         });
     }
 
-    /// Something of the peer's came; `trace_id` is that of its receive.
+    /// Traces an arrival from the peer; `trace_id` is that of its receive.
     pub(crate) fn arrived(&self, trace_id: u64, seq: u32, imm: u32, bytes: u32) {
         trace::op_arrive(|| trace::OpArrive {
             trace_id,
@@ -183,7 +184,7 @@ impl EndpointRecord {
         });
     }
 
-    /// A control message goes to the peer.
+    /// Traces a control message to the peer.
     pub(crate) fn message_sent(&self, kind: u8, number: u32) {
         let seq = self.sent.fetch_add(1, Relaxed).wrapping_add(1);
         trace::message_send(|| trace::MessageSend {
@@ -195,7 +196,7 @@ impl EndpointRecord {
         });
     }
 
-    /// A control message of the peer's came.
+    /// Traces a control message from the peer.
     pub(crate) fn message_came(&self, kind: u8, number: u32) {
         let seq = self.came.fetch_add(1, Relaxed).wrapping_add(1);
         trace::message_arrive(|| trace::MessageArrive {
@@ -207,7 +208,7 @@ impl EndpointRecord {
         });
     }
 
-    /// Operations begin to wait for credits.
+    /// Traces that operations begin to wait for credits.
     pub(crate) fn stalled(&self, queued: u32) {
         trace::credit_stall(|| trace::CreditStall {
             endpoint: self.serial,
@@ -216,9 +217,9 @@ impl EndpointRecord {
         });
     }
 
-    /// They wait no longer.
-    pub(crate) fn credited(&self, credits: u32, stalled_ns: u64) {
-        trace::credit_grant(|| trace::CreditGrant {
+    /// Traces that they wait no longer.
+    pub(crate) fn resumed(&self, credits: u32, stalled_ns: u64) {
+        trace::credit_resume(|| trace::CreditResume {
             endpoint: self.serial,
             link: self.link(),
             credits,
@@ -226,7 +227,7 @@ impl EndpointRecord {
         });
     }
 
-    /// The connection is up.
+    /// Traces that the connection is up.
     pub(crate) fn up(&self, local: &uapi::SockAddr, peer: &uapi::SockAddr) {
         trace::endpoint_up(|| trace::EndpointUp {
             endpoint: self.serial,
@@ -236,7 +237,7 @@ impl EndpointRecord {
         });
     }
 
-    /// The connection is over.
+    /// Traces that the connection is over.
     pub(crate) fn down(&self, cause: Down) {
         trace::endpoint_down(|| trace::EndpointDown {
             endpoint: self.serial,
@@ -245,7 +246,7 @@ impl EndpointRecord {
         });
     }
 
-    /// The peer said that it ends.
+    /// Traces the peer's last will.
     pub(crate) fn last_will(&self, why: u32) {
         trace::endpoint_last_will(|| trace::EndpointLastWill {
             endpoint: self.serial,
@@ -254,7 +255,7 @@ impl EndpointRecord {
         });
     }
 
-    /// The peer broke the protocol.
+    /// Traces that the peer broke the protocol.
     pub(crate) fn violation(&self) {
         trace::endpoint_violation(|| trace::EndpointViolation {
             endpoint: self.serial,
@@ -263,7 +264,7 @@ impl EndpointRecord {
         });
     }
 
-    /// A grant was made.
+    /// Traces that a grant was made.
     pub(crate) fn granted(&self, grant: u32, bytes: u64, rights: u32) {
         trace::grant_create(|| trace::GrantCreate {
             endpoint: self.serial,
@@ -274,7 +275,7 @@ impl EndpointRecord {
         });
     }
 
-    /// A grant is being taken back.
+    /// Traces that a grant is being revoked.
     pub(crate) fn revoking(&self, grant: u32, why: u32) {
         trace::grant_revoke(|| trace::GrantRevoke {
             endpoint: self.serial,
@@ -284,9 +285,9 @@ impl EndpointRecord {
         });
     }
 
-    /// A grant's access has ended.
-    pub(crate) fn fenced(&self, grant: u32, why: u32) {
-        trace::grant_fenced(|| trace::GrantFenced {
+    /// Traces that a grant's access has ended.
+    pub(crate) fn grant_ended(&self, grant: u32, why: u32) {
+        trace::grant_ended(|| trace::GrantEnded {
             endpoint: self.serial,
             link: self.link(),
             grant,
@@ -295,7 +296,7 @@ impl EndpointRecord {
     }
 }
 
-/// A number that both sides of a connection compute alike: FNV-1a over both ends, the lesser one first.
+/// A number that both sides of a connection compute alike: FNV-1a over both ends, the smaller one first.
 fn link(local: &uapi::SockAddr, peer: &uapi::SockAddr) -> u64 {
     let end = |end: &uapi::SockAddr| (end.addr, end.port);
     let (one, other) = (end(local), end(peer));

@@ -2,8 +2,9 @@
 
 //! Where an endpoint's histograms are kept: one for each kind of operation, stage and CPU, made when first used.
 
+use crate::kx::charged::{Payer, GFP_CHARGED};
 use crate::{
-    faults::FAULTS,
+    base::faults::FAULTS,
     logic::histogram::{gather, record, summarize, Counter, Summary, BUCKETS},
     uapi,
 };
@@ -17,12 +18,13 @@ use kernel::{
     },
 };
 
-/// Most CPUs that have histograms of their own; of more, several share one. With the 8 KiB of a histogram, an endpoint that
-/// writes takes 24 KiB for each CPU that completes its operations, and none takes more than 2.5 MiB.
+/// Most CPUs that have histograms of their own; with more CPUs, several share one. A histogram takes 8 KiB, so an
+/// endpoint that writes takes 24 KiB for each CPU that completes its operations, and no endpoint takes more than 2.5
+/// MiB.
 const MAX_SHARDS: usize = 16;
 
 /// Whether latencies are counted; written through debugfs.
-pub(super) static ENABLED: Atomic<u32> = Atomic::new(1);
+pub(crate) static ENABLED: Atomic<u32> = Atomic::new(1);
 
 /// Kinds of operations that have an endpoint.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -30,7 +32,7 @@ pub(crate) struct Kind(usize);
 
 impl Kind {
     /// Their numbers in the user-space interface and names.
-    pub(super) const ALL: [(u8, &'static str); 7] = [
+    pub(crate) const ALL: [(u8, &'static str); 7] = [
         (uapi::OP_RECV, "recv"),
         (uapi::OP_WRITE, "write"),
         (uapi::OP_WRITE_IMM, "write_imm"),
@@ -47,7 +49,7 @@ impl Kind {
     }
 
     /// All of them, with their names.
-    pub(super) fn each() -> impl Iterator<Item = (Self, &'static str)> {
+    pub(crate) fn each() -> impl Iterator<Item = (Self, &'static str)> {
         let names = Self::ALL.iter().enumerate();
         names.map(|(at, (_, name))| (Self(at), *name))
     }
@@ -75,7 +77,7 @@ pub(crate) enum Stage {
 
 impl Stage {
     /// All of them, with their names.
-    pub(super) const ALL: [(Self, &'static str); 3] = [
+    pub(crate) const ALL: [(Self, &'static str); 3] = [
         (Self::Queued, "queued"),
         (Self::Provider, "provider"),
         (Self::Total, "total"),
@@ -92,7 +94,7 @@ impl Stage {
     }
 }
 
-/// A counter of a histogram. The kernel crate's type, in one of this crate's so that it can have the trait.
+/// A counter of a histogram. Wraps the kernel crate's type, so that it can implement this crate's trait.
 struct Cell(Atomic<u64>);
 
 impl Counter for Cell {
@@ -126,9 +128,10 @@ struct Histogram {
 }
 
 impl Histogram {
-    /// May be called where sleeping is forbidden.
+    /// Allocates an empty histogram. May be called where sleeping is forbidden. Charged, but does not wait for memory:
+    /// a value without a histogram counts as `lost`.
     fn new() -> Result<Self> {
-        let flags = GFP_NOWAIT | __GFP_NOWARN;
+        let flags = GFP_NOWAIT | __GFP_NOWARN | (GFP_KERNEL_ACCOUNT & !GFP_KERNEL);
         FAULTS.alloc_histogram.fail(ENOMEM)?;
         let mut buckets = KVec::with_capacity(BUCKETS, flags)?;
         for _ in 0..BUCKETS {
@@ -147,25 +150,28 @@ pub(super) struct Histograms {
     shards: usize,
     /// Values that found no memory for their histogram.
     lost: Atomic<u64>,
+    /// Pays for them, whichever thread records the first value.
+    payer: Payer,
 }
 
 impl Histograms {
     /// Without any histogram yet.
-    pub(super) fn new() -> Result<Self> {
+    pub(super) fn new(payer: Payer) -> Result<Self> {
         let shards = (kernel::cpu::nr_cpu_ids() as usize).clamp(1, MAX_SHARDS);
         let count = Kind::ALL.len() * Stage::ALL.len() * shards;
-        let mut cells = KVVec::with_capacity(count, GFP_KERNEL_ACCOUNT)?;
+        let mut cells = KVVec::with_capacity(count, GFP_CHARGED)?;
         for _ in 0..count {
-            cells.push(SetOnce::new(), GFP_KERNEL_ACCOUNT)?;
+            cells.push(SetOnce::new(), GFP_CHARGED)?;
         }
         Ok(Self {
             cells,
             shards,
             lost: Atomic::new(0),
+            payer,
         })
     }
 
-    /// Those of one kind and stage, one for each shard.
+    /// The histograms of one kind and stage, one for each shard.
     fn row(&self, kind: Kind, stage: Stage) -> &[SetOnce<Histogram>] {
         let first = (kind.index() * Stage::ALL.len() + stage as usize) * self.shards;
         self.cells.get(first..first + self.shards).unwrap_or(&[])
@@ -180,8 +186,9 @@ impl Histograms {
             return;
         };
         if cell.as_ref().is_none() {
-            match Histogram::new() {
-                // Whoever comes second drops its own; one that comes in the middle of the first counts as lost.
+            match self.payer.pays(Histogram::new) {
+                // A second thread drops its own histogram; a value that comes while the first is being stored counts as
+                // lost.
                 Ok(histogram) => drop(cell.populate(histogram)),
                 Err(_) => {
                     self.lose();
@@ -204,7 +211,7 @@ impl Histograms {
         self.lost.load(Relaxed)
     }
 
-    /// Adds those of all CPUs up, and empties them if told so. `counts` has [`BUCKETS`] places.
+    /// Adds up the histograms of all CPUs, and empties them if `empty` is set. `counts` has [`BUCKETS`] places.
     pub(super) fn gather(
         &self,
         kind: Kind,

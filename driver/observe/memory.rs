@@ -8,21 +8,21 @@ use kernel::{
     sync::atomic::{Atomic, Full, Relaxed},
 };
 
-/// Serials of memory and regions, which no other machine knows and no address hides in.
+/// The next serial of memory and regions. Serials are local to this machine and reveal no address.
 static SERIALS: Atomic<u64> = Atomic::new(1);
 
 fn serial() -> u64 {
     SERIALS.fetch_add(1, Relaxed)
 }
 
-/// Marks memory; its drop tells that the memory goes.
+/// Identifies memory in traces. Its drop traces the end of the memory.
 pub(crate) struct MemoryMark {
     serial: u64,
     bytes: u64,
 }
 
 impl MemoryMark {
-    /// Of memory of so many bytes.
+    /// The mark of memory of this size.
     pub(crate) fn new(bytes: u64) -> Self {
         Self {
             serial: serial(),
@@ -40,7 +40,7 @@ impl MemoryMark {
         self.bytes
     }
 
-    /// It is there, as asked for or not. `misplaced` counts the pages that are elsewhere.
+    /// Traces the allocation. `misplaced` counts the pages that are elsewhere than asked for.
     pub(crate) fn allocated(&self, policy: u32, node: i32, misplaced: impl FnOnce() -> u64) {
         trace::buffer_alloc(|| trace::BufferAlloc {
             buffer: self.serial,
@@ -70,7 +70,7 @@ impl Drop for MemoryMark {
     }
 }
 
-/// Marks a region; its drop tells that the region goes.
+/// Identifies a region in traces. Its drop traces the end of the region.
 pub(crate) struct RegionMark {
     serial: u64,
     buffer: u64,
@@ -80,7 +80,7 @@ pub(crate) struct RegionMark {
 }
 
 impl RegionMark {
-    /// Of a region over so many bytes of memory, which the peer may reach or not.
+    /// The mark of a region over this many bytes of memory, which the peer may access if `remote` is set.
     pub(crate) fn new(memory: &MemoryMark, bytes: u64, remote: bool) -> Self {
         Self {
             serial: serial(),
@@ -91,7 +91,7 @@ impl RegionMark {
         }
     }
 
-    /// Bytes of it.
+    /// Its size.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -108,7 +108,7 @@ impl RegionMark {
         writeln!(f, " bytes={} access={access} state={state}", self.bytes)
     }
 
-    /// It is registered.
+    /// Traces its registration.
     pub(crate) fn registered(&self) {
         trace::region_register(|| trace::RegionRegister {
             region: self.serial,
@@ -118,7 +118,7 @@ impl RegionMark {
         });
     }
 
-    /// Its registration has ended. Told once.
+    /// Traces the end of its registration, once.
     pub(crate) fn revoked(&self) {
         if self.revoked.xchg(true, Full) {
             return;

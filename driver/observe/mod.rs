@@ -5,23 +5,17 @@
 //! Call sites elsewhere are one line each. Nothing here changes what the driver does, and nothing shows an address or a key.
 
 mod attributes;
-mod contexts;
-mod debugfs;
 mod endpoint;
-mod fdinfo;
 mod histograms;
 mod memory;
 mod op;
 mod teardown;
 
 pub(crate) use attributes::attribute;
-pub(crate) use contexts::{enter, leave, List};
-pub(crate) use debugfs::{debugfs, State};
 pub(crate) use endpoint::EndpointRecord;
-pub(crate) use fdinfo::fdinfo;
-pub(crate) use histograms::{Kind, Stage};
+pub(crate) use histograms::{Kind, Stage, ENABLED};
 pub(crate) use memory::{MemoryMark, RegionMark};
-pub(crate) use op::{show_rest, tells_of_entries, Mark, Probe, MAX_SHOWN};
+pub(crate) use op::{show_rest, traces_entries, Mark, Probe, MAX_SHOWN};
 pub(crate) use teardown::Teardown;
 
 use kernel::time::Delta;

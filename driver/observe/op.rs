@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! What is recorded of one operation on its way.
+//! What is recorded of one operation until it completes.
 
 use super::{
     endpoint::{EndpointRecord, Times},
@@ -51,10 +51,10 @@ impl Mark {
     }
 }
 
-/// Most operations that are shown of one place where they wait: lines are written under a spinlock.
+/// Most operations that are shown for one place where they wait, because lines are written under a spinlock.
 pub(crate) const MAX_SHOWN: u32 = 64;
 
-/// Says how many operations of one place, of `count`, were not shown.
+/// Writes how many of the `count` operations of one place were not shown.
 pub(crate) fn show_rest(
     f: &mut fmt::Formatter<'_>,
     of: fmt::Arguments<'_>,
@@ -75,7 +75,7 @@ pub(crate) struct Probe {
 }
 
 impl Probe {
-    /// An entry was taken from a submission ring.
+    /// The probe of an entry that was taken from a submission ring.
     pub(crate) fn new(entry: &Sqe) -> Self {
         submitted(entry);
         Self {
@@ -85,22 +85,23 @@ impl Probe {
         }
     }
 
-    /// It is an operation of this endpoint.
+    /// Notes that it is an operation of this endpoint.
     pub(crate) fn on(&mut self, record: &Arc<EndpointRecord>) {
         self.record = Some(record.clone());
     }
 
-    /// Bytes that it is to move.
+    /// Bytes that it is to transfer.
     pub(crate) fn bytes(&self) -> u32 {
         self.bytes
     }
 
-    /// It is being handed to the provider, or, by `None`, was not after all.
+    /// Notes when it is handed to the provider; `None` when it was not after all.
     pub(crate) fn set_posted(&mut self, moment: Option<Instant<Monotonic>>) {
         self.posted = moment;
     }
 
-    /// It has ended. Before its completion can be seen, so that who sees it finds it counted.
+    /// Counts and traces its end. Called before its completion can be seen, so that whoever sees the completion finds
+    /// it counted.
     pub(crate) fn complete(
         &self,
         completion: &Cqe,
@@ -134,7 +135,7 @@ impl Probe {
     }
 }
 
-/// An entry was taken from a submission ring.
+/// Traces an entry that was taken from a submission ring.
 fn submitted(entry: &Sqe) {
     trace::op_submit(|| trace::OpSubmit {
         trace_id: entry.trace_id,
@@ -146,8 +147,8 @@ fn submitted(entry: &Sqe) {
     });
 }
 
-/// Whether somebody listens to what becomes of entries.
+/// Whether the trace events of entries are on.
 #[inline(always)]
-pub(crate) fn tells_of_entries() -> bool {
+pub(crate) fn traces_entries() -> bool {
     trace::op_submit_is_on() || trace::op_complete_is_on()
 }

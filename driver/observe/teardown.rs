@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! The ends of what takes time to end.
+//! Trace events of teardowns, which may take long.
 
 use super::nanoseconds;
 use crate::kx::trace;
 use kernel::time::{Instant, Monotonic};
 
-/// Tells of a teardown's begin when made and of its end when dropped.
+/// A teardown: traces its begin when made and its end when dropped.
 pub(crate) struct Teardown {
     object: u32,
     id: u64,
@@ -18,12 +18,12 @@ const ENDPOINT: u32 = 1;
 const CONTEXT: u32 = 2;
 
 impl Teardown {
-    /// Of an endpoint.
+    /// The teardown of an endpoint.
     pub(crate) fn of_endpoint(serial: u64) -> Self {
         Self::new(ENDPOINT, serial)
     }
 
-    /// Of a context.
+    /// The teardown of a context.
     pub(crate) fn of_context(serial: u64) -> Self {
         Self::new(CONTEXT, serial)
     }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! A protection domain: what one context has on one device.
+//! Protection domains. A context has one on each device that it uses.
 
-use super::Endpoint;
+use super::{Endpoint, REGISTRY};
 use crate::{
     kx::{
-        global::REGISTRY,
+        charged::GFP_CHARGED,
         rdma::{
             client::Device,
             mr::{Access, RegionSet},
@@ -14,7 +14,7 @@ use crate::{
         vec::retain,
     },
     logic::outcome::Down,
-    memory::Memory,
+    memory::{Memory, MemoryUsers},
     observe::RegionMark,
 };
 use kernel::{
@@ -27,17 +27,20 @@ use kernel::{
     },
 };
 
-/// A domain of one context on one device, so that a peer's guessed key reaches no other process's memory.
+/// A context's protection domain on one device. Contexts share none, so a key that a peer guesses reaches no other
+/// process's memory.
 ///
-/// Locks: `closing` is held during the whole of [`Self::close`], so that whoever calls it second returns only when
-/// all is gone. `state` is taken inside it, and held while an endpoint is opened or a region made. `regions` is
-/// innermost: completion callbacks take it when they drop the last reference to a region, and a teardown
-/// that waits for callbacks must not hold it.
+/// Locks: `closing` is held throughout [`Self::close`], so a second caller returns only when everything is gone.
+/// `state` is taken inside it, and held while an endpoint is opened or a region made. `regions` is innermost:
+/// completion callbacks take it when they drop the last reference to a region, and a teardown that waits for callbacks
+/// must not hold it.
 #[pin_data]
 pub(crate) struct Domain {
-    /// Grows from one domain to the next.
+    /// Unique; later domains have larger ones.
     serial: u64,
     device: Device,
+    /// Most pages of one region on the device.
+    region_pages: u32,
     #[pin]
     closing: Mutex<()>,
     #[pin]
@@ -46,26 +49,28 @@ pub(crate) struct Domain {
     regions: Mutex<RBTree<u64, Listed>>,
 }
 
-/// A region's registration, its mark in the record, and the key of the memory under it.
+/// An entry of the region list: the registration, its mark in the record, and the key of the memory under it.
 #[derive(Clone)]
 struct Listed {
     set: Arc<RegionSet>,
     mark: Arc<RegionMark>,
     memory: usize,
+    /// Serial of the endpoint through which it is registered.
+    registrar: u64,
 }
 
 impl Listed {
-    /// Ends it. Whoever comes second returns when it is done.
+    /// Ends the registration. A second caller returns when it has ended.
     fn revoke(&self) {
         self.set.revoke();
         self.mark.revoked();
     }
 }
 
-/// What lives on the domain. The lists hold references so that removal finds them; whoever ends one of them by
-/// itself takes it off.
+/// The objects on the domain. The lists hold references so that a removal of the device finds the objects; an object
+/// that ends earlier is taken off its list.
 struct State {
-    /// `None` from the beginning of the end on.
+    /// `None` once the domain is closed.
     pd: Option<Pd>,
     alive: bool,
     next_id: u64,
@@ -76,13 +81,14 @@ struct State {
 static SERIALS: Atomic<u64> = Atomic::new(1);
 
 impl Domain {
-    /// Allocates a domain. The registry calls this for devices that are there, and lists the result.
+    /// Allocates a domain. The registry calls this for registered devices and lists the result.
     pub(super) fn new(device: Device) -> Result<Arc<Self>> {
         let pd = Pd::new(device)?;
         Arc::pin_init(
             pin_init!(Self {
                 serial: SERIALS.fetch_add(1, Relaxed),
                 device,
+                region_pages: device.capabilities().region_pages,
                 closing <- new_mutex!((), "Domain::closing"),
                 state <- new_mutex!(State {
                     pd: Some(pd),
@@ -92,45 +98,54 @@ impl Domain {
                 }, "Domain::state"),
                 regions <- new_mutex!(RBTree::new(), "Domain::regions"),
             }),
-            GFP_KERNEL,
+            GFP_CHARGED,
         )
     }
 
-    /// Whether it still serves.
+    /// Whether it still accepts new objects.
     pub(crate) fn is_alive(&self) -> bool {
         self.state.lock().alive
     }
 
-    /// Whether nothing of it is left.
+    /// Whether it is closed completely.
     fn is_over(&self) -> bool {
         self.state.lock().pd.is_none()
     }
 
-    /// Grows from one domain to the next.
+    /// Its serial. Later domains have larger ones.
     pub(super) fn serial(&self) -> u64 {
         self.serial
     }
 
-    /// A peer had the provider invalidate a key: ends the grant or the registration that it is of, if it is of this domain.
+    /// Ends the grant or registration on this domain, if any, whose key a peer had the provider invalidate.
     pub(super) fn end_invalidated(&self, key: u32) {
         self.each_endpoint(&mut |endpoint| endpoint.end_invalidated(key));
         let listed = {
             let regions = self.regions.lock();
+            // A key whose registration is still under way gives no access yet that could be invalidated.
+            let has_key = |listed: &&Listed| {
+                listed.set.keys().contains(&key) && listed.set.registration_result().is_some()
+            };
             let mut listed = regions.values();
-            listed.find(|listed| listed.set.keys().contains(&key)).cloned()
+            listed.find(has_key).cloned()
         };
-        // A registration for sending is made anew when it is used next.
+        // A registration for sending is made again on its next use.
         if let Some(listed) = listed {
             listed.revoke();
         }
     }
 
-    /// Its device. Only alive as long as the domain serves.
+    /// Most pages of one region on its device. Valid even when the device is gone.
+    pub(crate) fn region_pages(&self) -> u32 {
+        self.region_pages
+    }
+
+    /// Its device, which is certainly alive only as long as [`Self::is_alive`] is true.
     pub(super) fn device(&self) -> Device {
         self.device
     }
 
-    /// Lists an endpoint under a new id and runs `open` on the domain. `ENODEV` when the device went.
+    /// Lists an endpoint under a new id and runs `open` on the domain. `ENODEV` when the device is gone.
     pub(super) fn add_endpoint(
         &self,
         endpoint: &Arc<Endpoint>,
@@ -142,7 +157,7 @@ impl Domain {
         let id = state.next_id;
         state
             .endpoints
-            .try_create_and_insert(id, endpoint.clone(), GFP_KERNEL)?;
+            .try_create_and_insert(id, endpoint.clone(), GFP_CHARGED)?;
         state.next_id += 1;
         open(pd, id).inspect_err(|_| {
             state.endpoints.remove(&id);
@@ -150,43 +165,55 @@ impl Domain {
     }
 
     pub(super) fn forget_endpoint(&self, id: u64) {
-        // Dropped after the lock.
+        // Dropped after the lock is released.
         let _endpoint = self.state.lock().endpoints.remove(&id);
     }
 
-    /// Makes regions over pages and lists them. They are not registered yet. `ENODEV` when the device went.
+    /// Makes regions over `bytes` from page `first` on and lists them. They are not registered yet. `ENODEV` when
+    /// the device is gone.
     pub(crate) fn make_region(
         &self,
         memory: &Memory,
-        first: usize,
-        count: usize,
+        (first, bytes): (usize, usize),
         access: Access,
         mark: &Arc<RegionMark>,
+        registrar: u64,
     ) -> Result<(Arc<RegionSet>, u64)> {
         let mut state = self.state.lock();
         let state = &mut *state;
         let pd = state.pd.as_ref().filter(|_| state.alive).ok_or(ENODEV)?;
         let id = state.next_id;
-        let set = RegionSet::new(pd, memory.pages()?, first, count, access)?;
+        let set = RegionSet::new(
+            pd,
+            memory.pages()?,
+            first,
+            bytes,
+            access,
+            &super::hooks::HOOKS,
+        )?;
         let mut regions = self.regions.lock();
         let listed = Listed {
             set: set.clone(),
             mark: mark.clone(),
             memory: memory.key(),
+            registrar,
         };
-        regions.try_create_and_insert(id, listed, GFP_KERNEL)?;
+        regions.try_create_and_insert(id, listed, GFP_CHARGED)?;
         state.next_id += 1;
         Ok((set, id))
     }
 
-    /// Shows every endpoint to `look`, without a lock. One that is made meanwhile may be left out.
+    /// Calls `look` for every endpoint, without holding a lock. May miss an endpoint that is added meanwhile.
     fn each_endpoint(&self, look: &mut impl FnMut(&Endpoint)) {
         let mut last = 0;
         loop {
             let next = {
                 let state = self.state.lock();
-                let mut behind = state.endpoints.iter().filter(|(id, _)| **id > last);
-                behind.next().map(|(id, endpoint)| (*id, endpoint.clone()))
+                let behind = state.endpoints.cursor_lower_bound(&(last + 1));
+                behind.map(|cursor| {
+                    let (id, endpoint) = cursor.current();
+                    (*id, endpoint.clone())
+                })
             };
             let Some((id, endpoint)) = next else { return };
             look(&endpoint);
@@ -194,7 +221,7 @@ impl Domain {
         }
     }
 
-    /// Ends every registration of some memory. Whether the device keeps one of them.
+    /// Ends every registration of some memory. Returns whether the device keeps one of them.
     fn revoke_regions(&self, memory: usize) -> bool {
         let (mut last, mut kept) = (0, false);
         loop {
@@ -205,37 +232,49 @@ impl Domain {
                     .filter(|(id, listed)| **id > last && listed.memory == memory);
                 behind.next().map(|(id, listed)| (*id, listed.clone()))
             };
-            let Some((id, listed)) = next else { return kept };
+            let Some((id, listed)) = next else {
+                return kept;
+            };
             listed.revoke();
             kept |= listed.set.is_stuck();
             last = id;
         }
     }
 
+    /// Whether some memory is being registered through an endpoint.
+    pub(super) fn is_registering(&self, memory: usize, registrar: u64) -> bool {
+        let regions = self.regions.lock();
+        let mut listed = regions.values();
+        listed.any(|listed| {
+            let meant = listed.memory == memory && listed.registrar == registrar;
+            meant && listed.set.registration_result().is_none()
+        })
+    }
+
     pub(crate) fn forget_region(&self, id: u64) {
-        // Dropped after the lock.
+        // Dropped after the lock is released.
         let _listed = self.regions.lock().remove(&id);
     }
 
-    /// Begins the end: nothing new comes on the domain, and all its peers are notified. Waits for none of them, so that
-    /// whoever ends several domains waits for the peers of all at once.
+    /// Begins to close the domain: refuses new objects and notifies all peers. Does not wait for the peers, so a caller
+    /// that closes several domains waits for all their peers at once.
     pub(super) fn begin_close(&self, cause: Down) {
         let mut state = self.state.lock();
         state.alive = false;
         for endpoint in state.endpoints.values() {
-            endpoint.bequeath_for(cause);
+            endpoint.send_last_will_for(cause);
         }
     }
 
-    /// Ends everything on the domain and the domain itself: endpoints first, which completes all operations,
-    /// then regions, then the domain. Whoever calls it second returns when all is gone.
+    /// Closes the domain: ends its endpoints first, which completes all operations, then its regions, then the domain
+    /// itself. A second caller returns when everything is gone.
     pub(super) fn close(&self, cause: Down) {
         let _closing = self.closing.lock();
         self.begin_close(cause);
         loop {
             let endpoint = self.state.lock().endpoints.values().next().cloned();
             let Some(endpoint) = endpoint else { break };
-            // Takes itself off the list.
+            // It removes itself from the list.
             endpoint.shutdown(cause);
         }
         loop {
@@ -245,7 +284,7 @@ impl Domain {
                 regions.next().map(|(id, listed)| (*id, listed.clone()))
             };
             let Some((id, listed)) = first else { break };
-            // In the list until it is done: whoever revokes the memory waits for it as well.
+            // It stays listed until it has ended: a revocation of the memory waits for that, too.
             listed.revoke();
             self.forget_region(id);
         }
@@ -262,17 +301,17 @@ pub(crate) struct Domains {
 }
 
 impl Domains {
-    /// None yet.
+    /// An empty list.
     pub(crate) fn new() -> Result<Arc<Self>> {
         Arc::pin_init(
             pin_init!(Self {
                 list <- new_mutex!(KVec::new(), "Domains::list"),
             }),
-            GFP_KERNEL,
+            GFP_CHARGED,
         )
     }
 
-    /// The domain on a device, made on first use. `ENODEV` when the device is gone.
+    /// Returns the domain on a device, made on first use. `ENODEV` when the device is gone.
     pub(crate) fn on(&self, device: Device) -> Result<Arc<Domain>> {
         let mut list = self.list.lock();
         retain(&mut list, |domain| !domain.is_over());
@@ -280,13 +319,13 @@ impl Domains {
         if let Some(domain) = alive.find(|domain| domain.device() == device) {
             return Ok(domain.clone());
         }
-        list.reserve(1, GFP_KERNEL)?;
+        list.reserve(1, GFP_CHARGED)?;
         let domain = REGISTRY.lock().add_domain(device)?;
-        list.push(domain.clone(), GFP_KERNEL)?;
+        list.push(domain.clone(), GFP_CHARGED)?;
         Ok(domain)
     }
 
-    /// Shows every domain to `look`, without a lock: those that are being closed as well.
+    /// Calls `look` for every domain, without holding a lock. Includes domains that are being closed.
     fn each(&self, mut look: impl FnMut(&Domain)) {
         let mut last = 0;
         loop {
@@ -301,27 +340,44 @@ impl Domains {
         }
     }
 
-    /// Shows every endpoint of the context to `look`, without a lock. One that is made meanwhile may be left out.
+    /// Calls `look` for every endpoint of the context, without holding a lock. May miss an endpoint that is added
+    /// meanwhile.
     pub(crate) fn each_endpoint(&self, mut look: impl FnMut(&Endpoint)) {
         self.each(|domain| domain.each_endpoint(&mut look));
     }
 
-    /// Ends every registration of some memory. One that is made meanwhile may be left out. Whether a device keeps one.
-    pub(crate) fn revoke_regions(&self, key: usize) -> bool {
-        let mut kept = false;
-        self.each(|domain| kept |= domain.revoke_regions(key));
-        kept
-    }
-
-    /// Ends them all. The context's objects are gone by now, or go here.
+    /// Closes all domains. The context's objects have ended before, or end here.
     pub(crate) fn close(&self) {
         loop {
-            // In the list until it is closed: whoever revokes memory of the context finds it.
+            // It stays listed until it is closed: a revocation of the context's memory finds it.
             let first = self.list.lock().first().cloned();
             let Some(domain) = first else { return };
             domain.close(Down::Local);
             REGISTRY.lock().forget_domain(&domain);
             retain(&mut self.list.lock(), |other| !Arc::ptr_eq(other, &domain));
         }
+    }
+}
+
+impl MemoryUsers for Domains {
+    fn sweep(&self, memory: usize) {
+        self.each_endpoint(|endpoint| endpoint.sweep(memory));
+    }
+
+    fn fence_memory(&self, memory: usize) {
+        self.each_endpoint(|endpoint| endpoint.fence_memory(memory));
+    }
+
+    fn give_up(&self, memory: usize) {
+        // All peers are notified before the first is waited for.
+        self.each_endpoint(|endpoint| endpoint.begin_give_up(memory));
+        self.each_endpoint(|endpoint| endpoint.give_up(memory));
+    }
+
+    /// May miss a region that is made meanwhile.
+    fn revoke_regions(&self, memory: usize) -> bool {
+        let mut kept = false;
+        self.each(|domain| kept |= domain.revoke_regions(memory));
+        kept
     }
 }

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Grants: the right to reach a range of the other side's memory.
+//! Grants: the right to access a range of the other side's memory.
 
-use super::Endpoint;
+use super::{Endpoint, Region};
+use crate::kx::charged::GFP_CHARGED;
 use crate::{
-    context::quota::{Charge, Kind, Quota},
-    gauges::{Held, GAUGES},
+    base::{
+        gauges::{Held, GAUGES},
+        quota::{Charge, Kind, Quota},
+    },
     logic::wire::GrantPart,
-    memory::Region,
 };
 use kernel::{
     prelude::*,
@@ -17,53 +19,53 @@ use kernel::{
     },
 };
 
-/// How a grant ended. Read by whoever watches it, which may come after the end.
-pub(super) struct Fate(Atomic<u32>);
+/// Why a grant ended. Watchers read it, perhaps only after the end.
+pub(super) struct EndReason(Atomic<u32>);
 
-impl Fate {
-    /// It has not.
+impl EndReason {
+    /// The grant has not ended.
     pub(super) fn new() -> Result<Arc<Self>> {
-        Ok(Arc::new(Self(Atomic::new(0)), GFP_KERNEL)?)
+        Ok(Arc::new(Self(Atomic::new(0)), GFP_CHARGED)?)
     }
 
-    /// Nothing lands in its range any more, for this reason of the user-space interface's.
+    /// Records why nothing reaches the range any more: one of `GRANT_END_*`.
     pub(super) fn settle(&self, why: u32) {
         self.0.store(why, ordering::Release);
     }
 }
 
-/// A grant given to the peer. Its end, by whatever cause, takes it back.
+/// A grant given to the peer. Dropping it, for whatever reason, revokes it.
 pub(crate) struct Grant {
     endpoint: Arc<Endpoint>,
     number: u32,
     region: Arc<Region>,
-    fate: Arc<Fate>,
+    end_reason: Arc<EndReason>,
     _count: Held,
 }
 
 impl Grant {
-    /// Most grants that one endpoint may have given, those being revoked included.
+    /// Most grants that one endpoint may have given, including those that are being revoked.
     pub(crate) const MAX_PER_ENDPOINT: usize = 1024;
 
-    /// Most keys of them all: the other side keeps them, in memory that no user of it is charged for. A megabyte's, for
-    /// 512 GiB where a device takes 2 MiB into a region, as rxe does.
+    /// Most keys of all these grants: the other side keeps them in memory that none of its users is charged for. That
+    /// is a megabyte of keys, for 512 GiB where a device takes 2 MiB into a region, as rxe does.
     pub(crate) const MAX_KEYS: usize = 1 << 18;
 
     pub(super) fn new(
         endpoint: Arc<Endpoint>,
         number: u32,
         region: Arc<Region>,
-        fate: Arc<Fate>,
+        end_reason: Arc<EndReason>,
     ) -> Result<Arc<Self>> {
         let grant = Self {
             endpoint,
             number,
             region,
-            fate,
+            end_reason,
             _count: GAUGES.grants.hold(1),
         };
-        // On a failure the value is dropped, which takes the grant back.
-        Ok(Arc::new(grant, GFP_KERNEL)?)
+        // On a failure the value is dropped, which revokes the grant.
+        Ok(Arc::new(grant, GFP_CHARGED)?)
     }
 
     /// Whether this endpoint gave it.
@@ -71,13 +73,13 @@ impl Grant {
         Arc::ptr_eq(&self.endpoint, endpoint)
     }
 
-    /// How it ended, if it did.
+    /// Why it ended, if it did.
     pub(crate) fn ended(&self) -> Option<u32> {
-        let why = self.fate.0.load(ordering::Acquire);
+        let why = self.end_reason.0.load(ordering::Acquire);
         (why != 0).then_some(why)
     }
 
-    /// Never repeats on its endpoint.
+    /// Its generation, which never repeats on its endpoint.
     pub(crate) fn generation(&self) -> u32 {
         self.number
     }
@@ -86,15 +88,15 @@ impl Grant {
 impl Drop for Grant {
     fn drop(&mut self) {
         if self.endpoint.take_back(self.number) {
-            // Somebody else may be at it: whoever waits for this drop waits for the end of the access.
+            // Another thread may be ending the access: a caller that waits for this drop must wait for that, too.
             self.region.revoke();
         }
     }
 }
 
-/// A grant that a peer gave. Keys stay in here: user space names the grant.
+/// A grant that a peer gave. The keys stay in here: user space has a handle.
 pub(crate) struct PeerGrant {
-    /// Which endpoint's peer gave it.
+    /// Serial of the endpoint whose peer gave it.
     serial: u64,
     number: u32,
     length: u64,
@@ -103,13 +105,13 @@ pub(crate) struct PeerGrant {
     segment_shift: u8,
     max_uses: u32,
     keys: KVVec<u32>,
-    /// Of who has taken it, until it is gone: the peer may take back what it gave, and give again.
+    /// Charged to the user that has taken it until the grant is dropped: the peer may revoke it, and grant again.
     charge: SetOnce<Charge>,
     /// Written under the endpoint's lock.
     revoked: Atomic<u32>,
     /// Operations that the provider has. Written under the endpoint's lock.
     under_way: Atomic<u32>,
-    /// Operations that the provider was given on it. Written under the endpoint's lock.
+    /// Operations on it that were posted. Written under the endpoint's lock.
     uses: Atomic<u32>,
 }
 
@@ -132,12 +134,12 @@ impl PeerGrant {
         }
     }
 
-    /// Charges what is kept of it, once. `EDQUOT` when that is too much.
+    /// Charges the memory that it takes, once. `EDQUOT` when that is too much.
     pub(crate) fn charge_to(&self, quota: &Arc<Quota>) -> Result {
         if self.charge.as_ref().is_none() {
             let bytes = size_of::<Self>() + size_of_val(self.keys());
             let charge = quota.charge(Kind::Bytes, bytes as u64)?;
-            // Whoever comes second gives its own back.
+            // A second caller's charge is given back.
             let _first = self.charge.populate(charge);
         }
         Ok(())
@@ -172,7 +174,7 @@ impl PeerGrant {
         self.max_uses
     }
 
-    /// Whether all its uses were taken.
+    /// Whether all its uses are used up.
     pub(super) fn is_used_up(&self) -> bool {
         self.max_uses != 0 && self.uses.load(Relaxed) >= self.max_uses
     }
@@ -187,12 +189,12 @@ impl PeerGrant {
         &self.keys
     }
 
-    /// The peer took it back: nothing is sent on it any more.
+    /// Marks it revoked by the peer: nothing is sent on it any more.
     pub(super) fn revoke(&self) {
         self.revoked.store(1, ordering::Release);
     }
 
-    /// An operation on it was posted. The caller holds the endpoint's lock.
+    /// Records that an operation on it was posted. The caller holds the endpoint's lock.
     pub(super) fn begin(&self) {
         let _ = self.under_way.fetch_add(1, Relaxed);
         if self.max_uses != 0 {
@@ -200,8 +202,8 @@ impl PeerGrant {
         }
     }
 
-    /// An operation on it is over; true when it was the last one of a grant that was taken back or used up. The caller
-    /// holds the endpoint's lock.
+    /// Records that an operation on it is over; true when it was the last one of a grant that was revoked or used up.
+    /// The caller holds the endpoint's lock.
     pub(super) fn finish(&self) -> bool {
         self.under_way.fetch_sub(1, Relaxed) == 1 && (self.is_revoked() || self.is_used_up())
     }
@@ -211,7 +213,7 @@ impl PeerGrant {
         self.under_way.load(Relaxed) == 0
     }
 
-    /// Whether the peer took it back.
+    /// Whether the peer revoked it.
     pub(crate) fn is_revoked(&self) -> bool {
         self.revoked.load(ordering::Acquire) != 0
     }

@@ -3,8 +3,8 @@
 //! In which order bytes are copied between two lists of pages that may have pages in common, so that the result is that
 //! of memmove(3).
 //!
-//! The same pages may have several names, and each name may list them in another order: what overlaps is decided by pages
-//! and not by names.
+//! The same pages may have several handles, and each handle may list them in another order: pages decide what overlaps,
+//! and not handles.
 
 /// Bytes of a page.
 const PAGE: isize = 4096;
@@ -20,9 +20,9 @@ pub enum Order {
     Bounce,
 }
 
-/// Finds the order for a range of each side. `to` and `from` are the pages of the ranges, by anything that tells one page
-/// from another; `to_skip` and `from_skip` are the bytes before the ranges in their first pages. `scratch` has one entry
-/// for each page of `from`; entries beyond that many are not looked at.
+/// Finds the order for a range of each side. `to` and `from` are the pages of the ranges, by anything that identifies a
+/// page; `to_skip` and `from_skip` are the bytes before the ranges in their first pages. `scratch` has one entry for
+/// each page of `from`; further entries are not used.
 pub fn order(
     to: impl Iterator<Item = usize>,
     to_skip: usize,
@@ -57,7 +57,7 @@ pub fn order(
         }
     }
     match distance {
-        // Every common page is as far from its twin: both sides are ranges of one list of pages.
+        // All common pages have the same distance: both sides are ranges of one list of pages.
         Some(distance) if (from_skip as isize) < distance * PAGE + to_skip as isize => {
             Order::Backward
         }

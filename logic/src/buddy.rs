@@ -12,7 +12,7 @@ pub const CLASSES: usize = 32;
 
 const NONE: u32 = u32::MAX;
 
-/// What is known of one block. Only the first block of a run says anything.
+/// The state of one block. Only that of a run's first block means anything.
 #[derive(Clone, Copy, Debug)]
 pub struct Block {
     /// Neighbours in the list of free runs of its class.
@@ -30,7 +30,7 @@ enum Run {
 }
 
 impl Block {
-    /// What storage is filled with.
+    /// What new storage is filled with.
     pub const NEW: Self = Self {
         next: NONE,
         previous: NONE,
@@ -42,7 +42,7 @@ impl Block {
 ///
 /// # Invariants
 ///
-/// Free and taken runs cover the row without overlap. Two free runs that could be one never stand beside each other.
+/// Free and taken runs cover the row without overlap. Two free runs that could be merged are never beside each other.
 /// `waiting` has the bit of each class whose list is not empty.
 #[derive(Debug)]
 pub struct Buddy<S> {
@@ -106,7 +106,7 @@ impl<S: DerefMut<Target = [Block]>> Buddy<S> {
         ((class as usize) < CLASSES).then_some(class as u8)
     }
 
-    /// Takes a run: its first block. `None` when no run is long enough.
+    /// Takes a run and returns its first block. `None` when no run is long enough.
     pub fn take(&mut self, class: u8) -> Option<u32> {
         let fitting = self.waiting & u32::MAX.checked_shl(class.into())?;
         if fitting == 0 {
@@ -125,7 +125,7 @@ impl<S: DerefMut<Target = [Block]>> Buddy<S> {
         Some(first)
     }
 
-    /// Gives a run back. False when none that is taken begins there; then nothing happens.
+    /// Gives a run back. False, and without effect, when no taken run begins there.
     pub fn give(&mut self, first: u32) -> bool {
         let Some(Block {
             run: Run::Taken(class),
@@ -174,7 +174,7 @@ impl<S: DerefMut<Target = [Block]>> Buddy<S> {
         }
     }
 
-    /// Lists a free run.
+    /// Adds a free run to the list of its class.
     fn put(&mut self, first: u32, class: u8) {
         let next = self.head(class);
         if let Some(block) = self.blocks.get_mut(first as usize) {

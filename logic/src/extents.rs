@@ -16,7 +16,7 @@ pub enum Refused {
     Taken,
 }
 
-/// Words that a bitmap for so many pages needs.
+/// Words that a bitmap for this many pages needs.
 pub const fn words(pages: usize) -> usize {
     pages.div_ceil(WORD)
 }
@@ -69,7 +69,7 @@ impl<W: DerefMut<Target = [u64]>> Extents<W> {
         count != 0 && end.is_some_and(|end| end <= self.pages)
     }
 
-    /// Takes the lowest free range of so many pages: where it begins.
+    /// Takes the lowest free range of `count` pages and returns where it begins.
     pub fn take(&mut self, count: usize) -> Option<usize> {
         if count == 0 || count > self.free {
             return None;
@@ -78,7 +78,7 @@ impl<W: DerefMut<Target = [u64]>> Extents<W> {
         let mut page = 0;
         while page < self.pages {
             if page % WORD == 0 && run == 0 {
-                // Words that are full are passed at once.
+                // Skips a full word at once.
                 let full = self.bits.get(page / WORD) == Some(&u64::MAX);
                 if full {
                     page += WORD;
@@ -116,7 +116,7 @@ impl<W: DerefMut<Target = [u64]>> Extents<W> {
         Ok(())
     }
 
-    /// Gives a range back that was taken.
+    /// Gives back a range that was taken.
     pub fn give_back(&mut self, first: usize, count: usize) {
         if self.holds(first, count) {
             self.set(first, count, false);

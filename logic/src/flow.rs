@@ -6,10 +6,9 @@
 //! `depth + CONTROL + CREDIT + WILL` receives and each consumed one is posted again at once, so receivers
 //! are ready as long as the sender's budgets hold:
 //!
-//! - **data**: a WRITE_IMM or SEND may be sent only against a receive that the peer's user posted. The peer
-//!   tells the running total of posted receives (`data_limit`).
-//! - **control**: any other message. The peer tells the running total that it will have room
-//!   for (`control_limit`).
+//! - **data**: a WRITE_IMM or SEND may be sent only against a receive that the peer's user posted. The peer announces
+//!   the running total of posted receives (`data_limit`).
+//! - **control**: any other message. The peer announces the running total that it will have room for (`control_limit`).
 //! - **will**: LAST_WILL, at most once, has one receive of its own.
 //! - **credit**: the messages CREDIT and PING, which carry the totals when nothing else does. At most
 //!   [`CREDIT`] may be unconfirmed; every message confirms all CREDITs received so far.
@@ -17,14 +16,13 @@
 //! Every message carries all three totals, so a lost opportunity is made up for by the next message.
 //!
 //! # Why it cannot deadlock
-//! Suppose both sides have used up their CREDIT budget. Let `a` be A's first unconfirmed CREDIT and `b`
-//! B's. B received `a` after sending its last CREDIT (else that one would confirm it), and A received `b`
-//! after sending its last. So all of A's were sent on account of what B sent before `b`: at most
-//! `CREDIT` CREDITs and `CONTROL` control messages of B's, which give at most two confirmations each,
-//! because a confirmation takes half a budget. Advertisements stop [`RESERVE`] before the budget's end,
-//! and `RESERVE` exceeds four: the budget cannot have been used up. A side whose advertisement waits
-//! has more than half of its CREDITs unconfirmed, which makes the peer send a confirmation, which
-//! carries on. `tests/flow.rs` tries it with random interleavings.
+//! Suppose both sides have used up their CREDIT budget. Let `a` be A's first unconfirmed CREDIT and `b` B's. B received
+//! `a` after sending its last CREDIT (else that one would confirm it), and A received `b` after sending its last. So
+//! all of A's were sent on account of what B sent before `b`: at most `CREDIT` CREDITs and `CONTROL` control messages
+//! of B's, which give at most two confirmations each, because a confirmation takes half a budget. Advertisements stop
+//! [`RESERVE`] before the budget's end, and `RESERVE` exceeds four: the budget cannot have been used up. A side whose
+//! advertisement waits has more than half of its CREDITs unconfirmed, which makes the peer send a confirmation, and so
+//! both go on. `tests/flow.rs` tests it with random interleavings.
 
 /// Control messages that may be under way in one direction.
 pub const CONTROL: u32 = 32;
@@ -66,7 +64,7 @@ pub struct Totals {
     pub credit_seen: u32,
 }
 
-/// The peer claims what cannot be: the endpoint must go down.
+/// The peer claims something impossible: the endpoint must go down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Violation;
 
@@ -82,13 +80,13 @@ pub struct Flow {
     control_sent: u32,
     credit_sent: u32,
     credit_confirmed: u32,
-    // Receiving: totals so far, and what the peer was last told of them.
+    // Receiving: totals so far, and those that the peer knows.
     posted: u32,
     consumed: u32,
     control_received: u32,
     credit_received: u32,
-    told: Totals,
-    /// What is untold has waited long enough.
+    reported: Totals,
+    /// Unreported receives have waited long enough.
     hasten: bool,
 }
 
@@ -96,7 +94,7 @@ impl Flow {
     /// `depth` is the largest number of receives that this side's user posts, `peer_depth` the peer's,
     /// exchanged when connecting.
     pub fn new(depth: u32, peer_depth: u32) -> Self {
-        let told = Totals {
+        let reported = Totals {
             data_limit: 0,
             control_limit: CONTROL,
             credit_seen: 0,
@@ -114,12 +112,12 @@ impl Flow {
             consumed: 0,
             control_received: 0,
             credit_received: 0,
-            told,
+            reported,
             hasten: false,
         }
     }
 
-    /// WRITE_IMM operations that the peer's receives allow now.
+    /// WRITE_IMM and SEND operations that the peer's receives allow now.
     pub fn send_credits(&self) -> u32 {
         self.data_limit.wrapping_sub(self.data_sent)
     }
@@ -129,7 +127,7 @@ impl Flow {
         self.data_sent
     }
 
-    /// Number of the one that came last.
+    /// Number of the WRITE_IMM or SEND that arrived last.
     pub fn data_received(&self) -> u32 {
         self.consumed
     }
@@ -139,7 +137,7 @@ impl Flow {
         self.posted.wrapping_sub(self.consumed)
     }
 
-    /// Spends a data credit; false when there is none.
+    /// Books a credit that [`Self::send_credits`] has allowed; false when there is none.
     #[must_use]
     pub fn take_data(&mut self) -> bool {
         if self.send_credits() == 0 {
@@ -147,6 +145,11 @@ impl Flow {
         }
         self.data_sent = self.data_sent.wrapping_add(1);
         true
+    }
+
+    /// Takes back the data credit that was spent last, for an operation that is not sent after all.
+    pub fn give_back_data(&mut self) {
+        self.data_sent = self.data_sent.wrapping_sub(1);
     }
 
     /// Spends a control credit; false when there is none.
@@ -164,7 +167,7 @@ impl Flow {
         self.control_limit != self.control_sent
     }
 
-    /// The user posted a receive; false when the depth is used up.
+    /// Counts a receive that the user posted; false when the depth is used up.
     #[must_use]
     pub fn post_receive(&mut self) -> bool {
         if self.posted_receives() >= self.depth {
@@ -174,19 +177,22 @@ impl Flow {
         true
     }
 
-    /// A WRITE_IMM arrived.
+    /// Counts a WRITE_IMM or SEND that arrived.
     pub fn receive_data(&mut self) -> Result<(), Violation> {
         // Only what was advertised may be consumed: the peer cannot know of the rest.
-        if self.told.data_limit == self.consumed {
+        if self.reported.data_limit == self.consumed {
             return Err(Violation);
         }
         self.consumed = self.consumed.wrapping_add(1);
         Ok(())
     }
 
-    /// A message arrived: counts it and takes its totals over.
+    /// Counts a message that arrived and takes over its totals.
     pub fn receive_message(&mut self, budget: Budget, totals: Totals) -> Result<(), Violation> {
-        let control_budget = self.told.control_limit.wrapping_sub(self.control_received);
+        let control_budget = self
+            .reported
+            .control_limit
+            .wrapping_sub(self.control_received);
         if budget == Budget::Control && control_budget == 0 {
             return Err(Violation);
         }
@@ -208,7 +214,7 @@ impl Flow {
             Budget::Data => self.receive_data()?,
             Budget::Control => self.control_received = self.control_received.wrapping_add(1),
             Budget::Credit => {
-                let pending = self.credit_received.wrapping_sub(self.told.credit_seen);
+                let pending = self.credit_received.wrapping_sub(self.reported.credit_seen);
                 if pending >= CREDIT {
                     return Err(Violation);
                 }
@@ -237,62 +243,61 @@ impl Flow {
         self.credit_sent.wrapping_sub(self.credit_confirmed) < CREDIT - RESERVE
     }
 
-    /// Receives that the peer does not know of: told once they are as many as those that it knows of, so that a user who
-    /// keeps a number of them posted costs one message for each half of it, and a peer that has none left is told at
-    /// once. At the latest when they are a quarter of the depth, or have waited as long as [`Self::hasten`]'s caller
-    /// lets them.
+    /// Whether to report the receives that the peer does not know of: once they are as many as those that it knows of.
+    /// So a user who keeps a number of them posted costs one message for each half of it, and a peer that has none left
+    /// learns of new ones at once. At the latest they are reported when they are a quarter of the depth, or have waited
+    /// as long as [`Self::hasten`]'s caller lets them.
     fn advertisement_due(&self) -> bool {
         let batch = (self.depth / 4).max(1);
-        let untold = self.untold();
-        let known = self.told.data_limit.wrapping_sub(self.consumed);
-        untold > 0 && (self.hasten || untold >= batch.min(known))
+        let unreported = self.unreported();
+        let known = self.reported.data_limit.wrapping_sub(self.consumed);
+        unreported > 0 && (self.hasten || unreported >= batch.min(known))
     }
 
     /// Receives that were posted and that the peer does not know of.
-    fn untold(&self) -> u32 {
-        self.posted.wrapping_sub(self.told.data_limit)
+    fn unreported(&self) -> u32 {
+        self.posted.wrapping_sub(self.reported.data_limit)
     }
 
-    /// Whether there are receives that the peer will only be told of later: the caller sees to it that
-    /// [`Self::hasten`] follows.
+    /// Whether there are receives that will only be reported later. The caller ensures that [`Self::hasten`] follows.
     pub fn holds_back(&self) -> bool {
-        self.untold() > 0 && !self.advertisement_due()
+        self.unreported() > 0 && !self.advertisement_due()
     }
 
-    /// Lets nothing be held back until the next message.
+    /// Holds nothing back until the next message.
     pub fn hasten(&mut self) {
         self.hasten = true;
     }
 
     fn confirmation_due(&self) -> bool {
-        let credits = self.credit_received.wrapping_sub(self.told.credit_seen);
+        let credits = self.credit_received.wrapping_sub(self.reported.credit_seen);
         let room = self.control_received.wrapping_add(CONTROL);
-        let controls = room.wrapping_sub(self.told.control_limit);
+        let controls = room.wrapping_sub(self.reported.control_limit);
         credits >= CREDIT / 2 || controls >= CONTROL / 2
     }
 
-    /// The totals to put into the message that is sent next; they count as told.
+    /// The totals to put into the message that is sent next; they count as reported.
     pub fn totals(&mut self) -> Totals {
-        self.told = Totals {
+        self.reported = Totals {
             data_limit: self.posted,
             control_limit: self.control_received.wrapping_add(CONTROL),
             credit_seen: self.credit_received,
         };
         self.hasten = false;
-        self.told
+        self.reported
     }
 
-    /// The totals that the peer was last told.
-    pub fn told(&self) -> Totals {
-        self.told
+    /// The totals that were last reported to the peer.
+    pub fn reported(&self) -> Totals {
+        self.reported
     }
 
-    /// The message with the last totals was not sent after all: what was told before it counts again.
-    pub fn untell(&mut self, before: Totals) {
-        self.told = before;
+    /// Restores the totals that were reported before: the message with the last ones was not sent after all.
+    pub fn take_back(&mut self, before: Totals) {
+        self.reported = before;
     }
 
-    /// A CREDIT message was sent.
+    /// Counts a CREDIT message that was sent.
     pub fn sent_credit(&mut self) {
         self.credit_sent = self.credit_sent.wrapping_add(1);
     }

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
-//! Names of objects: a slot index and a generation in 32 bits, and the mmap offsets made of them.
+//! Handles of objects: a slot index and a generation in 32 bits, and the mmap offsets made of them.
 //!
-//! A name that was given up names nothing until it is given again. A slot is given again after all others that are free,
-//! and then under its next generation. So a handle repeats after at least [`GENERATIONS`]` - 1` new objects, when all slots
-//! but one are in use all the time, and after `(GENERATIONS - 1) * free` in general, `free` being the least number of slots
-//! that were free: 2^32 - 2^15 with none in use. An mmap offset has fewer bits: it repeats after at least
+//! A handle that was given up names nothing until it repeats. A slot is reused after all other free slots, and then
+//! under its next generation. So a handle repeats after at least [`GENERATIONS`]` - 1` new objects when all slots but
+//! one are in use all the time, and after `(GENERATIONS - 1) * free` in general, where `free` is the least number of
+//! slots that were free: 2^32 - 2^15 with none in use. An mmap offset has fewer bits: it repeats after at least
 //! [`MMAP_GENERATIONS`]` - 1` new objects in the first case and 2^23 - 2^15 in the second.
 
 /// Bits of a handle that hold the slot's index.
 pub const INDEX_BITS: u32 = 15;
 /// Most slots of one table.
 pub const MAX_SLOTS: usize = 1 << INDEX_BITS;
-/// Generations before a slot's names repeat; 0 is left out.
+/// Generations before a slot's handles repeat; 0 is left out.
 pub const GENERATIONS: u32 = 1 << (32 - INDEX_BITS);
 /// Bits of an mmap offset below the handle's part: one mapping reaches 1 TiB into its object.
 pub const MMAP_SHIFT: u32 = 40;
@@ -36,7 +36,7 @@ impl Handle {
         (self.generation << INDEX_BITS) | self.index
     }
 
-    /// Takes a number apart that user space gave.
+    /// Splits a number that user space gave.
     pub fn from_raw(raw: u32) -> Self {
         Self {
             index: raw & (MAX_SLOTS as u32 - 1),
@@ -70,7 +70,7 @@ pub struct MmapTarget {
 }
 
 impl MmapTarget {
-    /// Takes an offset apart that user space passed to mmap(2).
+    /// Splits an offset that user space passed to mmap(2).
     pub fn from_offset(offset: u64) -> Self {
         let name = offset >> MMAP_SHIFT;
         Self {
@@ -80,7 +80,7 @@ impl MmapTarget {
         }
     }
 
-    /// Whether the offset was made for this generation, as far as its bits tell.
+    /// Whether the offset was made for this generation, as far as its bits show.
     pub fn matches(&self, generation: u32) -> bool {
         u64::from(generation % MMAP_GENERATIONS) == self.tag
     }
@@ -94,7 +94,8 @@ pub trait Links {
     fn set_next(&mut self, index: u32, next: Option<u32>);
 }
 
-/// The free slots of a table: the one that was given up first comes first, so that a name stays unused as long as it can.
+/// The free slots of a table: the one that was given up first comes first, so that a handle stays unused as long as
+/// possible.
 #[derive(Debug, Default)]
 pub struct FreeSlots {
     /// First and last.

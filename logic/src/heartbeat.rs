@@ -9,7 +9,7 @@ pub const INTERVALS_MS: core::ops::RangeInclusive<u32> = 10..=60_000;
 /// Heartbeats of the peer's that may be missed before it counts as dead.
 const MISSED: u32 = 10;
 
-/// What is known of the peer's life, measured at this side's heartbeats.
+/// Whether the peer is alive, measured at this side's heartbeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heartbeat {
     own_ms: u32,
@@ -20,7 +20,8 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// Of a connection whose peer is not known yet; an interval outside of [`INTERVALS_MS`] becomes the nearest one.
+    /// The state of a connection whose peer is not known yet; an interval outside of [`INTERVALS_MS`] becomes the
+    /// nearest one.
     pub fn new(own_ms: u32) -> Self {
         let own_ms = own_ms.clamp(*INTERVALS_MS.start(), *INTERVALS_MS.end());
         Self {
@@ -31,7 +32,7 @@ impl Heartbeat {
         }
     }
 
-    /// The peer announced its interval.
+    /// Sets the interval that the peer announced.
     pub fn peer_interval(&mut self, peer_ms: u32) {
         self.peer_ms = peer_ms;
     }
@@ -41,14 +42,14 @@ impl Heartbeat {
         self.own_ms
     }
 
-    /// Something of the peer's arrived.
+    /// Notes that something from the peer arrived.
     pub fn heard(&mut self) {
         self.heard = true;
     }
 
-    /// This side's heartbeat; false when the peer counts as dead.
+    /// Counts a heartbeat of this side; false when the peer counts as dead.
     #[must_use]
-    pub fn beat(&mut self) -> bool {
+    pub fn heartbeat(&mut self) -> bool {
         self.silent = match self.heard {
             true => 0,
             false => self.silent.saturating_add(1),
@@ -62,8 +63,9 @@ impl Heartbeat {
         self.silent
     }
 
-    /// Own heartbeats without a word of the peer's after which it counts as dead: as many as take ten of the longer of the
-    /// two intervals. Not those of the peer's alone: it may be waiting for this side's next heartbeat, to which it answers.
+    /// Own heartbeats without anything from the peer after which it counts as dead: as many as take ten of the longer
+    /// of the two intervals. The peer's interval alone does not decide, because the peer may be waiting for this side's
+    /// next heartbeat, which it answers.
     fn limit(&self) -> u32 {
         let longer = self.own_ms.max(self.peer_ms);
         MISSED.saturating_mul(longer).div_ceil(self.own_ms.max(1))
@@ -78,11 +80,11 @@ mod tests {
     fn patience(own_ms: u32, peer_ms: u32) -> u32 {
         let mut heartbeat = Heartbeat::new(own_ms);
         heartbeat.peer_interval(peer_ms);
-        let mut beats = 1;
-        while heartbeat.beat() {
-            beats += 1;
+        let mut count = 1;
+        while heartbeat.heartbeat() {
+            count += 1;
         }
-        beats * own_ms
+        count * own_ms
     }
 
     #[test]
@@ -101,30 +103,33 @@ mod tests {
             let mut heartbeat = Heartbeat::new(own_ms);
             heartbeat.peer_interval(peer_ms);
             let mut next = u64::from(peer_ms);
-            for beat in 1..100_000u64 {
-                let now = beat * u64::from(own_ms);
+            for nth in 1..100_000u64 {
+                let now = nth * u64::from(own_ms);
                 while next <= now {
                     heartbeat.heard();
                     next += u64::from(peer_ms);
                 }
-                assert!(heartbeat.beat(), "{own_ms} and {peer_ms} after {now} ms");
+                assert!(
+                    heartbeat.heartbeat(),
+                    "{own_ms} and {peer_ms} after {now} ms"
+                );
             }
         }
     }
 
     #[test]
-    fn a_word_begins_the_count_anew() {
+    fn anything_heard_begins_the_count_anew() {
         let mut heartbeat = Heartbeat::new(1000);
         for _ in 0..9 {
-            assert!(heartbeat.beat());
+            assert!(heartbeat.heartbeat());
         }
         heartbeat.heard();
-        assert!(heartbeat.beat());
+        assert!(heartbeat.heartbeat());
         assert_eq!(heartbeat.silent(), 0);
         for _ in 0..9 {
-            assert!(heartbeat.beat());
+            assert!(heartbeat.heartbeat());
         }
-        assert!(!heartbeat.beat());
+        assert!(!heartbeat.heartbeat());
     }
 
     #[test]

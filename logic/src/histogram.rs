@@ -2,13 +2,13 @@
 
 //! Log-linear histograms of nanoseconds.
 //!
-//! Each power of two is cut into [`STEPS`] buckets of one width, and what is below the first one as well. A bucket stands
-//! for its middle, so that a value is told with an error of at most 1/64 (1.6 %), or 4 ns where that is more.
-//! Values from [`LIMIT_NS`] (34 s) on count in the last bucket; the highest value is kept besides.
+//! Each power of two is cut into [`STEPS`] buckets of one width, and what is below the first one as well. A bucket
+//! stands for its middle, so that a value is reported with an error of at most 1/64 (1.6 %), or 4 ns where that is
+//! more. Values from [`LIMIT_NS`] (34 s) on count in the last bucket; the highest value is kept besides.
 //!
-//! Recording and reading need no lock: a recorder raises the highest value and then adds one to a bucket; who empties
-//! takes each bucket by one exchange, and the highest value last. So each value is in exactly one of the readings that
-//! empty, and none is told to be higher than that reading's highest.
+//! Recording and reading need no lock: a recorder raises the highest value and then adds one to a bucket; a reader that
+//! empties takes each bucket by one exchange, and the highest value last. So each value is in exactly one of the
+//! readings that empty, and none is reported as higher than that reading's highest.
 
 /// Buckets of each power of two.
 pub const STEPS: u64 = 32;
@@ -49,7 +49,7 @@ pub fn middle(place: usize) -> u64 {
     lowest + width / 2
 }
 
-/// A number that many change at once.
+/// A number that several threads change at once.
 pub trait Counter {
     /// Adds to it.
     fn add(&self, amount: u64);
@@ -81,11 +81,12 @@ pub struct Summary {
     pub p99: u64,
     /// 999 of 1000 are at most this.
     pub p999: u64,
-    /// The highest one, exactly, unless readings that empty came in between: then as exactly as a bucket tells.
+    /// The highest one. Exact, unless readings that empty came in between: then as exact as its bucket.
     pub max: u64,
 }
 
-/// Adds what `buckets` hold to `counts`, and empties them if told so. The highest value that goes with them.
+/// Adds what `buckets` hold to `counts`, and empties them if `empty` is set. Returns the highest value that goes with
+/// them.
 pub fn gather<C: Counter>(buckets: &[C], highest: &C, empty: bool, counts: &mut [u64]) -> u64 {
     for (bucket, count) in buckets.iter().zip(counts) {
         let value = if empty { bucket.take() } else { bucket.load() };
@@ -119,7 +120,7 @@ pub fn summarize(counts: &[u64], highest: u64) -> Summary {
     }
 }
 
-/// The bucket of the value that so many of a thousand do not exceed.
+/// The bucket of the value that `per_mille` of a thousand do not exceed.
 fn quantile(counts: &[u64], total: u64, per_mille: u64) -> Option<usize> {
     // In two parts, which cannot overflow.
     let rank = (total / 1000) * per_mille + (total % 1000 * per_mille).div_ceil(1000);

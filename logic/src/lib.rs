@@ -18,6 +18,7 @@ pub mod histogram;
 pub mod name;
 pub mod operation;
 pub mod outcome;
+pub mod pace;
 pub mod placement;
 pub mod range;
 pub mod revocation;

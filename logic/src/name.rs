@@ -4,8 +4,8 @@
 
 use core::fmt;
 
-/// Shows a name so that it makes up no member and no line of its own: what is no visible ASCII character, and a backslash,
-/// is written as `\x20`.
+/// Shows a name so that it cannot forge a member or a line: an equals sign, a backslash and everything but visible
+/// ASCII is escaped, as in `\x20`.
 pub struct Name<'a>(pub &'a [u8]);
 
 impl fmt::Display for Name<'_> {

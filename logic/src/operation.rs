@@ -10,7 +10,7 @@
 //!     └──────────────────────────────────────► Ended
 //!            ask(), cut()
 //! ```
-//! Its endpoint's lock makes each of these steps one. What follows from it:
+//! Its endpoint's lock makes each of these steps atomic. Therefore:
 //! - exactly one of [`Operation::ask`] (as [`Ask::Now`]), [`Operation::cut`] and [`Operation::finish`]
 //!   gives the terminal state, because each of them needs a stage that it leaves for good;
 //! - no terminal state is given while the provider has the operation: from `Posted` only
@@ -23,14 +23,14 @@ use super::outcome::{errno, Completion, Down, Outcome, State};
 pub enum End {
     /// Its owner canceled it.
     Canceled,
-    /// Its time limit passed.
+    /// Its time limit passed: an operation's time limit (not a grant's time to live).
     Expired,
     /// The memory that it uses is taken away.
     Revoked,
 }
 
 impl End {
-    /// The terminal state of what is ended so.
+    /// The terminal state of an operation that is ended for this reason.
     pub fn outcome(self) -> Outcome {
         match self {
             End::Canceled => Outcome {
@@ -58,7 +58,7 @@ impl End {
     }
 }
 
-/// What whoever asks for an end has to do.
+/// What the caller of [`Operation::ask`] has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ask {
     /// It was queued and has ended: take it out and complete it with the end's outcome.
@@ -93,7 +93,7 @@ impl Default for Operation {
 }
 
 impl Operation {
-    /// Just accepted.
+    /// An operation that was just accepted.
     pub const fn new() -> Self {
         Self {
             stage: Stage::Queued,
@@ -101,7 +101,7 @@ impl Operation {
         }
     }
 
-    /// It is handed to the provider; false when it is not queued.
+    /// Marks it as handed to the provider; false when it is not queued.
     #[must_use]
     pub fn post(&mut self) -> bool {
         if self.stage != Stage::Queued {
@@ -111,7 +111,7 @@ impl Operation {
         true
     }
 
-    /// The provider has refused it.
+    /// Marks it as queued again: the provider has refused it.
     pub fn unpost(&mut self) {
         if self.stage == Stage::Posted {
             self.stage = Stage::Queued;
@@ -134,7 +134,7 @@ impl Operation {
         }
     }
 
-    /// The endpoint ends while the operation is queued. `None` when it is not.
+    /// Ends a queued operation with its endpoint. `None` when it is not queued.
     #[must_use]
     pub fn cut(&mut self, outcome: Outcome) -> Option<Outcome> {
         if self.stage != Stage::Queued {
@@ -144,8 +144,8 @@ impl Operation {
         Some(outcome)
     }
 
-    /// The provider has given it back: its terminal state. An end that was asked for decides, unless the
-    /// provider was faster. `None` when the provider did not have it.
+    /// Ends an operation that the provider has given back; returns its terminal state. An end that was asked for
+    /// decides, unless the provider was faster. `None` when the provider did not have it.
     #[must_use]
     pub fn finish(
         &mut self,

@@ -19,12 +19,14 @@ pub enum Down {
     Transfer,
     /// Its owner canceled an operation that the provider had.
     Canceled,
-    /// The time limit of an operation passed that the provider had.
+    /// An operation's time limit passed while the provider had it.
     Expired,
-    /// The peer's process died, as its kernel told.
+    /// The peer's process died, as its kernel reported.
     Died,
-    /// Memory was taken away that the provider did not give back.
+    /// Memory was revoked, and the provider did not give it back.
     Revoked,
+    /// This side had no memory for what the peer sent.
+    NoMemory,
 }
 
 /// A terminal state of the user-space interface and the errno that goes with it.
@@ -54,10 +56,11 @@ pub enum State {
     PeerDead = 6,
 }
 
-/// The errno values that this module speaks of (asm-generic numbering).
+/// The errno values that this module uses (asm-generic numbering).
 pub mod errno {
     #![allow(missing_docs)] // Reason: the names are the documentation.
     pub const EIO: i32 = 5;
+    pub const ENOMEM: i32 = 12;
     pub const EACCES: i32 = 13;
     pub const ENODEV: i32 = 19;
     pub const EPROTO: i32 = 71;
@@ -84,7 +87,7 @@ pub enum Completion {
 }
 
 impl Down {
-    /// What operations get that this end cuts off.
+    /// The outcome of operations that this end cuts off.
     pub fn outcome(self) -> Outcome {
         let (state, errno) = match self {
             Down::Local => (State::Canceled, errno::ECANCELED),
@@ -93,6 +96,7 @@ impl Down {
             Down::Protocol => (State::Error, errno::EPROTO),
             Down::Unreachable => (State::PeerDead, errno::ETIMEDOUT),
             Down::Transfer => (State::Error, errno::EIO),
+            Down::NoMemory => (State::Error, errno::ENOMEM),
             Down::Canceled | Down::Expired => (State::Canceled, errno::ECANCELED),
             Down::Died => (State::PeerDead, errno::EOWNERDEAD),
             Down::Revoked => (State::Canceled, errno::ESTALE),
@@ -110,8 +114,8 @@ impl Down {
 }
 
 impl Completion {
-    /// The outcome of an operation whose work request completed so. `down` is the endpoint's cause,
-    /// when it has one; `revoked` tells that the peer took the grant back.
+    /// The outcome of an operation whose work request completed like this. `down` is the endpoint's cause, when it has
+    /// one; `revoked` is set when the peer took the grant back.
     pub fn outcome(self, down: Option<Down>, revoked: bool) -> Outcome {
         match self {
             Completion::Success => Outcome {
@@ -136,7 +140,7 @@ impl Completion {
     pub fn cause(self) -> Option<Down> {
         match self {
             Completion::Success => None,
-            // A flush says that something else came first; the connection manager will tell.
+            // A flush says that something else came first; the connection manager will report that.
             Completion::Flushed => None,
             Completion::RetryExceeded => Some(Down::Unreachable),
             Completion::RemoteAccess | Completion::Failed => Some(Down::Transfer),

@@ -30,8 +30,8 @@ impl Turns {
         self.unit_order
     }
 
-    /// Whose turn a page is, as a place in the row of nodes, and the first page of the next turn. With less than two
-    /// nodes there is one turn without an end.
+    /// The node whose turn a page is, as an index into the row of nodes, and the first page of the next turn. With
+    /// fewer than two nodes there is one turn without an end.
     pub const fn turn(self, page: usize) -> (usize, usize) {
         if self.nodes < 2 {
             return (0, usize::MAX);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
-//! The life of memory that may be taken away: from its users' view, and from the revoker's.
+//! The life of memory that may be revoked: as its users see it, and as the revoker does.
 //!
 //! ```text
 //!  enter(), leave()      leave()
@@ -8,10 +8,11 @@
 //!      │  ▼    begin()    │  ▼       end(), without users
 //!      Live ───────────► Revoking ───────────► Revoked
 //! ```
-//! All of it is one word, so that its owner makes each step one by comparing and exchanging. What follows from it:
+//! All of it is one word, so that each step is one atomic compare and exchange. Therefore:
 //! - nobody enters once a revocation has begun, because the same word says both;
 //! - exactly one caller begins, and only it ends;
-//! - a revocation ends only when all have left, and whoever leaves last is told so: it wakes the revoker.
+//! - a revocation ends only when all have left, and the last user to leave learns that it is the last: it wakes the
+//!   revoker.
 
 /// Set from the beginning of the revocation on.
 const BEGUN: u32 = 1 << 31;
@@ -29,7 +30,7 @@ pub struct Life(u32);
 pub enum Stage {
     /// In use.
     Live,
-    /// It is being taken away: who is in may finish, nobody enters.
+    /// It is being revoked: current users may finish, nobody enters.
     Revoking,
     /// Nobody uses it, and nobody will.
     Revoked,
@@ -71,7 +72,7 @@ impl Life {
         }
     }
 
-    /// Users that are in.
+    /// Current users.
     pub const fn users(self) -> u32 {
         self.0 & USERS
     }
@@ -87,7 +88,7 @@ impl Life {
         Ok(Self(self.0 + 1))
     }
 
-    /// One user fewer; true when a revoker waits for exactly this. A user that is not in changes nothing.
+    /// One user fewer; true when it was the last one and a revoker waits for that. Without users, nothing changes.
     pub const fn leave(self) -> (Self, bool) {
         if self.users() == 0 {
             return (self, false);
@@ -96,7 +97,7 @@ impl Life {
         (after, after.users() == 0 && self.0 & BEGUN != 0)
     }
 
-    /// Begins the revocation; `None` when somebody has.
+    /// Begins the revocation; `None` when somebody has begun it already.
     pub const fn begin(self) -> Option<Self> {
         if self.0 & BEGUN != 0 {
             return None;
@@ -104,7 +105,7 @@ impl Life {
         Some(Self(self.0 | BEGUN))
     }
 
-    /// Ends the revocation; `None` when none is under way, or users are in.
+    /// Ends the revocation; `None` when none is under way, or there are still users.
     pub const fn end(self) -> Option<Self> {
         if !matches!(self.stage(), Stage::Revoking) || self.users() != 0 {
             return None;

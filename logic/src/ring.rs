@@ -2,9 +2,8 @@
 
 //! Index arithmetic of the submission and completion rings.
 //!
-//! Indices run freely and wrap at 2^32; an entry's place is its index modulo the ring's size. The
-//! index that user space writes is hostile: it is loaded once and only ever enters the functions
-//! below, which bound whatever it claims.
+//! Indices run freely and wrap at 2^32; an entry's place is its index modulo the ring's size. The index that user space
+//! writes is hostile: it is loaded once and used only by the functions below, which bound whatever it claims.
 
 /// Smallest ring.
 pub const MIN_ENTRIES: u32 = 1;

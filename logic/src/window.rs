@@ -13,8 +13,8 @@ pub struct Window {
 }
 
 impl Window {
-    /// Watermarks as a user gave them, where 0 stands for `most` and for three quarters of the high one. `None`
-    /// when they make no sense.
+    /// Watermarks as a user gave them, where 0 stands for `most` and for three quarters of the high one. `None` when
+    /// they make no sense.
     pub fn new(high: u32, low: u32, most: u32) -> Option<Self> {
         let high = if high == 0 { most } else { high };
         let low = if low == 0 { high - high / 4 } else { low };
@@ -26,7 +26,7 @@ impl Window {
         })
     }
 
-    /// Whether so many more may be posted now. An operation that is larger than the window goes alone.
+    /// Whether `count` more may be posted now. An operation that is larger than the window is posted alone.
     pub fn admits(&mut self, count: u32) -> bool {
         if self.paused && self.under_way <= self.low {
             self.paused = false;
@@ -39,18 +39,18 @@ impl Window {
         fits
     }
 
-    /// Whether so many more would have to wait.
+    /// Whether `count` more would have to wait.
     pub fn would_pause(&self, count: u32) -> bool {
         !self.clone().admits(count)
     }
 
-    /// So many were posted.
+    /// Counts work requests that were posted.
     pub fn posted(&mut self, count: u32) {
         self.under_way = self.under_way.saturating_add(count);
         self.paused |= self.under_way >= self.high;
     }
 
-    /// So many came back.
+    /// Counts work requests that completed.
     pub fn returned(&mut self, count: u32) {
         self.under_way = self.under_way.saturating_sub(count);
     }

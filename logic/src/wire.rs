@@ -17,10 +17,10 @@
 //!
 //! The body of SPLIT: u64 length.
 //!
-//! The body of GRANT: u64 length, u64 label, u32 rights, u8 log2 of the segment's bytes, u8 number of
-//! keys, u16 0, u32 index of the first key, u32 most uses (0 for no limit), then up to [`KEYS`] keys of u32. A grant with more
-//! segments takes several messages in ascending order. Addresses are not sent: segment `i` of a grant
-//! starts at address 0 under key `i`.
+//! The body of GRANT: u64 length, u64 label, u32 rights, u8 log2 of the segment's bytes, u8 number of keys, u16 0, u32
+//! index of the first key, u32 most uses (0 for no limit), then up to [`KEYS`] keys of u32. A grant with more segments
+//! takes several messages in ascending order. Addresses are not sent: segment `i` of a grant starts at address 0 under
+//! key `i`.
 
 use super::{
     flow::{Budget, Totals, MAX_DEPTH},
@@ -56,7 +56,7 @@ pub enum Malformed {
     Version,
     /// An unknown kind of message.
     Kind,
-    /// A member holds what it must not.
+    /// A member has a value that it must not have.
     Field,
     /// Too short.
     Length,
@@ -165,14 +165,14 @@ pub enum Body {
     Grant(GrantPart),
     /// Takes a grant back.
     Revoke,
-    /// The next WRITE_IMM was cut into several work requests, of which the receiver's provider sees the last one's
-    /// length only: this is the length of all.
+    /// The length of the next WRITE_IMM, which was cut into several work requests: the receiver's provider sees only
+    /// the last one's length. 0 withdraws the last announcement: the operation ended before its last piece.
     Split(u64),
     /// Answers a REVOKE: nothing of the sender's is under way on the grant any more.
     Revoked,
     /// Says that the sender's kernel is alive, and carries the totals.
     Ping,
-    /// The sender ends, for this reason: nothing comes after it.
+    /// The sender ends, for this reason. Nothing follows.
     LastWill(u32),
     /// A user's few bytes, for one of the receives that the peer's user posted.
     Send(Payload),
@@ -193,7 +193,7 @@ impl Body {
         }
     }
 
-    /// From which budget it is sent.
+    /// The budget from which it is sent.
     pub fn budget(&self) -> Budget {
         match self {
             Body::Credit | Body::Ping => Budget::Credit,

@@ -24,6 +24,8 @@ struct Side {
     control_wanted: u32,
     /// Receives that the user still wants to post.
     posts_wanted: u32,
+    /// Whether an operation in steps is under way: it has its credit, and nothing else that needs one is sent.
+    in_steps: bool,
     data_received: u32,
     control_received: u32,
 }
@@ -36,6 +38,7 @@ impl Side {
             data_wanted: 0,
             control_wanted: 0,
             posts_wanted: 0,
+            in_steps: false,
             data_received: 0,
             control_received: 0,
         }
@@ -56,10 +59,21 @@ impl Side {
                 break;
             }
         }
-        while self.data_wanted > 0 && self.flow.take_data() {
+        while self.data_wanted > 0 && !self.in_steps && self.flow.take_data() {
             self.data_wanted -= 1;
             self.wire.push_back(Packet::Data);
         }
+    }
+
+    /// An operation in steps begins, or the one under way is given up before its last step.
+    fn step(&mut self) {
+        if self.in_steps {
+            self.in_steps = false;
+            self.flow.give_back_data();
+        } else {
+            self.in_steps = self.flow.take_data();
+        }
+        self.pump();
     }
 
     fn post(&mut self) {
@@ -86,7 +100,7 @@ impl Side {
         Ok(())
     }
 
-    /// Receives of the queue pair that are not consumed by what is on the way to this side.
+    /// Whether the queue pair has a receive for everything that is on the way to this side.
     fn fits(in_flight: &VecDeque<Packet>, depth: u32) -> bool {
         let count = |wanted: fn(&Packet) -> bool| in_flight.iter().filter(|p| wanted(p)).count();
         count(|p| matches!(p, Packet::Data)) <= depth as usize
@@ -99,6 +113,7 @@ impl Side {
 enum Step {
     Want { side: bool, data: u8, control: u8 },
     Deliver { to: bool, count: u8 },
+    Steps { side: bool },
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -109,6 +124,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             control
         }),
         (any::<bool>(), 1u8..60).prop_map(|(to, count)| Step::Deliver { to, count }),
+        any::<bool>().prop_map(|side| Step::Steps { side }),
     ];
     proptest::collection::vec(step, 1..200)
 }
@@ -140,6 +156,7 @@ proptest! {
                     *sent_data += u32::from(data);
                     *sent_control += u32::from(control);
                 }
+                Step::Steps { side } => if side { a.step() } else { b.step() },
                 Step::Deliver { to, count } => {
                     let (to, from) = if to { (&mut a, &mut b) } else { (&mut b, &mut a) };
                     for _ in 0..count {
@@ -150,6 +167,11 @@ proptest! {
             }
             prop_assert!(Side::fits(&a.wire, depth_b), "more on the way to B than B has receives");
             prop_assert!(Side::fits(&b.wire, depth_a), "more on the way to A than A has receives");
+        }
+        for side in [&mut a, &mut b] {
+            if side.in_steps {
+                side.step();
+            }
         }
         // Let everything arrive, in bursts: first all of one side's, then all of the other's.
         for _ in 0..200_000 {
@@ -188,9 +210,9 @@ fn data_that_was_never_advertised_is_refused() {
     let mut flow = Flow::new(4, 4);
     assert_eq!(flow.receive_data(), Err(Violation));
     assert!(flow.post_receive());
-    // Posted, but the peer was not told: it cannot know.
+    // Posted, but not reported: the peer cannot know of it.
     assert_eq!(flow.receive_data(), Err(Violation));
-    let _told = flow.totals();
+    let _reported = flow.totals();
     assert_eq!(flow.receive_data(), Ok(()));
     assert_eq!(flow.receive_data(), Err(Violation));
 }
@@ -201,7 +223,7 @@ fn the_depth_bounds_posted_receives() {
     assert!(flow.post_receive());
     assert!(flow.post_receive());
     assert!(!flow.post_receive());
-    let _told = flow.totals();
+    let _reported = flow.totals();
     assert_eq!(flow.receive_data(), Ok(()));
     assert!(flow.post_receive());
 }
@@ -213,7 +235,7 @@ fn totals_wrap() {
         for _ in 0..8 {
             assert!(flow.post_receive(), "round {round}");
         }
-        let _told = flow.totals();
+        let _reported = flow.totals();
         for _ in 0..8 {
             assert_eq!(flow.receive_data(), Ok(()));
         }
@@ -221,26 +243,26 @@ fn totals_wrap() {
     assert_eq!(flow.posted_receives(), 0);
 }
 
-/// Messages that tell of receives while `count` arrivals come and `window` receives are kept posted.
+/// Messages that report receives while `count` arrivals come and `window` receives are kept posted.
 fn credits_for(window: u32, count: u32) -> u32 {
     let mut flow = Flow::new(256, 256);
     let mut credits = 0;
-    let mut tell = |flow: &mut Flow| {
+    let mut report = |flow: &mut Flow| {
         // The peer confirms them all, as it does by its own messages.
         while flow.credit_due() {
-            let _told = flow.totals();
+            let _reported = flow.totals();
             credits += 1;
         }
     };
     for _ in 0..window {
         assert!(flow.post_receive());
-        tell(&mut flow);
+        report(&mut flow);
     }
     for _ in 0..count {
         assert_eq!(flow.receive_data(), Ok(()), "the peer has run dry");
-        tell(&mut flow);
+        report(&mut flow);
         assert!(flow.post_receive());
-        tell(&mut flow);
+        report(&mut flow);
     }
     credits
 }
@@ -259,12 +281,12 @@ fn a_window_of_receives_costs_a_message_for_each_half() {
 }
 
 #[test]
-fn what_is_held_back_is_told_when_it_is_hastened() {
+fn what_is_held_back_is_reported_when_it_is_hastened() {
     let mut flow = Flow::new(256, 256);
     for _ in 0..7 {
         assert!(flow.post_receive());
         if flow.credit_due() {
-            let _told = flow.totals();
+            let _reported = flow.totals();
         }
     }
     assert!(flow.holds_back() && !flow.credit_due());
@@ -275,18 +297,18 @@ fn what_is_held_back_is_told_when_it_is_hastened() {
 }
 
 #[test]
-fn what_was_not_sent_is_told_by_the_next_message() {
+fn what_was_not_sent_is_reported_by_the_next_message() {
     let mut flow = Flow::new(8, 8);
     assert!(flow.post_receive());
     assert!(flow.credit_due());
-    let before = flow.told();
+    let before = flow.reported();
     // The message could not be sent.
     let _ = flow.totals();
     assert!(!flow.credit_due());
-    flow.untell(before);
+    flow.take_back(before);
     assert!(
         flow.credit_due(),
-        "the peer would never hear of the receive"
+        "the peer would never learn of the receive"
     );
     assert_eq!(flow.totals().data_limit, 1);
 }

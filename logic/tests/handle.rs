@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
-//! How long a name that was given up names nothing.
+//! How long a handle that was given up names nothing.
 
 use dmaplane_logic::handle::{
     FreeSlots, Handle, Links, MmapTarget, GENERATIONS, MAX_SLOTS, MMAP_GENERATIONS,
 };
 
-/// A table of names, which is as large as it may get.
+/// A table of handles, which is as large as it may get.
 struct Names {
     generations: Vec<u32>,
     next: Next,
@@ -53,7 +53,8 @@ impl Names {
     }
 }
 
-/// New objects, each of which is gone before the next comes, until the first one's name comes again.
+/// Makes new objects, each of which is gone before the next comes, until the first one's handle repeats; returns how
+/// many.
 fn until_it_repeats(free: usize, same: impl Fn(Handle, Handle) -> bool) -> u64 {
     let mut names = Names::new(free);
     let first = names.give().expect("a free slot");
@@ -75,7 +76,7 @@ fn a_handle_repeats_after_all_generations_of_all_free_slots() {
         let objects = until_it_repeats(free, |first, handle| first.to_raw() == handle.to_raw());
         assert_eq!(objects, u64::from(GENERATIONS - 1) * free as u64);
     }
-    // What the file's head says of a table that is empty otherwise.
+    // What the head of `handle.rs` says about a table that is empty otherwise.
     let most = u64::from(GENERATIONS - 1) * MAX_SLOTS as u64;
     assert_eq!(most, (1 << 32) - (1 << 15));
 }

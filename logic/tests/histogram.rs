@@ -85,9 +85,9 @@ fn nothing_gives_zeroes() {
 
 proptest! {
     #[test]
-    fn a_value_is_told_within_the_error(value in value()) {
-        let told = middle(place(value));
-        prop_assert!(told.abs_diff(value) <= allowed(value), "{value} is told as {told}");
+    fn a_value_is_reported_within_the_error(value in value()) {
+        let reported = middle(place(value));
+        prop_assert!(reported.abs_diff(value) <= allowed(value), "{value} is reported as {reported}");
     }
 
     #[test]
@@ -99,10 +99,10 @@ proptest! {
         values.sort_unstable();
         prop_assert_eq!(summary.count, values.len() as u64);
         prop_assert_eq!(summary.max, values[values.len() - 1]);
-        for (told, per_mille) in [(summary.p50, 500), (summary.p99, 990), (summary.p999, 999)] {
+        for (reported, per_mille) in [(summary.p50, 500), (summary.p99, 990), (summary.p999, 999)] {
             let rank = (values.len() * per_mille).div_ceil(1000);
             let value = values[rank - 1];
-            prop_assert!(told.abs_diff(value) <= allowed(value), "{per_mille}: {value} is told as {told}");
+            prop_assert!(reported.abs_diff(value) <= allowed(value), "{per_mille}: {value} is reported as {reported}");
         }
     }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
-//! One operation between everybody who may end it, in every interleaving that loom finds: exactly one completion, and
-//! none while the provider has it.
+//! One operation and everybody who may end it, in every interleaving that loom finds: there is exactly one completion,
+//! and none while the provider has the operation.
 
 use dmaplane_logic::{
     operation::{Ask, End, Operation},
@@ -66,7 +66,7 @@ impl Endpoint {
     }
 }
 
-/// Runs the steps in threads of their own, then what a teardown does, and looks at what came of it.
+/// Runs the steps in threads of their own, then what a teardown does, and checks the completions.
 fn check(steps: &'static [fn(&mut Endpoint)]) {
     let mut builder = Builder::new();
     builder.preemption_bound = Some(3);

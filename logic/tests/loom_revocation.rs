@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
 //! Users and revokers of one piece of memory, in every interleaving that loom finds: the memory is never touched after
-//! a revocation is over, exactly one revoker does the work, and the last user's word always reaches it.
+//! a revocation is over, exactly one revoker does the work, and the last user always wakes it.
 
 use dmaplane_logic::revocation::{Life, Stage};
 use loom::{
@@ -33,7 +33,7 @@ impl Memory {
         }
     }
 
-    /// Applies a step until nobody came between.
+    /// Applies a step, and repeats it until no other thread interfered.
     fn step<T>(&self, step: impl Fn(Life) -> Option<(Life, T)>) -> Option<T> {
         let mut word = self.word.load(Ordering::Relaxed);
         loop {
@@ -55,7 +55,7 @@ impl Memory {
         self.quiet.1.notify_all();
     }
 
-    /// A user: enters, looks at the memory, leaves. Whether it got in.
+    /// A user: enters, reads the memory, leaves. Returns whether it got in.
     fn use_it(&self) -> bool {
         let entered = self.step(|life| life.enter().ok().map(|after| (after, ())));
         if entered.is_none() {

@@ -141,7 +141,7 @@ const HELLO: Hello = Hello {
 };
 
 #[test]
-fn another_version_is_told_apart() {
+fn another_version_is_distinguished() {
     let mut bytes = HELLO.encode();
     bytes[2] += 1;
     assert_eq!(Hello::decode(&bytes), Err(Malformed::Version));

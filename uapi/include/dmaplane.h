@@ -7,8 +7,8 @@
 #include <linux/types.h>
 
 /**
- * Version of this interface, as [`Query::abi_version`] reports it. Version 1 is frozen: everything in this module
- * is there since version 1, keeps its number, offset and meaning, and structures only grow at their end.
+ * Version of this interface, as [`Query::abi_version`] reports it. Version 1 is frozen from the first release
+ * on: everything in this module then keeps its number, offset and meaning; structures only grow at their end.
  */
 #define DMAPLANE_ABI_VERSION 1
 
@@ -19,13 +19,13 @@
 #define DMAPLANE_IOC_TYPE 218
 
 /**
- * Fills a [`Query`]. Errors: only the conventions'.
+ * Fills a [`Query`]. Errors: only those of the conventions.
  */
 #define DMAPLANE_IOC_QUERY (DMAPLANE_IOC_TYPE << 8)
 
 /**
- * Destroys the object behind any handle ([`Destroy`]). Always accepted: the name dies at once, the
- * memory when its last mapping, registration and operation is gone. Errors: `ENOENT`.
+ * Destroys the object behind any handle ([`Destroy`]). Always accepted: the handle is gone at once, the memory when
+ * its last mapping, registration and operation is gone. Errors: `ENOENT`.
  */
 #define DMAPLANE_IOC_DESTROY ((DMAPLANE_IOC_TYPE << 8) | 1)
 
@@ -40,8 +40,8 @@
 #define DMAPLANE_CAP_RDMA (1 << 1)
 
 /**
- * Capability: poll(2) on the file: readable (`POLLIN`) while a channel of the file has completions waiting, `POLLERR` as
- * well while one's ring makes no sense.
+ * Capability: poll(2) on the file: readable (`POLLIN`) while a channel of the file has completions waiting, `POLLERR`
+ * as well while a channel's ring indices make no sense.
  */
 #define DMAPLANE_CAP_POLL (1 << 2)
 
@@ -97,19 +97,23 @@
 #define DMAPLANE_CAP_STATS (1 << 13)
 
 /**
+ * Capability: RDMA devices are listed, with what they lack ([`IOC_RDMA_QUERY`]).
+ */
+#define DMAPLANE_CAP_RDMA_QUERY (1 << 14)
+
+/**
  * Time limit that never passes.
  */
 #define DMAPLANE_TIMEOUT_NONE UINT64_MAX
 
 /**
- * Creates a buffer ([`BufferCreate`]). It is on nodes of the caller's cpuset alone, whatever the policy. A node has memory
- * for it when the kernel may use some for itself (not where all of it is movable) and the cpuset allows it. Errors:
- * `EINVAL` (size 0, unknown policy, a node that does
- * not exist or has no memory, a device where the policy has none), `E2BIG` (beyond [`Query::max_buffer_bytes`], or
- * beyond 2 MiB with [`BUFFER_COHERENT`]), `ENOMEM` (no memory
- * where the policy allows it, or the memory cgroup's limit), `EDQUOT` (beyond [`Query::max_context_bytes`]),
- * `EMFILE` (too many handles), `ENODEV` (no device of the
- * name that the policy is given), `ENXIO` (nobody knows which node that device is on, and there are several).
+ * Creates a buffer ([`BufferCreate`]). Its memory is only on nodes of the caller's cpuset, whatever the policy. A node
+ * has memory for it when the kernel may use some for itself (not where all of it is movable) and the cpuset allows it.
+ * Errors: `EINVAL` (size 0, unknown policy, a node that does not exist or has no memory, a device where the policy has
+ * none), `E2BIG` (beyond [`Query::max_buffer_bytes`], or beyond 2 MiB with [`BUFFER_COHERENT`]), `ENOMEM` (no memory
+ * where the policy allows it, or the memory cgroup's limit), `EDQUOT` (beyond [`Query::max_context_bytes`]), `EMFILE`
+ * (too many handles), `ENODEV` (no device of the given name), `ENXIO` (the node of that device is unknown, and there
+ * are several).
  */
 #define DMAPLANE_IOC_BUFFER_CREATE ((DMAPLANE_IOC_TYPE << 8) | 16)
 
@@ -146,10 +150,10 @@
 #define DMAPLANE_PLACE_INTERLEAVE 3
 
 /**
- * Placement: on the node of the RDMA device that [`BufferCreate::near`] names (`rxe0`) first, elsewhere when it is full.
- * The node is the adapter's, else that of the device which carries its first port. Only devices that the calling
+ * Placement: on the node of the RDMA device that [`BufferCreate::near`] names (`rxe0`) first, elsewhere when it is
+ * full. The node is the adapter's, else that of the device which carries its first port. Only devices that the calling
  * process' network namespace may use are found. A node without memory is replaced by the nearest that has some, the
- * lowest of equals; [`BufferQuery::node`] tells which. Since [`CAP_PLACEMENT`].
+ * lowest of equals; [`BufferQuery::node`] shows which. Since [`CAP_PLACEMENT`].
  */
 #define DMAPLANE_PLACE_NEAR_RDMA 4
 
@@ -160,8 +164,8 @@
 
 /**
  * Flag of a buffer: for small structures that processors and devices write at the same time. It is one run of memory
- * that no device needs to have synchronised: a registration on one that would need it fails. The size is rounded up to
- * a power of two of pages, 2 MiB at most. Not for `PLACE_INTERLEAVE`. Since [`CAP_COHERENT`].
+ * that needs no synchronisation for any device: a registration on a device that would need it fails. The size is
+ * rounded up to a power of two of pages, 2 MiB at most. Not for `PLACE_INTERLEAVE`. Since [`CAP_COHERENT`].
  */
 #define DMAPLANE_BUFFER_COHERENT (1 << 0)
 
@@ -172,9 +176,10 @@
 #define DMAPLANE_BUFFER_STRICT (1 << 1)
 
 /**
- * Creates a channel ([`ChannelCreate`]). Errors: `EINVAL` (entries not a power of two, or out of
- * range, coalescing without an eventfd, a poll node that does not exist or has no processors), `EBADF` (no eventfd),
- * `ENOMEM`, `EMFILE`, `EDQUOT` (beyond [`Query::max_channels`], or too many polling threads on this machine).
+ * Creates a channel ([`ChannelCreate`]). Errors: `EINVAL` (entries not a power of two, or out of range, coalescing
+ * without an eventfd, another kind of file in its place, a poll node that does not exist or has no processors that the
+ * caller may use), `EBADF` (the eventfd is not open), `ENOMEM`, `EMFILE`, `EDQUOT` (beyond [`Query::max_channels`], or
+ * too many polling threads in this open file or on this machine), `EINTR` (the thread is being killed).
  */
 #define DMAPLANE_IOC_CHANNEL_CREATE ((DMAPLANE_IOC_TYPE << 8) | 32)
 
@@ -186,9 +191,9 @@
 #define DMAPLANE_IOC_ENTER ((DMAPLANE_IOC_TYPE << 8) | 33)
 
 /**
- * Flag of a channel: a kernel thread takes entries from the submission ring as they come. It runs on the processors of
- * `poll_node`, sleeps after `poll_idle_us` without an entry ([`SQ_NEED_WAKEUP`]) and ends with the channel. `EINVAL`
- * where the driver does not have [`CAP_SQPOLL`].
+ * Flag of a channel: a kernel thread takes entries from the submission ring as they are filled. It runs on the
+ * processors of `poll_node` on which the caller may run, sleeps after `poll_idle_us` without an entry
+ * ([`SQ_NEED_WAKEUP`]) and ends with the channel. `EINVAL` where the driver does not have [`CAP_SQPOLL`].
  */
 #define DMAPLANE_CHANNEL_SQPOLL (1 << 0)
 
@@ -201,7 +206,7 @@
 
 /**
  * Bit of [`RingHeader::sq_flags`]: the polling thread sleeps. After filling entries, user space issues a full memory
- * barrier, looks at this bit, and wakes the thread by [`ENTER_WAKE`] when it is set. So it does after taking
+ * barrier, looks at this bit, and wakes the thread by [`ENTER_WAKE`] when it is set. It does the same after taking
  * completions while entries wait for their slots.
  */
 #define DMAPLANE_SQ_NEED_WAKEUP (1 << 0)
@@ -219,7 +224,10 @@
 
 /**
  * Terminal state: failed, with `EIO` (the transfer), `EPROTO` (the peer broke the protocol), `EACCES` (the peer's device
- * refused the access) or `ENOMEM`; with what `OP_CANCEL` says; or the entry was refused, then `field` says for what.
+ * refused the access), `ENOMEM`, `EDQUOT` (the memory of the RDMA device that this file may use for registrations is used up)
+ * or `ENOBUFS` (4096 operations of the endpoint, as many receives as its depth, or 1024 watches wait already); with what the
+ * operation itself documents; or the entry was refused, then `field` says for what: `EPERM` with [`FIELD_GRANT`] means that
+ * the grant lacks the right.
  */
 #define DMAPLANE_STATE_ERROR 2
 
@@ -229,8 +237,8 @@
 #define DMAPLANE_STATE_TIMEOUT 3
 
 /**
- * Terminal state: canceled by the user or by the end of its object, with `ECANCELED`; with `ESTALE` where memory was taken
- * away that the RDMA device would not give back.
+ * Terminal state: canceled by the user or by the end of its object, with `ECANCELED`; with `ESTALE` where memory was
+ * revoked that the RDMA device did not give back.
  */
 #define DMAPLANE_STATE_CANCELED 4
 
@@ -241,12 +249,12 @@
 
 /**
  * Terminal state: the peer or the connection died, with `ECONNRESET`, `EOWNERDEAD`, `ETIMEDOUT` or `ENODEV` as the
- * endpoint's query tells.
+ * endpoint's query reports it.
  */
 #define DMAPLANE_STATE_PEER_DEAD 6
 
 /**
- * Which member of an entry was refused: none.
+ * Refused member: none.
  */
 #define DMAPLANE_FIELD_NONE 0
 
@@ -306,24 +314,32 @@
 #define DMAPLANE_FIELD_TIMEOUT 11
 
 /**
- * Listens for connections ([`Listen`]). Errors: `EAFNOSUPPORT`, `EADDRINUSE`, `EADDRNOTAVAIL` (no
- * RDMA device has this address), `ENODEV` (no RDMA device at all), `EACCES` (a port below 1024 without
- * `CAP_NET_BIND_SERVICE`), `EINVAL`, `EMFILE`.
+ * Listens for connections ([`Listen`]). Errors: `EAFNOSUPPORT`, `EADDRINUSE`, `EADDRNOTAVAIL` (no RDMA device has this
+ * address), `ENODEV` (no RDMA device at all), `EACCES` (a port below 1024 without `CAP_NET_BIND_SERVICE`), `EINVAL`,
+ * `EMFILE`, `EDQUOT` (too many listeners in this open file), `EOPNOTSUPP` (the address is of an RDMA device that the
+ * driver cannot use, see [`IOC_RDMA_QUERY`]).
  */
 #define DMAPLANE_IOC_LISTEN ((DMAPLANE_IOC_TYPE << 8) | 48)
 
 /**
- * Takes the next connection of a listener ([`Accept`]). Errors: `ETIMEDOUT`, `EINTR`, `ENODEV` (the
- * listener's device went away), `ECONNABORTED` (the peer gave up), `EPROTO` (the peer speaks
- * another version), `EDQUOT` (beyond [`Query::max_endpoints`]), `EINVAL`.
+ * Takes the next connection of a listener ([`Accept`]). Errors: `ETIMEDOUT`, `EINTR`, `ENODEV` (the listener's device
+ * went away), `ECONNABORTED` (the peer gave up), `EDQUOT` (beyond
+ * [`Query::max_endpoints`], or too much of the RDMA device's own memory for endpoints and registrations), `EMFILE`,
+ * `EINVAL`, `EOPNOTSUPP` (the device's queues are too short for the depth).
+ * Each request is answered when it comes: a peer that then stays silent does not block others, and is given up after 5
+ * seconds, or at the next call. A connection that comes up after the call has returned is for the next call with the same depth and window.
+ * After a signal the call restarts by itself, unless the handler was set without SA_RESTART (`EINTR`); nothing is
+ * lost.
  */
 #define DMAPLANE_IOC_ACCEPT ((DMAPLANE_IOC_TYPE << 8) | 49)
 
 /**
- * Connects to a listener ([`Connect`]). Errors: `EADDRNOTAVAIL` (no RDMA device reaches this
- * address), `EHOSTUNREACH` (the address does not answer), `ECONNREFUSED` (nobody listens there, or
- * its backlog is full), `EPROTO`, `ETIMEDOUT`, `EINTR`, `ENODEV`, `EADDRINUSE` (the local address and port are taken),
- * `EACCES` (a local port below 1024 without `CAP_NET_BIND_SERVICE`), `EDQUOT`, `EINVAL`.
+ * Connects to a listener ([`Connect`]). Errors: `EAFNOSUPPORT`, `EADDRNOTAVAIL` (no RDMA device reaches this address),
+ * `EHOSTUNREACH` (the address does not answer), `ECONNREFUSED` (nobody listens there, or its backlog is full),
+ * `EPROTO`, `ETIMEDOUT`, `ENODEV`, `EADDRINUSE` (the local address and port are taken), `EACCES` (a local port below
+ * 1024 without `CAP_NET_BIND_SERVICE`), `EDQUOT`, `EMFILE`, `EINVAL`, `EINTR` (the thread is being killed; other
+ * signals do not end the call), `EOPNOTSUPP` (the driver cannot use the RDMA device, see [`IOC_RDMA_QUERY`], or its
+ * queues are too short for the depth).
  */
 #define DMAPLANE_IOC_CONNECT ((DMAPLANE_IOC_TYPE << 8) | 50)
 
@@ -348,7 +364,7 @@
 #define DMAPLANE_FAMILY_IPV6 10
 
 /**
- * Most work requests of one endpoint that are under way.
+ * Most work requests of one endpoint that are in flight.
  */
 #define DMAPLANE_WINDOW_MAX 256
 
@@ -388,17 +404,18 @@
 #define DMAPLANE_PEER_END_SILENT 4
 
 /**
- * Reports a device whose memory can be buffers' memory ([`DeviceQuery`]): the first one behind a number. Errors:
- * `ENODEV` (there is none).
+ * Reports a device whose memory can be buffers' memory ([`DeviceQuery`]): the first one with a number above
+ * [`DeviceQuery::after`]. Errors: `ENODEV` (there is none).
  */
 #define DMAPLANE_IOC_DEVICE_QUERY ((DMAPLANE_IOC_TYPE << 8) | 82)
 
 /**
  * Makes a buffer of a device's memory ([`DeviceAlloc`]), zeroed and charged to [`Query::max_context_bytes`]. When the
- * device goes, by unbinding, unplugging or unloading, the memory is revoked with [`REVOKE_DEVICE`], as by
- * [`IOC_BUFFER_REVOKE`]. Errors: `ENODEV` (no such device, or it goes), `EINVAL` (no bytes, an unknown tier, an offset
- * that is not whole pages), `EOPNOTSUPP` (the device has no memory of this tier), `ERANGE` (beyond the tier's zone),
- * `EBUSY` (some of the chosen range is taken), `ENOMEM` (no free range of this size), `E2BIG`, `EDQUOT`, `EMFILE`.
+ * device is removed, by unbinding, unplugging or unloading, the memory is revoked with [`REVOKE_DEVICE`], as by
+ * [`IOC_BUFFER_REVOKE`]. Errors: `ENODEV` (no such device, or it is being removed), `EINVAL` (no bytes, an unknown
+ * tier, an offset that is not whole pages), `EOPNOTSUPP` (the device has no memory of this tier), `ERANGE` (beyond the
+ * tier's zone), `EBUSY` (some of the chosen range is taken), `ENOMEM` (no free range of this size), `E2BIG`, `EDQUOT`,
+ * `EMFILE`.
  */
 #define DMAPLANE_IOC_DEVICE_ALLOC ((DMAPLANE_IOC_TYPE << 8) | 83)
 
@@ -408,14 +425,14 @@
 #define DMAPLANE_TIER_UNCACHED 0
 
 /**
- * Mapping tier: writes are gathered on their way to the device, reads are as slow as uncached ones. A device does not have it
+ * Mapping tier: writes are gathered on their way to the device, reads are as slow as uncached ones. A device lacks it
  * where the processor has no such mappings (x86: no PAT).
  */
 #define DMAPLANE_TIER_WRITE_COMBINED 1
 
 /**
- * Mapping tier: cached as host memory is. For devices whose memory is coherent with the processors' caches only. A device
- * does not have it where the machine has the memory uncached whatever the mapping says (x86: MTRRs).
+ * Mapping tier: cached as host memory is. Only for devices whose memory is coherent with the processors' caches. A
+ * device lacks it where the machine keeps the memory uncached whatever the mapping says (x86: MTRRs).
  */
 #define DMAPLANE_TIER_CACHED 2
 
@@ -427,15 +444,16 @@
 /**
  * Makes a dma-buf of a buffer's range ([`BufferExport`]). Errors: `EINVAL` (unknown flags, a range that is empty or not
  * whole pages), `ERANGE` (range beyond the buffer), `ESTALE` (the memory was revoked, or is being revoked),
- * `EOPNOTSUPP` (part of an imported buffer, or one for reading only), `ENOMEM`, `EMFILE` (too many file descriptors).
+ * `EOPNOTSUPP` (part of an imported buffer, or one for reading only), `ENOMEM`, `EMFILE` (too many file descriptors),
+ * `EDQUOT` (4096 exports of this buffer, of a device's memory 4095, are not released yet).
  */
 #define DMAPLANE_IOC_BUFFER_EXPORT ((DMAPLANE_IOC_TYPE << 8) | 24)
 
 /**
- * Makes a buffer of another driver's dma-buf ([`BufferImport`]). Errors: `EBADF` (no such file descriptor), `EINVAL` (it is
- * no dma-buf, or one of less than a page), `E2BIG` (beyond [`Query::max_buffer_bytes`]), `EDQUOT`, `ENODEV` (its exporter
- * takes it back), `ETIMEDOUT` (other devices are at it for more than a second), `EINTR`, `ENOMEM`, `EMFILE`, and what its
- * exporter says.
+ * Makes a buffer of another driver's dma-buf ([`BufferImport`]). Errors: `EBADF` (no such file descriptor), `EINVAL`
+ * (it is not a dma-buf, or one of less than a page), `E2BIG` (beyond [`Query::max_buffer_bytes`]), `EDQUOT`, `ENODEV`
+ * (its exporter takes it back), `ETIMEDOUT` (other devices use it for more than a second), `EINTR`, `ENOMEM`,
+ * `EMFILE`, and the errors of its exporter.
  */
 #define DMAPLANE_IOC_BUFFER_IMPORT ((DMAPLANE_IOC_TYPE << 8) | 25)
 
@@ -451,14 +469,14 @@
 #define DMAPLANE_EXPORT_READ_ONLY (1 << 1)
 
 /**
- * Bit of [`BufferImport::access`]: the buffer can be mapped. Its exporter does it; mappings are not counted in
- * [`BufferQuery::mappings`], and become the exporter's own when the buffer goes.
+ * Bit of [`BufferImport::access`]: the buffer can be mapped. Its exporter maps it; such mappings are not counted in
+ * [`BufferQuery::mappings`], and become the exporter's own when the buffer is destroyed.
  */
 #define DMAPLANE_IMPORT_MAPPABLE (1 << 0)
 
 /**
- * Bit of [`BufferImport::access`]: the kernel has pages of it, so that entries and grants can name it. Otherwise they give
- * `EOPNOTSUPP`, but for COPY and SEND with [`IMPORT_COPY`], and [`BufferImport::lack`] says why.
+ * Bit of [`BufferImport::access`]: the kernel has pages of it, so that entries and grants can name it. Otherwise they
+ * give `EOPNOTSUPP`, except COPY and SEND with [`IMPORT_COPY`], and [`BufferImport::lack`] says why.
  */
 #define DMAPLANE_IMPORT_PAGES (1 << 1)
 
@@ -468,8 +486,8 @@
 #define DMAPLANE_IMPORT_WRITABLE (1 << 2)
 
 /**
- * Bit of [`BufferImport::access`]: the processor reaches it, so that COPY and SEND can name it. Always there with
- * [`IMPORT_PAGES`], and without for a device's memory that has no pages.
+ * Bit of [`BufferImport::access`]: the processor reaches it, so that COPY and SEND can name it. Always set with
+ * [`IMPORT_PAGES`]; without, set for a device's memory that has no pages.
  */
 #define DMAPLANE_IMPORT_COPY (1 << 3)
 
@@ -489,7 +507,7 @@
 #define DMAPLANE_IMPORT_LACKS_MEMORY 2
 
 /**
- * What an import lacks to have pages: the kernel does not manage the memory, as that of a device.
+ * What an import lacks to have pages: the kernel does not manage the memory, as with a device's.
  */
 #define DMAPLANE_IMPORT_LACKS_PAGES 3
 
@@ -499,11 +517,11 @@
 #define DMAPLANE_OP_NOP 0
 
 /**
- * Operation: consumes the peer's next WRITE_IMM or SEND and completes with its immediate and length. Uses
- * `endpoint` and, where SENDs are to be taken, `buffer`, `offset` and `length`: a SEND without room for it gives
- * `EMSGSIZE`, and is lost. Each one that waits is a credit of the peer's. One that is canceled or runs out of time
- * leaves its credit behind, which the next one takes over, and with it what came meanwhile. Otherwise they end in the
- * order in which they were posted: behind one that ends with its endpoint nothing is delivered any more.
+ * Operation: consumes the peer's next WRITE_IMM or SEND and completes with its immediate and length. Uses `endpoint`
+ * and, where SENDs are to be taken, `buffer`, `offset` and `length`: a SEND without room for it gives `EMSGSIZE`, and
+ * is lost. Each one that waits is a credit for the peer. One that is canceled or runs out of time leaves its credit to
+ * the next one, which also takes what came meanwhile. Otherwise they end in the order in which they were posted: after
+ * one that ends with its endpoint nothing is delivered any more.
  */
 #define DMAPLANE_OP_RECV 1
 
@@ -540,19 +558,20 @@
 #define DMAPLANE_OP_FENCE 7
 
 /**
- * Operation: ends operations before their time with `STATE_CANCELED`. Without flags: the first one of the
- * `endpoint` whose `user_data` is `offset` and that came by the same channel. What the provider has already is ended by
- * ending the endpoint, unless [`SQE_CANCEL_QUEUED`] forbids it. Completes with the number of operations that it ended as
- * `length`; `ENOENT` when there was none, `EBUSY` when the provider has it and the flag forbids. With `buffer` instead
- * of `endpoint`: the first watch of the buffer whose `user_data` is `offset`.
+ * Operation: ends operations before their time with `STATE_CANCELED`. Without flags: the first one of the `endpoint`
+ * whose `user_data` is `offset` and that came by the same channel. An operation that the provider already has is ended
+ * by ending the endpoint, unless [`SQE_CANCEL_QUEUED`] forbids it. Completes with the number of operations that it
+ * ended as `length`; `ENOENT` when there was none, `EBUSY` when the provider has it and the flag is set. With `buffer`
+ * instead of `endpoint`: the first watch of the buffer whose `user_data` is `offset`.
  */
 #define DMAPLANE_OP_CANCEL 8
 
 /**
- * Operation: without `grant`, completes when `length` WRITE_IMMs or SENDs have come to `endpoint` whose immediate, masked
- * with the lower half of `offset`, is `imm`; those count that come after the entry was accepted. With `grant`,
- * a handle of an own one, completes when nothing lands in its range any more, with one of `GRANT_END_*` as `imm`.
- * With `buffer` and nothing else, completes when the buffer's memory was revoked, with one of `REVOKE_*` as `imm`.
+ * Operation: without `grant`, completes when `length` WRITE_IMMs or SENDs have come to `endpoint` whose immediate,
+ * masked with the lower half of `offset`, is `imm`; only those count that come after the entry was accepted. With
+ * `grant`, a handle of an own one, completes when the peer neither reads nor writes its range any more, with one of
+ * `GRANT_END_*` as `imm`. With `buffer` and nothing else, completes when the buffer's memory was revoked, with one of
+ * `REVOKE_*` as `imm`.
  */
 #define DMAPLANE_OP_WATCH 9
 
@@ -572,18 +591,22 @@
 #define DMAPLANE_SQE_CANCEL_QUEUED (1 << 2)
 
 /**
- * Grants the peer access to a range of a buffer ([`GrantCreate`]). Errors: `EINVAL` (empty or
- * overflowing range, no or unknown rights), `ERANGE` (range beyond the buffer), `ENOTCONN`,
- * `ETIMEDOUT`, `EINTR`, `ENOMEM`, `EMFILE` (1024 grants, or 262144 regions of the device's under them), `EIO` (the device
- * does not take the memory), `ESTALE` (the memory was revoked, or the time to live was over before the peer could be told),
- * for an imported buffer `EOPNOTSUPP` and `EACCES` (see [`BufferImport::access`]).
+ * Grants the peer access to a range of a buffer ([`GrantCreate`]). Errors: `EINVAL` (empty or overflowing range, no or
+ * unknown rights, an offset off a page boundary, a time to live of more than a day), `EOVERFLOW` (the connection has
+ * had 2^32 grants), `ERANGE` (range beyond the buffer), `ENOTCONN`, `ETIMEDOUT`, `EINTR` (the thread is being killed;
+ * other signals do not end the call), `ENOMEM`, `EMFILE` (more than 1024 grants, or than 262144 of the device's
+ * regions under them), `EDQUOT` (too much of the RDMA device's own memory for this file's endpoints and
+ * registrations), `EIO` (the device does not take the memory), `ESTALE` (the memory was revoked, or the time to live
+ * was over before the peer could be notified), for an imported buffer `EOPNOTSUPP` and `EACCES` (see
+ * [`BufferImport::access`]).
  */
 #define DMAPLANE_IOC_GRANT_CREATE ((DMAPLANE_IOC_TYPE << 8) | 64)
 
 /**
- * Takes the next grant that the peer gave ([`GrantWait`]). Errors: `ETIMEDOUT`, `EINTR`, `ENOTCONN`
- * (the connection ended), `EMFILE`, `EDQUOT` (what is kept of it, some bytes for each region of the peer's device under it,
- * counts as memory of this file). What could not be taken is the next one to be taken.
+ * Takes the next grant that the peer gave ([`GrantWait`]). Errors: `ETIMEDOUT`, `EINTR` (restarts by itself with
+ * SA_RESTART), `ENOTCONN` (the connection ended), `EMFILE`, `EDQUOT` (what is kept of it, some bytes for each region
+ * of the peer's device under it, counts as memory of this file). A grant that could not be taken is the next one to be
+ * taken.
  */
 #define DMAPLANE_IOC_GRANT_WAIT ((DMAPLANE_IOC_TYPE << 8) | 65)
 
@@ -623,25 +646,26 @@
 #define DMAPLANE_GRANT_END_MEMORY 5
 
 /**
- * Why a grant ended: a peer broke the protocol and had the adapter invalidate it. It need not be the peer that the grant was
- * given to, where the adapter does not keep protection domains apart, as rxe does not.
+ * Why a grant ended: a peer broke the protocol and had the adapter invalidate it. It may be another peer than the one
+ * that the grant was given to, where the adapter does not keep protection domains apart, as with rxe.
  */
 #define DMAPLANE_GRANT_END_INVALIDATED 6
 
 /**
- * Takes the memory of a buffer away from everybody ([`BufferRevoke`]), as the owner of a device's memory does before it
+ * Revokes the memory of a buffer from everybody ([`BufferRevoke`]), as the owner of a device's memory does before it
  * reuses the range. When the call returns: operations on it have ended, in `STATE_REVOKED` unless they were faster;
- * grants over it have ended with [`GRANT_END_MEMORY`]; no device reaches it; a touch of a mapping gives SIGBUS, but for
- * those of an import, which are its exporter's and end with the exporter's own revocation; watches of the buffer have
- * completed. Connections live on, but for those whose provider keeps an operation on it longer than
- * a second. The handle stays, and every use of it gives `ESTALE` or `STATE_REVOKED`. Revoking it again does nothing.
- * Bounded by a few seconds, whatever peers do; of a device's memory, by its importers, which are drivers that let go when
- * they are told. Errors: `ENOENT`; `EBUSY` (all of this is done, but after a second somebody still reaches the memory who
- * cannot be told to let go, see [`MemoryQuery::held`]; its pages stay as long, and revoking it again asks again).
+ * grants over it have ended with [`GRANT_END_MEMORY`]; no device reaches it; a touch of a mapping gives SIGBUS, except
+ * for mappings of an import, which are its exporter's and end with the exporter's own revocation; watches of the
+ * buffer have completed. Connections live on, except those whose provider keeps an operation on it longer than a
+ * second. The handle stays, and every use of it gives `ESTALE` or `STATE_REVOKED`. Revoking it again does nothing.
+ * Bounded by a few seconds, whatever peers do; for a device's memory, by its importers, which are drivers that let go
+ * when they are notified. Errors: `ENOENT`; `EBUSY` (all of this is done, but somebody still reaches
+ * the memory who cannot be made to let go, see [`MemoryQuery::held`]; its pages stay as long, and revoking it again
+ * checks again).
  *
- * Who reaches a device's memory through a mapping of its frames that another driver made is not known: VFIO (type 1) maps
- * such user mappings for its devices and keeps them so after the revocation, and whoever may write `resourceN` of the
- * device in sysfs has a mapping of his own. Both take privileges that reach all memory.
+ * The driver does not know who reaches a device's memory through a mapping of its frames that another driver made:
+ * VFIO (type 1) maps such user mappings for its devices and keeps them after the revocation, and whoever may write
+ * `resourceN` of the device in sysfs has a mapping of his own. Both need privileges that reach all memory.
  */
 #define DMAPLANE_IOC_BUFFER_REVOKE ((DMAPLANE_IOC_TYPE << 8) | 80)
 
@@ -727,9 +751,10 @@
 #define DMAPLANE_HELD_DMABUF (1 << 0)
 
 /**
- * Bit of [`MemoryQuery::held`]: somebody refers to its pages. They were pinned through a user mapping while it was there,
- * as by a fixed buffer of io_uring, a direct write to a file, a memory region of user space or vmsplice(2), or the network
- * still sends from them. Not of what is carved from a pool and not of a device's memory, which nobody can pin.
+ * Bit of [`MemoryQuery::held`]: somebody refers to its pages. They were pinned through a user mapping while it was
+ * there, as by a fixed buffer of io_uring, a direct write to a file, a memory region of user space or vmsplice(2), or
+ * the network still sends from them. Never set for memory that is carved from a pool or for a device's memory, which
+ * nobody can pin.
  */
 #define DMAPLANE_HELD_PAGES (1 << 1)
 
@@ -740,12 +765,13 @@
 #define DMAPLANE_IOC_POOL_CREATE ((DMAPLANE_IOC_TYPE << 8) | 19)
 
 /**
- * Carves a buffer out of a pool ([`PoolCarve`]). It is a buffer as any other, but for three things: nothing is charged for
- * it; operations that send from it or read into it use the pool's registration; and nobody else can pin pages of its
- * mappings (`EFAULT` of direct I/O, futexes and get_mempolicy(2)), because they will be another buffer's. Its part of the pool is free again
- * when its last name, mapping, dma-buf, grant and operation is gone; taking it away with [`IOC_BUFFER_REVOKE`] concerns no
- * other part. Errors: `EINVAL` (0 bytes), `ENOENT`, `E2BIG` (more than the pool
- * has in a row when all is free), `ENOSPC` (more than it has in a row now), `EMFILE`, `ENOMEM`. Since [`CAP_POOLS`].
+ * Carves a buffer out of a pool ([`PoolCarve`]). It is a buffer like any other, except for three things: nothing is
+ * charged for it; operations that send from it or read into it use the pool's registration; and nobody else can pin
+ * pages of its mappings (`EFAULT` of direct I/O, futexes and get_mempolicy(2)), because they will be another buffer's
+ * later. Its part of the pool is free again when its last handle, mapping, dma-buf, grant and operation is gone;
+ * revoking it with [`IOC_BUFFER_REVOKE`] affects no other part. Errors: `EINVAL` (0 bytes), `ENOENT`, `E2BIG` (more
+ * than the pool has in a row when all is free), `ENOSPC` (more than it has in a row now), `EMFILE`, `ENOMEM`. Since
+ * [`CAP_POOLS`].
  */
 #define DMAPLANE_IOC_POOL_CARVE ((DMAPLANE_IOC_TYPE << 8) | 20)
 
@@ -755,8 +781,8 @@
 #define DMAPLANE_IOC_POOL_QUERY ((DMAPLANE_IOC_TYPE << 8) | 21)
 
 /**
- * Flag of a pool: what is carved is zeroed first, which takes time in proportion to its size. Without it, a buffer shows
- * what the one before left in the same part; a pool belongs to one file, so that this is never another user's data.
+ * Flag of a pool: what is carved is zeroed first, which takes time in proportion to its size. Without it, a buffer
+ * shows what the previous one left in the same part; a pool belongs to one file, so this is never another user's data.
  */
 #define DMAPLANE_POOL_ZERO (1 << 0)
 
@@ -766,6 +792,57 @@
 #define DMAPLANE_POOL_STRICT (1 << 1)
 
 /**
+ * Reports an RDMA device of the caller's network namespace ([`RdmaQuery`]): the first one with a number above
+ * [`RdmaQuery::after`]. Errors: `ENODEV` (there is none).
+ */
+#define DMAPLANE_IOC_RDMA_QUERY ((DMAPLANE_IOC_TYPE << 8) | 52)
+
+/**
+ * Protocol: one that the driver does not know.
+ */
+#define DMAPLANE_RDMA_PROTOCOL_OTHER 0
+
+/**
+ * Protocol: InfiniBand.
+ */
+#define DMAPLANE_RDMA_PROTOCOL_INFINIBAND 1
+
+/**
+ * Protocol: RDMA over Converged Ethernet.
+ */
+#define DMAPLANE_RDMA_PROTOCOL_ROCE 2
+
+/**
+ * Protocol: iWARP, RDMA over TCP.
+ */
+#define DMAPLANE_RDMA_PROTOCOL_IWARP 3
+
+/**
+ * The driver can use the device.
+ */
+#define DMAPLANE_RDMA_LACK_NONE 0
+
+/**
+ * The connection manager makes no connections on the device.
+ */
+#define DMAPLANE_RDMA_LACK_CONNECTIONS 1
+
+/**
+ * Work requests cannot register memory on the device.
+ */
+#define DMAPLANE_RDMA_LACK_REGISTRATION 2
+
+/**
+ * An RDMA WRITE can have no immediate on the device.
+ */
+#define DMAPLANE_RDMA_LACK_IMMEDIATES 3
+
+/**
+ * The device's queues are too short.
+ */
+#define DMAPLANE_RDMA_LACK_QUEUES 4
+
+/**
  * Reads the latencies of one kind of operation of an endpoint ([`StatsQuery`]). Errors: `ENOENT`, `EINVAL` (an
  * operation without an endpoint, an unknown stage), `EFAULT`, `ENOMEM`. Since [`CAP_STATS`].
  */
@@ -773,7 +850,7 @@
 
 /**
  * Flag of [`StatsQuery`]: empties the histogram while it is read. Each latency is in exactly one of the readings that
- * empty it; an array that cannot be written (`EFAULT`) loses what it should have told.
+ * empty it; if the array cannot be written (`EFAULT`), its latencies are lost.
  */
 #define DMAPLANE_STATS_RESET (1 << 0)
 
@@ -897,7 +974,7 @@ struct dmaplane_buffer_create {
          */
         __u32 flags;
         /**
-         * Wanted bytes; in out the bytes allocated, rounded up to whole pages.
+         * Wanted bytes; on return the bytes allocated, rounded up to whole pages.
          */
         __u64 bytes;
         /**
@@ -943,7 +1020,7 @@ struct dmaplane_buffer_query {
          */
         __u32 handle;
         /**
-         * Length of the array at `pages_by_node`; in out [`Query::node_ids`].
+         * Length of the array at `pages_by_node`; on return [`Query::node_ids`].
          */
         __u32 node_count;
         /**
@@ -1007,11 +1084,12 @@ struct dmaplane_buffer_folios {
          */
         __u64 misplaced_pages;
         /**
-         * Out: pages on the node in smaller folios than the place in the buffer had room for: the machine had none.
+         * Out: pages on the node in smaller folios than the place in the buffer had room for: the machine had no larger
+         * ones.
          */
         __u64 small_pages;
         /**
-         * Out: orders that buffers are made of; 0 to one less.
+         * Out: how many folio orders buffers are made of, from order 0 on.
          */
         __u32 orders;
         /**
@@ -1033,7 +1111,7 @@ struct dmaplane_pool_create {
          */
         __u32 flags;
         /**
-         * Wanted bytes; in out the bytes allocated, rounded up to whole pages.
+         * Wanted bytes; on return the bytes allocated, rounded up to whole pages.
          */
         __u64 bytes;
         /**
@@ -1079,8 +1157,8 @@ struct dmaplane_pool_carve {
          */
         __u32 handle;
         /**
-         * Wanted bytes; in out the bytes of the buffer, rounded up to whole pages. The pool gives up a power of two of pages
-         * for it.
+         * Wanted bytes; on return the bytes of the buffer, rounded up to whole pages. The pool gives up a power of two of
+         * pages for it.
          */
         __u64 bytes;
         /**
@@ -1226,7 +1304,7 @@ struct dmaplane_memory_query {
          */
         __u64 offset;
         /**
-         * Out: `HELD_*` bits, once it was revoked: who reaches it all the same.
+         * Out: `HELD_*` bits, once it was revoked: who still reaches it.
          */
         __u32 held;
         /**
@@ -1270,7 +1348,7 @@ struct dmaplane_device_query {
          */
         __u32 flags;
         /**
-         * Number behind which to look; 0 for the first device.
+         * The device is the first one with a higher number than this; 0 for the first of all.
          */
         __u64 after;
         /**
@@ -1308,11 +1386,11 @@ struct dmaplane_device_alloc {
          */
         __u64 device;
         /**
-         * Wanted bytes; in out rounded up to whole pages.
+         * Wanted bytes; on return rounded up to whole pages.
          */
         __u64 bytes;
         /**
-         * Start in the tier's zone in bytes, with [`DEVICE_ALLOC_AT`], else 0; in out where it begins.
+         * Start in the tier's zone in bytes, with [`DEVICE_ALLOC_AT`], else 0; on return where it begins.
          */
         __u64 offset;
         /**
@@ -1332,15 +1410,15 @@ struct dmaplane_device_alloc {
 /**
  * Argument of [`IOC_BUFFER_EXPORT`].
  *
- * A buffer may be exported any number of times. A dma-buf keeps the memory, and the driver, as long as somebody refers to
- * it, whatever becomes of handle, file and process. Devices of other drivers see the memory coherently between
- * `DMA_BUF_IOCTL_SYNC` calls; the driver's own operations publish no fences, because how long they take is up to a peer.
- * When the memory is revoked, importers that can let go are told to, and every later use gives `ENODEV`.
+ * A buffer may be exported any number of times. A dma-buf keeps the memory, and the driver, as long as somebody refers
+ * to it, whatever becomes of handle, file and process. Devices of other drivers see the memory coherently between
+ * `DMA_BUF_IOCTL_SYNC` calls; the driver's own operations publish no fences, because how long they take is up to a
+ * peer. When the memory is revoked, importers that can let go are notified, and every later use gives `ENODEV`.
  *
- * A device's memory goes with the device, whoever has it. So its addresses are given only to importers that let go when they
- * are told to and take memory without pages, and whose device is on PCI and reaches the other one: others get `EOPNOTSUPP`
- * when they map it. No other driver has it mapped into the kernel. Processes map it as the buffer's tier is mapped. The
- * revocation ends when all importers have let go.
+ * A device's memory goes with the device, whoever uses it. So its addresses are given only to importers that let go
+ * when they are notified and take memory without pages, and whose device is on PCI and reaches the other one: others
+ * get `EOPNOTSUPP` when they map it. No other driver can map it into the kernel. Processes map it as the buffer's tier
+ * is mapped. The revocation ends when all importers have let go.
  */
 struct dmaplane_buffer_export {
         /**
@@ -1372,11 +1450,12 @@ struct dmaplane_buffer_export {
 /**
  * Argument of [`IOC_BUFFER_IMPORT`].
  *
- * The buffer keeps the dma-buf, and its exporter does not move the memory meanwhile, for which it is charged like a buffer of
- * one's own. COPY, SEND and RDMA operations wait for what other devices have announced to do with it (fences), a second at
- * most (`ETIMEDOUT`, `EINTR` on a signal), when they are accepted. RECV with a buffer does not take it (`EOPNOTSUPP`).
- * Exporting all of it for reading and writing gives the original dma-buf. When its exporter takes it back, everything is as after
- * [`IOC_BUFFER_REVOKE`], with `REVOKE_EXPORTER` as the cause.
+ * The buffer keeps the dma-buf. Its exporter does not move the memory meanwhile, so it is charged like any other
+ * buffer. COPY and SEND wait when they are accepted, RDMA operations when they could be posted, for what other devices
+ * have announced to do with the memory (fences), for at most a second (`ETIMEDOUT`; `EINTR` when the thread is being
+ * killed, or from the exporter). A RECV cannot name it (`EOPNOTSUPP`). Exporting all of it for reading and writing
+ * gives the original dma-buf. When its exporter takes it back, everything is as after [`IOC_BUFFER_REVOKE`], with
+ * `REVOKE_EXPORTER` as the cause.
  */
 struct dmaplane_buffer_import {
         /**
@@ -1458,13 +1537,13 @@ struct dmaplane_channel_create {
          */
         __u32 cq_offset;
         /**
-         * Signal the eventfd once so many completions came since the last signal; 0 and 1 for each. More than 1 gives
+         * Signal the eventfd once this many completions came since the last signal; 0 and 1 for each. More than 1 gives
          * `EINVAL` where the driver does not have [`CAP_COALESCE`].
          */
         __u32 event_batch;
         /**
-         * Signal it at the latest so many microseconds after the first unsignalled completion, in steps of the kernel's
-         * timer tick. At most 10 s; 0 waits for the batch without limit, which needs an `event_batch` of at most 1.
+         * Signal it this many microseconds after the first unsignalled completion, unless the batch is full before. An
+         * hrtimer measures it. At most 10 s; 0 only where each completion is signalled at once.
          */
         __u32 event_delay_us;
         /**
@@ -1503,7 +1582,7 @@ struct dmaplane_enter {
          */
         __u32 to_submit;
         /**
-         * Return as soon as so many completions wait in the ring.
+         * Return as soon as this many completions wait in the ring.
          */
         __u32 min_complete;
         /**
@@ -1559,7 +1638,7 @@ struct dmaplane_listen {
          */
         __u32 flags;
         /**
-         * Address to listen on; port 0 takes a free one. In out the bound address.
+         * Address to listen on; port 0 takes a free one. On return the bound address.
          */
         struct dmaplane_sockaddr local;
         /**
@@ -1593,7 +1672,7 @@ struct dmaplane_accept {
          */
         __u32 recv_depth;
         /**
-         * Time limit in nanoseconds.
+         * Time limit in nanoseconds. Out, after `EINTR`: what is left of it.
          */
         __u64 timeout_ns;
         /**
@@ -1609,11 +1688,11 @@ struct dmaplane_accept {
          */
         struct dmaplane_sockaddr peer;
         /**
-         * Work requests under way at which posting pauses, at most [`WINDOW_MAX`]; 0 for that.
+         * Work requests in flight at which posting pauses, at most [`WINDOW_MAX`]; 0 for that.
          */
         __u32 window_high;
         /**
-         * Work requests under way at which posting goes on, at most `window_high`; 0 for three quarters of it.
+         * Work requests in flight at which posting resumes, at most `window_high`; 0 for three quarters of it.
          */
         __u32 window_low;
 };
@@ -1684,11 +1763,12 @@ struct dmaplane_endpoint_query {
          * Out: why it is down, as a positive errno: `ECONNRESET` (the peer closed), `EOWNERDEAD`
          * (its process died), `ETIMEDOUT` (it has fallen silent), `ECANCELED` (a cancel or a time limit of this side), `ENODEV` (the
          * RDMA device went away), `EPROTO` (the peer broke the protocol), `EIO` (a transfer failed; its
-         * completion has the provider's status). 0 while it is up.
+         * completion has the provider's status), `ESTALE` (memory was revoked that the provider kept), `ENOMEM` (there was
+         * none for what the peer sent). 0 while it is up.
          */
         __s32 error;
         /**
-         * Out: WRITE_IMM operations that the peer's receives allow now.
+         * Out: WRITE_IMM and SEND operations that the peer's receives allow now.
          */
         __u32 send_credits;
         /**
@@ -1716,7 +1796,7 @@ struct dmaplane_endpoint_query {
          */
         __u32 peer_end;
         /**
-         * Out: work requests under way.
+         * Out: work requests in flight.
          */
         __u32 posted;
         /**
@@ -1724,11 +1804,11 @@ struct dmaplane_endpoint_query {
          */
         __u64 stalls;
         /**
-         * Out: nanoseconds that operations waited for them, a stall that lasts included.
+         * Out: nanoseconds that operations waited for them, including a stall that still lasts.
          */
         __u64 stalled_ns;
         /**
-         * Out: operations that failed because the peer had no receive: never anything but 0.
+         * Out: operations that failed because the peer had no receive: always 0.
          */
         __u64 not_ready;
         /**
@@ -1738,15 +1818,66 @@ struct dmaplane_endpoint_query {
 };
 
 /**
+ * Argument of [`IOC_RDMA_QUERY`].
+ */
+struct dmaplane_rdma_query {
+        /**
+         * Size of this structure in bytes.
+         */
+        __u32 size;
+        /**
+         * Must be 0.
+         */
+        __u32 flags;
+        /**
+         * The device is the first one with a higher number than this; 0 for the first of all.
+         */
+        __u64 after;
+        /**
+         * Out: the device's number, which never repeats as long as the driver is loaded.
+         */
+        __u64 device;
+        /**
+         * Out: its name, padded with zeroes.
+         */
+        __u8 name[64];
+        /**
+         * Out: the NUMA node of the adapter, or of the device under its first port; -1 when neither is known.
+         */
+        __s32 node;
+        /**
+         * Out: one of `RDMA_PROTOCOL_*`, of its first port.
+         */
+        __u32 protocol;
+        /**
+         * Out: one of `RDMA_LACK_*`: why the driver cannot use it. Listeners and connections on it give `EOPNOTSUPP` then;
+         * with [`RDMA_LACK_CONNECTIONS`] `EADDRNOTAVAIL`, since no address is known to be its.
+         */
+        __u32 lack;
+        /**
+         * Out: pages that one memory region of a grant holds; larger grants have several regions.
+         */
+        __u32 region_pages;
+        /**
+         * Out: work requests that one of its queues holds, which bounds the receives of an endpoint.
+         */
+        __u32 queue_entries;
+        /**
+         * Out: 0.
+         */
+        __u32 reserved;
+};
+
+/**
  * Argument of [`IOC_GRANT_CREATE`].
  *
- * The call returns when the range is registered and the message is on its way to the peer. A grant ends by
- * destroying its handle, when its time to live is over, when its uses are used up, or with the endpoint; an [`OP_WATCH`] of
- * it tells when nothing lands in the range any more.
+ * The call returns when the range is registered and the message is on its way to the peer. A grant ends by destroying
+ * its handle, when its time to live is over, when its uses are used up, or with the endpoint; an [`OP_WATCH`] of it
+ * completes when the peer neither reads nor writes the range any more.
  *
- * Destroying the handle ends the peer's access: when that call returns, nothing of the peer's lands in
- * the range any more. The peer's kernel is asked first and its operations on the grant end in
- * `STATE_REVOKED`; a peer that does not answer within a second loses the connection if it goes on.
+ * Destroying the handle ends the peer's access: when that call returns, the peer neither reads nor writes the range
+ * any more. The peer's kernel is asked first, and its operations on the grant end in `STATE_REVOKED`. A peer that does not
+ * answer within a second loses the connection if it goes on.
  */
 struct dmaplane_grant_create {
         /**
@@ -1832,7 +1963,7 @@ struct dmaplane_grant_wait {
          */
         __u32 handle;
         /**
-         * Time limit in nanoseconds.
+         * Time limit in nanoseconds. Out, after `EINTR`: what is left of it.
          */
         __u64 timeout_ns;
         /**
@@ -1862,8 +1993,9 @@ struct dmaplane_grant_wait {
 };
 
 /**
- * Argument of [`IOC_STATS_QUERY`]: latencies of operations of one kind that ended with `STATE_OK`, in nanoseconds. They
- * are counted in buckets that are told by their middles: with an error of at most 1/64, or 4 ns where that is more.
+ * Argument of [`IOC_STATS_QUERY`]: latencies of operations of one kind that ended with `STATE_OK`, in nanoseconds.
+ * They are counted in buckets and reported as the middle of their bucket: with an error of at most 1/64, or 4 ns where
+ * that is more.
  */
 struct dmaplane_stats_query {
         /**
@@ -1887,7 +2019,7 @@ struct dmaplane_stats_query {
          */
         __u32 stage;
         /**
-         * Length of the array at `buckets`; in out the number of buckets that the driver has. Bucket `i` begins at
+         * Length of the array at `buckets`; on return the number of buckets that the driver has. Bucket `i` begins at
          * `8 * i` ns for `i` below 32, and at `8 * (32 + i % 32) << (i / 32 - 1)` ns from there on.
          */
         __u32 bucket_count;
@@ -1985,11 +2117,11 @@ struct dmaplane_sqe {
          */
         __u32 buffer;
         /**
-         * Handle of the peer's grant; other uses are told at the operation.
+         * Handle of the peer's grant; other uses are described at the operation.
          */
         __u32 grant;
         /**
-         * Start in the local buffer, bytes; other uses are told at the operation.
+         * Start in the local buffer, bytes; other uses are described at the operation.
          */
         __u64 offset;
         /**
@@ -2006,8 +2138,8 @@ struct dmaplane_sqe {
         __u32 imm;
         /**
          * Time limit of the operation in nanoseconds from its acceptance, at most a day; 0 for none. It ends in
-         * `STATE_TIMEOUT` not before, and within two ticks of the kernel's timer after. What the provider has already is
-         * ended by ending the endpoint. Not for operations that end at once: NOP, COPY, CANCEL.
+         * `STATE_TIMEOUT` no earlier than that, and at most two ticks of the kernel's timer later. An operation that the
+         * provider already has is ended by ending the endpoint. Not for operations that end at once: NOP, COPY, CANCEL.
          */
         __u64 timeout_ns;
 };
@@ -2037,7 +2169,7 @@ struct dmaplane_cqe {
          */
         __u16 field;
         /**
-         * Positive errno, 0 for `STATE_OK`; which ones a state comes with stands there.
+         * Positive errno, 0 for `STATE_OK`; the description of each state lists its values.
          */
         __s32 error;
         /**

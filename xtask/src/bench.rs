@@ -9,14 +9,14 @@ use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
-use crate::ctx::Ctx;
-use crate::guest::accel::AccelChoice;
-use crate::guest::plan::SHARE;
-use crate::guest::session::{Driver, Lab, Request, job};
-use crate::guest::topology::Network;
-use crate::kernel::Profile;
-use crate::setup::{self, Need};
-use crate::{driver, exit};
+use dmaplane_vmtest::ctx::Ctx;
+use dmaplane_vmtest::guest::accel::AccelChoice;
+use dmaplane_vmtest::guest::plan::SHARE;
+use dmaplane_vmtest::guest::session::{Driver, Request, TestEnv, job};
+use dmaplane_vmtest::guest::topology::Network;
+use dmaplane_vmtest::kernel::Profile;
+use dmaplane_vmtest::setup::{self, Need};
+use dmaplane_vmtest::{driver, exit};
 
 /// The file that the guest leaves its rows in.
 const ROWS: &str = "rows.json";
@@ -24,8 +24,8 @@ const ROWS: &str = "rows.json";
 /// Size of the BAR whose tiers are measured.
 const TIERS_BAR_MIB: u32 = 256;
 
-/// What observing may cost, by case: a share of the reference's rate. Recording has a goal for transfers
-/// only, where it is one of many costs.
+/// The most that observing may cost, by case: a share of the reference's rate. Recording has a goal for transfers only,
+/// where it is one of many costs.
 const MAY_COST: [(&str, f64); 5] = [
     ("nop off", 0.01),
     ("nop histograms", 0.02),
@@ -56,8 +56,8 @@ enum What {
 
 /// Measures inside a guest and compares with a reference in the same run.
 ///
-/// Where guests are emulated (accel tcg), the ratios mean something and the values do not. Nothing
-/// else should run meanwhile.
+/// In emulated guests (accel tcg) only the ratios mean something, not the values. Run nothing else
+/// meanwhile.
 #[derive(Args)]
 #[command(after_help = exit::HELP)]
 pub(crate) struct BenchArgs {
@@ -70,10 +70,10 @@ pub(crate) struct BenchArgs {
     /// A tenth of the work, for a first look.
     #[arg(long)]
     quick: bool,
-    /// On which kernel. What is compared belongs to one run, whichever it is.
+    /// Which kernel. Both sides of a comparison run on the same one.
     #[arg(long, value_enum, default_value = "stock")]
     profile: Profile,
-    /// What guests run on.
+    /// What executes the guests.
     #[arg(long, value_enum)]
     accel: Option<AccelChoice>,
 }
@@ -99,19 +99,19 @@ struct Row {
 pub(crate) fn run(ctx: &Ctx, args: BenchArgs) -> Result<ExitCode> {
     setup::ensure(ctx, Need::Guest)?;
     let accel = args.accel.unwrap_or(AccelChoice::Auto);
-    let mut lab = Lab::prepare(ctx, "numa2", args.profile, accel, Driver::Loaded)?;
+    let mut test_env = TestEnv::prepare(ctx, "numa2", args.profile, accel, Driver::Loaded)?;
     if matches!(args.what, What::Latency) {
-        // As on hosts that are tuned for it: to wake an emulated CPU costs as much as all that is measured.
-        let arguments = &mut lab.topology.guests[0].kernel_args;
+        // As on a tuned host: waking an emulated CPU costs as much as everything that is measured.
+        let arguments = &mut test_env.topology.guests[0].kernel_args;
         arguments.push("idle=poll".to_owned());
     }
     if matches!(args.what, What::Tiers) {
         // The driver cuts a BAR in halves and quarters: each tier has room for the largest size.
-        for bar in &mut lab.topology.guests[0].bars {
+        for bar in &mut test_env.topology.guests[0].bars {
             bar.size_mib = TIERS_BAR_MIB;
         }
     }
-    let guest = lab.topology.guests[0].name.clone();
+    let guest = test_env.topology.guests[0].name.clone();
     let what = match args.what {
         What::Rings => "rings",
         What::Latency => "latency",
@@ -121,10 +121,10 @@ pub(crate) fn run(ctx: &Ctx, args: BenchArgs) -> Result<ExitCode> {
         What::Overhead => "overhead",
         What::Memory => "memory",
     };
-    let program = lab.binaries.dir.join("dmaplane-bench");
+    let program = test_env.binaries.dir.join("dmaplane-bench");
     let program = program.display().to_string();
     let rows = Path::new(SHARE).join(ROWS).display().to_string();
-    let accel = lab.accel.name();
+    let accel = test_env.accel.name();
     let mut argv: Vec<String> = [&program, what, "--out", &rows, "--accel", accel]
         .map(str::to_owned)
         .to_vec();
@@ -133,7 +133,7 @@ pub(crate) fn run(ctx: &Ctx, args: BenchArgs) -> Result<ExitCode> {
     }
     let mut measurement = job("bench", argv);
     measurement.netns =
-        matches!(lab.topology.network, Network::Veth { .. }).then(|| "dp0".to_owned());
+        matches!(test_env.topology.network, Network::Veth { .. }).then(|| "dp0".to_owned());
     let mut request = Request::empty();
     if matches!(args.what, What::Overhead) {
         let plain = driver::ensure_plain(ctx, args.profile)?;
@@ -141,9 +141,10 @@ pub(crate) fn run(ctx: &Ctx, args: BenchArgs) -> Result<ExitCode> {
         request.env.insert("DMAPLANE_KO_PLAIN".to_owned(), plain);
     }
     request.job(&guest, measurement);
-    ctx.ui.step(format!("measuring {what} on {}", lab.title()));
-    let mut outcome = lab.run(ctx, &request, &mut |_| {})?;
-    let verdict = lab.judge(&outcome)?;
+    ctx.ui
+        .step(format!("measuring {what} on {}", test_env.title()));
+    let mut outcome = test_env.run(ctx, &request, &mut |_| {})?;
+    let verdict = test_env.judge(&outcome)?;
     for (kind, reason) in &verdict.reasons {
         eprintln!("  {}: {reason}", kind.words());
     }
@@ -183,7 +184,8 @@ fn table(rows: &[Row]) -> String {
     text
 }
 
-/// Which of the goals for what observing costs were reached, for people. The noise is how far the same, measured twice, is apart.
+/// The lines for people that say which goals for the cost of observing were reached. The noise is the difference
+/// between two measurements of the same thing.
 fn verdicts(rows: &[Row]) -> String {
     let find = |case: &str| {
         rows.iter()

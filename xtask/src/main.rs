@@ -2,31 +2,23 @@
 //! `cargo xtask`: everything that a developer or CI runs on this project.
 
 mod bench;
-mod ctx;
 mod demo;
-mod driver;
-mod exec;
-mod exit;
 mod faults;
 mod fuzz;
-mod guest;
-mod hash;
-mod interrupt;
-mod kernel;
 mod lint;
 mod package;
 mod runs;
-mod setup;
 mod soak;
 mod test;
-mod ui;
+mod vm;
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use dmaplane_vmtest::{driver, exit, kernel, setup};
 
-use crate::ctx::Ctx;
+use dmaplane_vmtest::ctx::Ctx;
 
 /// Builds the pinned kernel and the dmaplane module, boots guests, and tests all of it.
 ///
@@ -51,9 +43,9 @@ enum Command {
     /// Builds the module against that kernel.
     Driver(driver::DriverArgs),
     /// Opens a shell in a guest that has the module loaded.
-    Vm(guest::cli::VmArgs),
+    Vm(vm::VmArgs),
     /// Boots guests and runs the integration tests inside them.
-    VmTest(guest::cli::VmTestArgs),
+    VmTest(vm::VmTestArgs),
     /// Runs everything: lint, host tests, guest tests.
     Test(test::TestArgs),
     /// Moves a language model's KV cache between two guests and checks it.
@@ -87,8 +79,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Setup(args) => setup::run(&ctx, args),
         Command::Kernel(args) => kernel::run(&ctx, args),
         Command::Driver(args) => driver::run(&ctx, args),
-        Command::Vm(args) => guest::cli::run_vm(&ctx, args),
-        Command::VmTest(args) => guest::cli::run_vm_test(&ctx, args),
+        Command::Vm(args) => vm::run_vm(&ctx, args),
+        Command::VmTest(args) => vm::run_vm_test(&ctx, args),
         Command::Test(args) => test::run(&ctx, args),
         Command::Demo(args) => demo::run(&ctx, args),
         Command::Bench(args) => bench::run(&ctx, args),

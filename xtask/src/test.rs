@@ -1,22 +1,25 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The command `test`: everything, in order, with one table at the end.
+//! The command `test`: everything, in two lanes of steps side by side, with one table at the end.
 
+use std::collections::VecDeque;
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
 use serde::Serialize;
 
-use crate::ctx::Ctx;
-use crate::kernel::Profile;
 use crate::runs::{self, Run};
-use crate::setup::{self, Need};
-use crate::{exit, ui};
+use dmaplane_vmtest::ctx::Ctx;
+use dmaplane_vmtest::kernel::Profile;
+use dmaplane_vmtest::setup::{self, Need};
+use dmaplane_vmtest::{exit, ui};
 
 /// The crate whose tests run inside guests.
 const GUEST_TESTS: &str = "dmaplane-guest-tests";
@@ -41,6 +44,9 @@ pub(crate) struct TestArgs {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
+
+/// Rows of vm/runs.toml that take long, the first ones.
+const LONG_ROWS: usize = 2;
 
 /// One step and how it ended.
 #[derive(Serialize)]
@@ -69,24 +75,6 @@ pub(crate) fn run(ctx: &Ctx, args: TestArgs) -> Result<ExitCode> {
         Need::Everything
     };
     let nextest = setup::ensure(ctx, need)?.nextest;
-    let mut steps = Vec::new();
-    let mut step = |name: &str, command: &mut Command| -> Result<()> {
-        steps.push(run_step(ctx, name, command)?);
-        // Ctrl-C goes to the whole process group; what follows is not wanted any more.
-        if steps
-            .last()
-            .is_some_and(|s| s.exit_code == exit::INTERRUPTED)
-        {
-            return Err(exit::coded(exit::INTERRUPTED, "interrupted"));
-        }
-        Ok(())
-    };
-    step(
-        "kernel stock",
-        xtask(ctx).args(["kernel", "--profile", "stock"]),
-    )?;
-    // A guest leaves a processor idle at times, and a debug kernel takes a quarter of an hour.
-    let _ahead = Ahead::start(ctx)?;
     let mut host = Command::new(nextest);
     host.args([
         "nextest",
@@ -96,40 +84,135 @@ pub(crate) fn run(ctx: &Ctx, args: TestArgs) -> Result<ExitCode> {
         "--exclude",
         GUEST_TESTS,
     ]);
-    step("host tests", &mut host)?;
-    step(
-        "doc tests",
-        Command::new("cargo").args(["test", "--locked", "--workspace", "--doc"]),
-    )?;
+    let mut documents = Command::new("cargo");
+    documents.args(["test", "--locked", "--workspace", "--doc"]);
     let (late, early): (Vec<_>, Vec<_>) = runs
         .into_iter()
         .partition(|run| run.profile == Profile::Debug);
-    if !args.host_only {
-        for run in &early {
-            step(&run_title(run), &mut run_command(ctx, run))?;
-        }
-        step(
-            "vm-test self-test",
-            xtask(ctx).args(["vm-test", "--self-test"]),
-        )?;
+    let kernel = |name: &str| {
+        let mut command = xtask(ctx);
+        command.args(["kernel", "--profile", name]);
+        command
+    };
+    // Lint needs the debug kernel: the driver is linted with this machine's own compilers against it.
+    let mut lint = xtask(ctx);
+    lint.arg("lint");
+    // Both kernels come from the same source, which is fetched once.
+    let stock = vec![Planned::new("kernel stock", kernel("stock"))];
+    let mut steps = lane(ctx, stock, &Mutex::default(), |step| run_step(ctx, step))?;
+    let mut debug = kernel("debug");
+    debug.arg("--nice");
+    // What waits for nothing, for whichever lane is free; the long ones first.
+    let mut shared = vec![
+        Planned::new("host tests", host),
+        Planned::new("doc tests", documents),
+    ];
+    let mut beside = vec![Planned::new("kernel debug", debug)];
+    if args.host_only {
+        shared.push(Planned::new("lint", lint));
+    } else {
+        let mut check = xtask(ctx);
+        check.args(["vm-test", "--self-test"]);
+        // Lint goes behind the long rows, when the debug kernel is there, which it wants.
+        let (long, short) = early.split_at(LONG_ROWS.min(early.len()));
+        let rows = |runs: &[Run]| -> Vec<_> {
+            runs.iter()
+                .map(|run| Planned::run(ctx, run, args.long))
+                .collect()
+        };
+        shared.extend(rows(long));
+        shared.push(Planned::new("lint", lint));
+        shared.extend(rows(short));
+        shared.push(Planned::new("vm-test self-test", check));
+        beside.extend(late.iter().map(|run| Planned::run(ctx, run, args.long)));
     }
-    // From here on the other kernel is needed: the driver is linted with this machine's own compilers against it.
-    step(
-        "kernel debug",
-        xtask(ctx).args(["kernel", "--profile", "debug"]),
-    )?;
-    step("lint", xtask(ctx).arg("lint"))?;
-    if !args.host_only {
-        for run in &late {
-            step(&run_title(run), &mut run_command(ctx, run))?;
-        }
-    }
+    steps.extend(in_two_lanes(ctx, beside, shared)?);
     if let Some(path) = &args.json {
         fs::write(path, serde_json::to_string_pretty(&steps)?)
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
     print!("{}", table(&steps, started.elapsed()));
     Ok(ExitCode::from(verdict(&steps)))
+}
+
+/// A step that is still to be run.
+struct Planned {
+    name: String,
+    command: Command,
+}
+
+impl Planned {
+    fn new(name: &str, command: Command) -> Self {
+        Self {
+            name: name.to_owned(),
+            command,
+        }
+    }
+
+    fn run(ctx: &Ctx, run: &Run, long: bool) -> Self {
+        let mut command = run_command(ctx, run);
+        if long {
+            command.arg("--long");
+        }
+        Self::new(&run_title(run), command)
+    }
+}
+
+/// Runs steps in two lanes side by side: an emulated guest leaves processors idle, which build a kernel or run another
+/// guest meanwhile. The second lane runs `beside` in order; whichever lane has nothing of its own takes the next of
+/// `shared`. What the second lane prints appears when its step is over.
+fn in_two_lanes(ctx: &Ctx, beside: Vec<Planned>, shared: Vec<Planned>) -> Result<Vec<Step>> {
+    let log = ctx.log_dir()?;
+    let shared = Mutex::new(VecDeque::from(shared));
+    std::thread::scope(|scope| {
+        let beside = scope.spawn(|| {
+            let hidden = |step: &mut Planned| {
+                let path = log.join(format!("test-{}.log", step.name.replace(' ', "-")));
+                let file = File::create(&path)
+                    .with_context(|| format!("cannot write {}", path.display()))?;
+                step.command.stdout(file.try_clone()?).stderr(file);
+                let done = run_step(ctx, step);
+                let text = fs::read(&path).context("the step's log")?;
+                eprintln!("==> test: {}, which ran beside the others:", step.name);
+                std::io::stdout().lock().write_all(&text)?;
+                done
+            };
+            lane(ctx, beside, &shared, hidden)
+        });
+        let front = lane(ctx, Vec::new(), &shared, |step| run_step(ctx, step));
+        let beside = beside.join();
+        let mut steps = front?;
+        steps.extend(beside.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+        Ok(steps)
+    })
+}
+
+/// Runs steps one after the other, also after one that failed: its own, then those that nobody has taken.
+fn lane(
+    ctx: &Ctx,
+    own: Vec<Planned>,
+    shared: &Mutex<VecDeque<Planned>>,
+    run: impl Fn(&mut Planned) -> Result<Step>,
+) -> Result<Vec<Step>> {
+    let take = || shared.lock().ok()?.pop_front();
+    let forget = || {
+        if let Ok(mut shared) = shared.lock() {
+            shared.clear();
+        }
+    };
+    let mut own = own.into_iter();
+    let mut steps = Vec::new();
+    while let Some(mut planned) = own.next().or_else(take) {
+        ctx.ui.step(format!("test: {}", planned.name));
+        let step = run(&mut planned).inspect_err(|_| forget())?;
+        // Ctrl-C goes to the whole process group; what follows is not wanted any more, in the other lane either.
+        if step.exit_code == exit::INTERRUPTED {
+            forget();
+            return Err(exit::coded(exit::INTERRUPTED, "interrupted"));
+        }
+        steps.push(step);
+    }
+    Ok(steps)
 }
 
 fn run_title(run: &Run) -> String {
@@ -144,32 +227,6 @@ fn run_command(ctx: &Ctx, run: &Run) -> Command {
     command
 }
 
-/// Builds the debug kernel while other steps run, with whatever they leave of the processors. The step
-/// that needs it waits for the lock of this build, and says what went wrong with it.
-struct Ahead(Child);
-
-impl Ahead {
-    fn start(ctx: &Ctx) -> Result<Self> {
-        let child = xtask(ctx)
-            .args(["kernel", "--profile", "debug", "--nice"])
-            .current_dir(&ctx.root)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        child.map(Self).context("cannot build a kernel beside")
-    }
-}
-
-impl Drop for Ahead {
-    fn drop(&mut self) {
-        // Ctrl-C ends it too, as it is of this process group; killed alone it would leave its make behind.
-        if let Err(error) = self.0.wait() {
-            eprintln!("cannot wait for the debug kernel: {error}");
-        }
-    }
-}
-
 /// This very program, even when cargo has replaced its file since.
 fn xtask(ctx: &Ctx) -> Command {
     let mut command = Command::new("/proc/self/exe");
@@ -179,20 +236,21 @@ fn xtask(ctx: &Ctx) -> Command {
     command
 }
 
-fn run_step(ctx: &Ctx, name: &str, command: &mut Command) -> Result<Step> {
-    ctx.ui.step(format!("test: {name}"));
+fn run_step(ctx: &Ctx, step: &mut Planned) -> Result<Step> {
     let started = Instant::now();
-    let status = command
+    let status = step
+        .command
         .current_dir(&ctx.root)
+        .stdin(Stdio::null())
         .status()
-        .with_context(|| format!("cannot start {}", command.get_program().display()))?;
+        .with_context(|| format!("cannot start {}", step.command.get_program().display()))?;
     let exit_code = match (status.code(), status.signal()) {
-        (Some(code), _) => own_code(name, code),
+        (Some(code), _) => own_code(&step.name, code),
         (None, Some(2)) => exit::INTERRUPTED,
         (None, _) => exit::FAILED,
     };
     Ok(Step {
-        name: name.to_owned(),
+        name: step.name.clone(),
         ok: exit_code == 0,
         exit_code,
         seconds: started.elapsed().as_secs_f64(),

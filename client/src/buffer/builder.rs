@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Saying what a buffer is to be.
+//! The builder of buffers.
 
 use dmaplane_uapi as abi;
 
@@ -9,7 +9,7 @@ use crate::context::Context;
 use crate::error::{Call, Error, Result};
 use crate::placement::Placement;
 
-/// What a buffer is to be; [`Buffer::builder`] makes one.
+/// The description of a new buffer; [`Buffer::builder`] makes one.
 #[derive(Clone, Copy, Debug)]
 #[must_use]
 pub struct BufferBuilder {
@@ -31,8 +31,8 @@ impl BufferBuilder {
         self
     }
 
-    /// One run of at most 2 MiB that processors and devices may write at the same time, for small structures. Not for
-    /// [`Placement::Interleave`].
+    /// Makes it one run of at most 2 MiB that processors and devices may write at the same time, for small structures.
+    /// Not for [`Placement::Interleave`].
     pub fn coherent(mut self) -> Self {
         self.flags |= abi::BUFFER_COHERENT;
         self

@@ -85,8 +85,8 @@ impl FrozenBuffer {
 }
 
 impl FrozenBuffer {
-    /// The memory to be changed by this thread alone. Transfers that were submitted earlier and still read it send a mix
-    /// of old and new bytes.
+    /// The memory as a mutable slice, for this thread alone. Transfers that were submitted earlier and still read it
+    /// send a mix of old and new bytes.
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
         self.memory.as_mut_slice()
     }

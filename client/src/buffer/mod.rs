@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Buffers: memory with a place, which the driver can register and peers can be granted.
+//! Buffers: memory with a placement, which the driver can register and peers can be granted access to.
 
 mod builder;
 mod mapping;
@@ -52,7 +52,7 @@ pub struct Buffer {
     imported: Option<ImportInfo>,
     /// Shared with everything else that could write the memory: grants and further mappings.
     writers: Arc<()>,
-    /// Whether others may write it through a dma-buf, of which nobody can tell when the last one is gone.
+    /// Whether others may write it through a dma-buf; nothing reports when the last reference to that is gone.
     exported: AtomicBool,
 }
 
@@ -61,8 +61,8 @@ impl Buffer {
     ///
     /// # Errors
     /// [`Error::Call`]: `EINVAL` (no bytes, no such node), `E2BIG` (beyond the limit), `ENOMEM` (no
-    /// memory where the placement allows it), `EMFILE`, `ENODEV` (no device of this name), `ENXIO` (nobody knows the
-    /// device's node). [`Error::Map`] when it cannot be mapped.
+    /// memory where the placement allows it), `EMFILE`, `ENODEV` (no device of this name), `ENXIO` (the device's
+    /// node is unknown). [`Error::Map`] when it cannot be mapped.
     pub fn create(context: &Context, bytes: u64, placement: Placement) -> Result<Self> {
         Self::builder(bytes).placement(placement).create(context)
     }
@@ -82,7 +82,7 @@ impl Buffer {
         })
     }
 
-    /// Says more about a buffer of at least `bytes` than [`Buffer::create`] can.
+    /// A builder of a buffer of at least `bytes`, with more options than [`Buffer::create`].
     pub fn builder(bytes: u64) -> BufferBuilder {
         BufferBuilder {
             bytes,
@@ -143,11 +143,11 @@ impl Buffer {
         Ok(buffer)
     }
 
-    /// As [`Buffer::import`], without a mapping: what reads and writes the buffer through this process panics.
+    /// As [`Buffer::import`], without a mapping: methods that read or write the buffer through this process panic.
     ///
     /// # Errors
-    /// [`Error::Call`]: `EBADF`, `EINVAL` (it is no dma-buf), `E2BIG`, `EDQUOT`, `ENODEV` (its exporter takes it back),
-    /// `ETIMEDOUT` (other devices are at it), and what its exporter says.
+    /// [`Error::Call`]: `EBADF`, `EINVAL` (not a dma-buf), `E2BIG`, `EDQUOT`, `ENODEV` (its exporter takes it back),
+    /// `ETIMEDOUT` (other devices are using it), and the errors of its exporter.
     pub fn import_unmapped(context: &Context, dmabuf: BorrowedFd<'_>) -> Result<Self> {
         let mut import = abi::BufferImport {
             fd: dmabuf.as_raw_fd(),
@@ -325,11 +325,11 @@ impl Buffer {
     /// of the buffer, the context and this process.
     ///
     /// Others may write through it as long as anybody has it, so that the buffer cannot be frozen any more. A device's memory
-    /// is given to devices of other drivers only when they can be told to let go of it.
+    /// is given to devices of other drivers only when they can be made to release it.
     ///
     /// # Errors
     /// [`Error::Call`]: `EINVAL` (not whole pages), `ERANGE` (beyond the buffer), `ESTALE` (the memory was revoked),
-    /// `EMFILE`.
+    /// `EMFILE`, `EDQUOT` (too many dma-bufs of this buffer are not released yet).
     pub fn export_range(&self, range: Range<u64>, access: ExportAccess) -> Result<OwnedFd> {
         let read_only = match access {
             ExportAccess::ReadWrite => 0,
@@ -353,7 +353,7 @@ impl Buffer {
         Ok(fd)
     }
 
-    /// Destroys the handle and keeps the mapping, and by it the memory.
+    /// Destroys the handle and keeps the mapping, and with it the memory.
     pub fn into_mapping(self) -> Mapping {
         Mapping {
             memory: self.memory,
@@ -367,7 +367,7 @@ impl Buffer {
     /// created share the mapping; they must not write it.
     ///
     /// # Errors
-    /// Gives the buffer back while a [`LocalGrant`](crate::LocalGrant) over it or a further
+    /// Returns the buffer while a [`LocalGrant`](crate::LocalGrant) over it or a further
     /// [`Mapping`] of it lives, or when it was exported for writing or imported.
     pub fn freeze(mut self) -> Result<FrozenBuffer, Self> {
         // Exclusive access to the token proves that no clone is left in a grant or a mapping, and

@@ -12,7 +12,7 @@ pub enum ExportAccess {
     ReadOnly,
 }
 
-/// What an imported buffer lacks to be named by entries and grants.
+/// What an imported buffer lacks that entries and grants need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ImportLack {
@@ -20,7 +20,7 @@ pub enum ImportLack {
     Mapping,
     /// It is not memory, but registers of a device.
     Memory,
-    /// The kernel does not manage the memory, as that of a device.
+    /// The kernel does not manage the memory: it is, for example, a device's.
     Pages,
     /// Something that this library does not know.
     Other(u32),
@@ -34,8 +34,8 @@ pub struct ImportInfo {
     pub mappable: bool,
     /// Whether it may be written.
     pub writable: bool,
-    /// Whether COPY and SEND can name it: a device's memory they can even where it lacks pages.
+    /// Whether COPY and SEND can name it; they can name a device's memory even where it lacks pages.
     pub copied: bool,
-    /// Why entries and grants cannot name it, but for what `copied` says; `None` when they can.
+    /// Why entries and grants cannot name it, apart from what `copied` allows; `None` when they can.
     pub lack: Option<ImportLack>,
 }

@@ -208,59 +208,133 @@ impl OpError {
         self.provider_status
     }
 
-    fn cause(&self) -> &'static str {
+    /// The cause, and what to do about it.
+    fn explain(&self) -> (&'static str, &'static str) {
         match (self.field, self.state) {
-            (Field::Op, _) => "the driver does not know the operation",
-            (Field::Flags, _) => "the driver does not know the flags",
-            (Field::Reserved, _) => "a member that the operation does not use is not 0",
-            (Field::Endpoint, _) => "there is no such endpoint, or it is not connected",
-            (Field::Buffer, _) => "there is no such buffer",
-            (Field::Grant, _) => "there is no such grant on this endpoint, or its rights do not do",
-            (Field::Offset, _) => "the range is not inside the buffer",
-            (Field::RemoteOffset, _) => "the range is not inside the grant",
-            (Field::Length, _) => "the length is 0 or beyond the driver's limit",
-            (_, State::Timeout) => "the time limit passed",
-            (_, State::Canceled) => "it was canceled, or its endpoint was closed",
-            (_, State::Revoked) => "the peer revoked the grant, or the memory was revoked",
-            (_, State::PeerDead) => "the peer or the connection died",
-            _ => "the transfer failed",
+            (Field::Op, _) => (
+                "the driver does not know the operation",
+                "load the driver of this library's release",
+            ),
+            (Field::Flags, _) => (
+                "the driver does not know the flags",
+                "load the driver of this library's release",
+            ),
+            (Field::Reserved, _) => (
+                "a member that the operation does not use is not 0",
+                "use the constructors of Entry",
+            ),
+            (Field::Endpoint, _) => (
+                "there is no such endpoint, or it is not connected",
+                "keep it alive until the entry is submitted",
+            ),
+            (Field::Buffer, _) => (
+                "there is no such buffer, or it cannot be used so",
+                "keep it alive until the entry is submitted, and compare what it is with what the \
+                 operation takes",
+            ),
+            (Field::Grant, _) => (
+                "there is no such grant on this endpoint or no such target buffer, or it lacks the \
+                 rights",
+                "keep it alive until the entry is submitted, and ask the peer for the rights",
+            ),
+            (Field::Offset, _) => (
+                "the range is not inside the buffer",
+                "compare it with the length of both",
+            ),
+            (Field::RemoteOffset, _) => (
+                "the range is not inside the grant",
+                "compare it with the length of both",
+            ),
+            (Field::Length, _) => (
+                "the length is 0 or beyond the driver's limit",
+                "cut it into pieces of at most `max_op_bytes`, of `max_send_bytes` for a SEND",
+            ),
+            (Field::Imm, _) => (
+                "the immediate has bits outside of the mask",
+                "clear these bits, or add them to the mask",
+            ),
+            (Field::Timeout, _) => (
+                "the time limit is more than a day, or the operation takes none",
+                "give at most a day, or no time limit",
+            ),
+            (_, State::Timeout) => ("the time limit passed", "check the peer, or wait longer"),
+            (_, State::Canceled) => (
+                "it was canceled, or its endpoint was closed",
+                "submit it again if it is still wanted",
+            ),
+            (_, State::Revoked) => (
+                "the peer revoked the grant, or the memory was revoked",
+                "wait for a new grant of the peer",
+            ),
+            (_, State::PeerDead) => (
+                "the peer or the connection died",
+                "ask the endpoint why, and connect again",
+            ),
+            _ => self.explain_errno(),
         }
     }
 
-    fn remedy(&self) -> &'static str {
-        match (self.field, self.state) {
-            (Field::Op | Field::Flags, _) => "load the driver of this library's release",
-            (Field::Reserved, _) => "use the constructors of Entry",
-            (Field::Endpoint | Field::Buffer | Field::Grant, _) => {
-                "keep the object alive until the entry is submitted"
-            }
-            (Field::Offset | Field::RemoteOffset, _) => "compare it with the length of both",
-            (Field::Length, _) => "cut it into pieces of at most `max_op_bytes`",
-            (_, State::Timeout) => "check the peer, or wait longer",
-            (_, State::Canceled) => "submit it again if it is still wanted",
-            (_, State::Revoked) => "wait for a new grant of the peer",
-            (_, State::PeerDead) => "ask the endpoint why, and connect again",
-            _ => "look the provider's status up (ib_wc_status), and connect again",
+    /// The same of an entry that was accepted and failed.
+    fn explain_errno(&self) -> (&'static str, &'static str) {
+        // Other numbers are no errnos.
+        let errno = (1..4096).contains(&self.errno).then(|| self.errno());
+        match errno {
+            Some(Errno::NOBUFS) => (
+                "as many operations wait as the endpoint can hold",
+                "take completions, then submit it again",
+            ),
+            Some(Errno::DQUOT) => (
+                "the quota of the RDMA device's own memory is used up",
+                "drop grants or endpoints, or have the module's `max_provider_mib` raised",
+            ),
+            Some(Errno::NOENT) => (
+                "there was nothing to cancel",
+                "look for the completion of the operation: it may have ended before",
+            ),
+            Some(Errno::BUSY) => (
+                "the provider has the operation",
+                "wait for its completion, or cancel it without `queued_only`, which ends the \
+                 endpoint",
+            ),
+            Some(Errno::MSGSIZE) => (
+                "the message does not fit the receive",
+                "post receives with room for the peer's messages; this one is lost",
+            ),
+            Some(Errno::NOMEM) => (
+                "there is no memory left for it",
+                "free memory, or submit fewer at a time",
+            ),
+            Some(Errno::TIMEDOUT) => (
+                "other devices have work on the imported memory that does not end",
+                "wait for that work, then submit it again",
+            ),
+            Some(Errno::ACCESS) => (
+                "the peer's device refused the access",
+                "wait for a new grant of the peer, and connect again",
+            ),
+            Some(Errno::PROTO) => (
+                "the peer broke the protocol",
+                "run drivers of one release on both sides, and connect again",
+            ),
+            _ => (
+                "the transfer failed",
+                "look the provider's status up (ib_wc_status), and connect again",
+            ),
         }
     }
 }
 
 impl fmt::Display for OpError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "operation {}: {} ({:?}",
-            self.user_data,
-            self.cause(),
-            self.state
-        )?;
+        let (cause, remedy) = self.explain();
+        write!(f, "operation {}: {cause} ({:?}", self.user_data, self.state)?;
         if self.errno != 0 {
             write!(f, ", {}", errno_name(self.errno()))?;
         }
         if self.provider_status != 0 {
             write!(f, ", provider status {}", self.provider_status)?;
         }
-        write!(f, "). To go on, {}", self.remedy())
+        write!(f, "). To go on, {remedy}")
     }
 }
 
@@ -269,6 +343,7 @@ impl std::error::Error for OpError {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
 
     #[test]
     fn an_ok_completion_gives_its_bytes() {
@@ -297,6 +372,57 @@ mod tests {
             "operation 7: the range is not inside the grant (Error, ERANGE). To go on, compare it \
              with the length of both"
         );
+    }
+
+    #[test]
+    fn each_reason_has_its_own_cause_and_remedy() {
+        let refused = [
+            abi::FIELD_BUFFER,
+            abi::FIELD_GRANT,
+            abi::FIELD_IMM,
+            abi::FIELD_TIMEOUT,
+        ];
+        let failed = [
+            Errno::NOBUFS,
+            Errno::DQUOT,
+            Errno::NOENT,
+            Errno::BUSY,
+            Errno::MSGSIZE,
+            Errno::NOMEM,
+            Errno::TIMEDOUT,
+            Errno::ACCESS,
+            Errno::PROTO,
+        ];
+        let refused = refused.into_iter().map(|field| (field, Errno::INVAL));
+        let failed = failed.into_iter().map(|errno| (abi::FIELD_NONE, errno));
+        let (mut causes, mut remedies) = (BTreeSet::new(), BTreeSet::new());
+        for (field, errno) in refused.chain(failed) {
+            let cqe = abi::Cqe {
+                state: abi::STATE_ERROR,
+                field,
+                error: errno.raw_os_error(),
+                ..Default::default()
+            };
+            let error = Completion::from_raw(cqe).result().expect_err("failed");
+            let (cause, remedy) = error.explain();
+            assert!(!remedy.contains("provider's status"), "{error}");
+            assert!(causes.insert(cause), "{error}");
+            assert!(remedies.insert(remedy), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_failed_transfer_refers_to_the_providers_status() {
+        for errno in [Errno::IO.raw_os_error(), 0] {
+            let cqe = abi::Cqe {
+                state: abi::STATE_ERROR,
+                error: errno,
+                ..Default::default()
+            };
+            let error = Completion::from_raw(cqe).result().expect_err("failed");
+            assert!(error.to_string().contains("the transfer failed"), "{error}");
+            assert!(error.to_string().contains("ib_wc_status"), "{error}");
+        }
     }
 
     #[test]

@@ -29,7 +29,8 @@ impl Entry {
         })
     }
 
-    /// Takes the peer's next WRITE_IMM; the completion has its immediate and length.
+    /// Takes the peer's next WRITE_IMM or SEND; the completion has its immediate and length.
+    /// Without room for a SEND's bytes, see [`Entry::recv_into`], it fails and they are lost.
     ///
     /// Each receive is a credit for the peer. Receives complete in the order of posting.
     pub fn recv(endpoint: &Endpoint) -> Self {
@@ -40,7 +41,7 @@ impl Entry {
         })
     }
 
-    /// Writes the range into the peer's memory. The peer is not told.
+    /// Writes the range into the peer's memory. The peer is not notified.
     pub fn write(source: Source<'_>, target: Target<'_>) -> Self {
         Self(transfer(abi::OP_WRITE, source, target))
     }
@@ -96,7 +97,7 @@ impl Entry {
         })
     }
 
-    /// Completes when all that the endpoint accepted before, receives apart, has completed.
+    /// Completes when everything that the endpoint accepted before, except receives, has completed.
     pub fn fence(endpoint: &Endpoint) -> Self {
         Self(abi::Sqe {
             op: abi::OP_FENCE,
@@ -134,13 +135,14 @@ impl Entry {
         })
     }
 
-    /// Makes a cancel spare what the provider has already, and with it the endpoint.
+    /// Limits a cancel to operations that are still queued. Those that the provider has go on, and so does the
+    /// endpoint.
     pub fn queued_only(mut self) -> Self {
         self.0.flags |= abi::SQE_CANCEL_QUEUED;
         self
     }
 
-    /// Completes when `count` arrivals have come whose immediate, masked, is `imm`.
+    /// Completes after `count` arrivals whose masked immediate is `imm`.
     pub fn watch(endpoint: &Endpoint, imm: u32, mask: u32, count: u32) -> Self {
         Self(abi::Sqe {
             op: abi::OP_WATCH,
@@ -152,7 +154,7 @@ impl Entry {
         })
     }
 
-    /// Completes when nothing lands in the grant's range any more; the completion's immediate says why.
+    /// Completes when nothing arrives in the grant's range any more; the completion's immediate says why.
     pub fn watch_grant(endpoint: &Endpoint, grant: &LocalGrant) -> Self {
         Self(abi::Sqe {
             op: abi::OP_WATCH,
@@ -182,7 +184,7 @@ impl Entry {
         })
     }
 
-    /// Ends the operation after `limit`, rounded up to what the kernel's timer can tell apart.
+    /// Ends the operation after `limit`, rounded up to the resolution of the kernel's timer.
     pub fn time_limit(mut self, limit: Duration) -> Self {
         self.0.timeout_ns = nanoseconds(limit).max(1);
         self

@@ -47,12 +47,12 @@ pub struct ChannelBuilder {
     spin: Duration,
 }
 
-/// The thread of the kernel's that takes a channel's entries, so that submitting needs no system call.
+/// The kernel thread that takes a channel's entries, so that submitting needs no system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Polling {
-    /// On the processors of this NUMA node; any if not said.
+    /// The NUMA node on whose processors it runs; any node if `None`.
     pub node: Option<u32>,
-    /// How long it looks for entries in vain before it sleeps, at most a second. Waking it costs a system call.
+    /// How long it polls without finding an entry before it sleeps, at most a second. Waking it costs a system call.
     pub idle: Duration,
 }
 
@@ -66,13 +66,13 @@ impl Default for Polling {
 }
 
 impl ChannelBuilder {
-    /// Places of the submission ring, a power of two; 128 if not said.
+    /// Places of the submission ring, a power of two; 128 by default.
     pub fn entries(mut self, entries: u32) -> Self {
         self.entries = entries;
         self
     }
 
-    /// Places of the completion ring, a power of two; twice the entries if not said.
+    /// Places of the completion ring, a power of two; twice the entries by default.
     ///
     /// It bounds the operations in flight: each reserves its completion's place.
     pub fn completions(mut self, completions: u32) -> Self {
@@ -94,13 +94,13 @@ impl ChannelBuilder {
         self
     }
 
-    /// With a polling thread of the kernel's. There is a limit on their number, set by the administrator.
+    /// With a kernel thread that polls. The administrator limits their number.
     pub fn polling(mut self, polling: Polling) -> Self {
         self.polling = Some(polling);
         self
     }
 
-    /// Before a wait sleeps, looks for completions for so long: less latency for more processor time. 0 if not said.
+    /// Polls for completions for this long before a wait sleeps: less latency for more processor time. 0 by default.
     pub fn spin(mut self, limit: Duration) -> Self {
         self.spin = limit;
         self
@@ -128,7 +128,7 @@ impl ChannelBuilder {
         };
         if let Some(polling) = self.polling {
             create.flags |= abi::CHANNEL_SQPOLL;
-            // What is no node's number is no node of the kernel's either.
+            // A node beyond `i32` becomes one that cannot exist, which the driver refuses.
             let node = |node| i32::try_from(node).unwrap_or(i32::MAX);
             create.poll_node = polling.node.map_or(-1, node);
             create.poll_idle_us = microseconds(polling.idle);
@@ -206,7 +206,7 @@ impl Channel {
         self.rings.sq_entries()
     }
 
-    /// Places of the completion ring, which is the most operations in flight.
+    /// Places of the completion ring, which limit the operations in flight.
     pub fn cq_entries(&self) -> u32 {
         self.rings.cq_entries()
     }
@@ -255,7 +255,7 @@ impl Channel {
     /// Submits what was pushed, then waits until `completions` wait in the ring.
     ///
     /// It returns with fewer of them when the time limit passes or a signal comes first;
-    /// [`Submitted::available`] tells. `Duration::MAX` waits without limit.
+    /// [`Submitted::available`] says how many. `Duration::MAX` waits without limit.
     ///
     /// # Errors
     /// [`Error::Call`]: `EINVAL` when the ring was corrupted.
@@ -276,7 +276,7 @@ impl Channel {
         self.completions().next()
     }
 
-    /// Takes the completions that wait, without a system call. What it does not yield stays.
+    /// Takes the completions that wait, without a system call. What the iterator does not yield stays.
     pub fn completions(&mut self) -> Completions<'_> {
         Completions {
             rings: &mut self.rings,
@@ -288,8 +288,8 @@ impl Channel {
         self.event.as_ref().map(AsFd::as_fd)
     }
 
-    /// Waits for the eventfd and resets it. Gives the number of signals, 0 after the time limit or
-    /// a signal.
+    /// Waits for the eventfd and resets it. Returns how often it was signalled, 0 after the time
+    /// limit or when a signal interrupts the wait.
     ///
     /// # Errors
     /// [`Error::Event`], also when the channel was built without an eventfd (`EBADF`).
@@ -305,14 +305,14 @@ impl Channel {
         let mut count = [0; 8];
         match rustix::io::read(event, &mut count) {
             Ok(_) => Ok(u64::from_ne_bytes(count)),
-            // Another thread was faster.
+            // Another thread has read it first.
             Err(Errno::AGAIN) => Ok(0),
             Err(errno) => Err(Error::Event(errno)),
         }
     }
 
-    /// Whether the polling thread found that the ring was corrupted, and takes nothing. The next submission tells it as an
-    /// error, and has the thread look again.
+    /// Whether the polling thread found that the ring was corrupted, and takes nothing. The next submission returns
+    /// that as an error, and makes the thread look again.
     pub fn has_broken_ring(&self) -> bool {
         self.rings.is_broken()
     }
@@ -344,7 +344,7 @@ impl Channel {
 
     fn enter(&mut self, to_submit: u32, min_complete: u32, timeout: Duration) -> Result<Submitted> {
         self.rings.publish();
-        // Those of an iterator that was forgotten.
+        // Gives back the places of an iterator that was never dropped.
         self.rings.give_back();
         let mut taken = 0;
         if !self.spin.is_zero() && min_complete > 0 {
@@ -360,7 +360,7 @@ impl Channel {
                 return Ok(Submitted { entries, available });
             }
         }
-        // What found no slot before may find one now.
+        // An entry that found no completion slot before may find one now.
         let mut done = self.enter_once(to_submit - taken.min(to_submit), min_complete, timeout)?;
         done.entries += taken;
         Ok(done)
@@ -392,7 +392,7 @@ impl Channel {
         }
         match self.handle.context().call(&mut enter) {
             Ok(()) => {}
-            // Nothing was submitted, and what has come is in the ring all the same.
+            // Nothing was submitted; completions that have arrived are in the ring all the same.
             Err(Errno::INTR) => enter.submitted = 0,
             Err(errno) => return Err(Error::call(Call::Enter, errno, "")),
         }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Index arithmetic of the two rings, apart from the calls so that tests can play the kernel.
+//! Index arithmetic of the two rings, separate from the system calls so that tests can play the kernel.
 //!
 //! Indices run freely and wrap at 2^32. This side fills the submission ring and publishes it by a
 //! release store of `sq_tail`; it reads completions after an acquire load of `cq_tail` and gives
 //! their places back by a release store of `cq_head`. Each of these is done once for many entries:
-//! what was last seen of the kernel's indices only ever understates what the kernel has done.
+//! the kernel's indices, as last seen, never overstate what the kernel has done.
 
 use std::mem::offset_of;
 use std::sync::atomic::{Ordering, fence};
@@ -22,13 +22,13 @@ pub(super) struct Rings {
     cq: Ring,
     /// One past the last entry that was filled, published or not.
     sq_filled: u32,
-    /// As far as they are published.
+    /// One past the last entry that was published.
     sq_published: u32,
     /// Next entry that the kernel takes, when this side last looked.
     sq_head: u32,
     /// Next completion to take; the shared copy follows it.
     cq_taken: u32,
-    /// As far as their places are given back.
+    /// One past the last completion whose place was given back.
     cq_given: u32,
     /// One past the last completion, when this side last looked.
     cq_tail: u32,
@@ -59,7 +59,7 @@ impl Rings {
     /// Takes over a mapping whose rings start where `create` says. Both sizes are powers of two.
     pub(super) fn new(memory: SharedMemory, create: &abi::ChannelCreate) -> Self {
         debug_assert!(create.sq_entries.is_power_of_two() && create.cq_entries.is_power_of_two());
-        // A new channel starts at 0, but the header is the truth.
+        // A new channel starts at 0, but the header decides.
         let sq_filled = memory.atomic_u32(SQ_TAIL).load(Ordering::Relaxed);
         let cq_taken = memory.atomic_u32(CQ_HEAD).load(Ordering::Relaxed);
         let sq_head = memory.atomic_u32(SQ_HEAD).load(Ordering::Acquire);
@@ -166,7 +166,7 @@ impl Rings {
         Some(cqe)
     }
 
-    /// Gives the places of the completions back that were taken.
+    /// Gives back the places of the completions that were taken.
     pub(super) fn give_back(&mut self) {
         if self.cq_given != self.cq_taken {
             self.cq_given = self.cq_taken;

@@ -48,6 +48,8 @@ pub enum Call {
     Connect,
     /// Asking for an endpoint's state.
     EndpointQuery,
+    /// Asking which RDMA devices there are.
+    RdmaQuery,
     /// Granting access to a buffer.
     GrantCreate,
     /// Waiting for the peer's grant.
@@ -79,6 +81,7 @@ impl fmt::Display for Call {
             Self::Accept => "accept a connection",
             Self::Connect => "connect",
             Self::EndpointQuery => "query an endpoint",
+            Self::RdmaQuery => "list RDMA devices",
             Self::GrantCreate => "grant access",
             Self::GrantWait => "take the peer's grant",
             Self::StatsQuery => "read latencies",

@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_are_told_apart() {
+    fn waits_are_distinguished() {
         assert!(Error::call(Call::Accept, Errno::TIMEDOUT, "").is_timeout());
         assert!(Error::call(Call::GrantWait, Errno::INTR, "").is_interrupted());
     }

@@ -15,7 +15,7 @@ fn specific(call: Call, errno: Errno) -> Option<(&'static str, &'static str)> {
     use Call::{
         Accept, BufferCreate, BufferExport, BufferFolios, BufferImport, BufferQuery, BufferRevoke,
         ChannelCreate, Connect, DeviceAlloc, DeviceQuery, Enter, GrantCreate, GrantWait, Listen,
-        PoolCarve, PoolCreate, StatsQuery,
+        PoolCarve, PoolCreate, RdmaQuery, StatsQuery,
     };
     let text = match (call, errno) {
         (BufferCreate | PoolCreate, Errno::INVAL) => (
@@ -32,7 +32,7 @@ fn specific(call: Call, errno: Errno) -> Option<(&'static str, &'static str)> {
             "Name an RDMA device as `rdma link` does, a PCI device as `lspci -D` does",
         ),
         (BufferCreate | PoolCreate, Errno::NXIO) => (
-            "nobody knows which NUMA node this device is on",
+            "the NUMA node of this device is unknown",
             "Name the node instead; `dmaplane numa` lists nodes and devices",
         ),
         (PoolCarve, Errno::TOOBIG) => (
@@ -40,7 +40,7 @@ fn specific(call: Call, errno: Errno) -> Option<(&'static str, &'static str)> {
             "Carve at most the largest power of two of pages in the pool, or make a larger pool",
         ),
         (PoolCarve, Errno::NOSPC) => (
-            "the pool has not so much in a row now",
+            "the pool does not have so much in a row now",
             "Drop buffers of the pool, and wait for the transfers that use them",
         ),
         (BufferFolios, Errno::INVAL) => (
@@ -97,7 +97,7 @@ fn specific(call: Call, errno: Errno) -> Option<(&'static str, &'static str)> {
         ),
         (BufferRevoke, Errno::BUSY) => (
             "it is revoked, but an importer, or whoever pinned its pages, still reaches it",
-            "End that use and revoke again: until then the pages are not used again",
+            "End that use and revoke again: until then the pages are not reused",
         ),
         (BufferExport, Errno::INVAL) => (
             "the range is empty or does not consist of whole pages",
@@ -108,8 +108,12 @@ fn specific(call: Call, errno: Errno) -> Option<(&'static str, &'static str)> {
             "Give a range inside the buffer",
         ),
         (BufferExport, Errno::MFILE) => (
-            "this process has as many open files as it may have",
+            "this process has reached its limit of open files",
             "Close some, or raise the limit of open files (ulimit -n)",
+        ),
+        (BufferExport, Errno::DQUOT) => (
+            "4096 dma-bufs of this buffer are not released yet, or 4095 of a device's memory",
+            "Close those that nobody needs, or export once and duplicate the descriptor",
         ),
         (BufferExport, Errno::OPNOTSUPP) => (
             "an imported buffer can only be exported as it came",
@@ -117,9 +121,11 @@ fn specific(call: Call, errno: Errno) -> Option<(&'static str, &'static str)> {
         ),
         (ChannelCreate, Errno::INVAL) => (
             "the rings' sizes are not powers of two, out of range, or the completion ring is the \
-             smaller one; or the polling thread's node has no processors, or a delay is too long",
+             smaller one; or the polling thread's node has no processors, a delay is too long, or \
+             the descriptor is no eventfd",
             "Use powers of two up to `max_ring_entries`, with at least as many completions as \
-             submissions, and a node that `dmaplane numa` lists with processors",
+             submissions, a node that `dmaplane numa` lists with processors, and an eventfd or \
+             none",
         ),
         (BufferCreate | PoolCreate | DeviceAlloc | BufferImport, Errno::DQUOT) => (
             "this context has as many bytes of memory as the administrator allows",
@@ -127,12 +133,18 @@ fn specific(call: Call, errno: Errno) -> Option<(&'static str, &'static str)> {
              the quota as `max_context_bytes`",
         ),
         (Accept | Connect, Errno::DQUOT) => (
-            "this context has as many endpoints as the administrator allows",
-            "Drop endpoints, or have the module's `max_endpoints` raised",
+            "this context has as many endpoints as the administrator allows, or its endpoints and \
+             registrations as much of the RDMA device's own memory",
+            "Drop endpoints or grants, or have the module's `max_endpoints` or `max_provider_mib` raised",
+        ),
+        (GrantCreate, Errno::DQUOT) => (
+            "this context's endpoints and registrations have as much of the RDMA device's own memory as \
+             the administrator allows",
+            "Drop grants or endpoints, or have the module's `max_provider_mib` raised",
         ),
         (GrantWait, Errno::DQUOT) => (
-            "what is kept of the peer's grant counts as memory, of which this context has as much as \
-             the administrator allows",
+            "what the driver keeps of the peer's grant counts as memory, and this context has as much \
+             as the administrator allows",
             "Destroy buffers or drop grants, then take it again, or have the module's \
              `max_context_mib` raised",
         ),
@@ -141,11 +153,11 @@ fn specific(call: Call, errno: Errno) -> Option<(&'static str, &'static str)> {
             "Use another local port, or port 0 to get a free one",
         ),
         (Listen | Connect, Errno::ACCESS) => (
-            "a local port below 1024 is for those with CAP_NET_BIND_SERVICE",
+            "a local port below 1024 needs CAP_NET_BIND_SERVICE",
             "Use a port from 1024 on, or port 0 to get a free one",
         ),
         (GrantCreate, Errno::ACCESS) => (
-            "the buffer was imported for reading, and the grant would have it written",
+            "the buffer was imported for reading, and the grant would allow writing",
             "Grant it for reading only, or import a dma-buf that was exported for writing",
         ),
         (GrantCreate, Errno::IO) => (
@@ -156,6 +168,14 @@ fn specific(call: Call, errno: Errno) -> Option<(&'static str, &'static str)> {
         (GrantCreate, Errno::MFILE) => (
             "this endpoint has as many grants, or as many regions under them, as it may have",
             "Drop grants, or grant larger ranges instead of many small ones",
+        ),
+        (GrantCreate, Errno::STALE) => (
+            "the memory was revoked, or the time to live was over before the peer could be notified",
+            "Grant other memory, or give a longer time to live",
+        ),
+        (GrantCreate, Errno::OVERFLOW) => (
+            "this connection has had as many grants as it can number",
+            "Connect again: the numbers start anew on the new connection",
         ),
         (GrantCreate, Errno::OPNOTSUPP) => (
             "RDMA does not reach this memory",
@@ -170,12 +190,17 @@ fn specific(call: Call, errno: Errno) -> Option<(&'static str, &'static str)> {
             "Bind a device to the driver; `dmaplane info` lists those that are there",
         ),
         (ChannelCreate, Errno::DQUOT) => (
-            "this context has as many channels, or the machine as many polling threads, as the \
-             administrator allows",
-            "Destroy some, or have the module's `max_channels` or `max_pollers` raised",
+            "this context has as many channels or polling threads, or the machine as many polling \
+             threads, as the administrator allows",
+            "Destroy some, or have the module's `max_channels`, `max_context_pollers` or `max_pollers` \
+             raised",
+        ),
+        (Listen, Errno::DQUOT) => (
+            "this context has as many listeners as the administrator allows",
+            "Destroy some, or have the module's `max_listeners` raised",
         ),
         (ChannelCreate, Errno::BADF) => (
-            "the descriptor is not an open eventfd",
+            "the descriptor is not open",
             "Pass an eventfd that is still open, or none",
         ),
         (Enter, Errno::INVAL) => (
@@ -195,6 +220,16 @@ fn specific(call: Call, errno: Errno) -> Option<(&'static str, &'static str)> {
             "there is no RDMA device",
             "Make one (`rdma link add NAME type rxe netdev IFACE`) or load the adapter's driver",
         ),
+        (Listen | Connect | Accept, Errno::OPNOTSUPP) => (
+            "the RDMA device lacks something that the driver needs, or its queues are too short for \
+             this receive depth",
+            "Use a device that `dmaplane info` lists as usable (it names what others lack), or a smaller \
+             depth",
+        ),
+        (RdmaQuery, Errno::NODEV) => (
+            "there is no further RDMA device",
+            "Make one (`rdma link add NAME type rxe netdev IFACE`) or load the adapter's driver",
+        ),
         (Accept, Errno::NODEV) => (
             "the listener's RDMA device went away",
             "Listen again when the device is back",
@@ -208,8 +243,9 @@ fn specific(call: Call, errno: Errno) -> Option<(&'static str, &'static str)> {
             "Run drivers of one release on both sides",
         ),
         (Accept | Connect, Errno::INVAL) => (
-            "the receive depth is 0 or beyond the driver's limit",
-            "Use 1 to `max_recv_depth` of `dmaplane info`",
+            "the receive depth is 0 or beyond the driver's limit, or the window is out of range",
+            "Use a depth of 1 to `max_recv_depth` of `dmaplane info`, and a window whose low mark is \
+             not above its high one",
         ),
         (Listen, Errno::INVAL) => ("the backlog is 0 or above 128", "Use a backlog of 1 to 128"),
         (Accept, Errno::TIMEDOUT) => (
@@ -276,7 +312,7 @@ fn common(errno: Errno) -> (&'static str, &'static str) {
             "Load the driver of this library's release",
         ),
         Errno::TOOBIG => (
-            "the driver is older than this library and does not know what it asks for",
+            "the driver is older than this library and does not know this request",
             "Load the driver of this library's release",
         ),
         Errno::INVAL => (
@@ -284,7 +320,7 @@ fn common(errno: Errno) -> (&'static str, &'static str) {
             "Compare the arguments with the limits of `dmaplane info`",
         ),
         Errno::MFILE => (
-            "this context has as many objects as it may have",
+            "this context has reached its limit of objects",
             "Destroy some, or open another context",
         ),
         Errno::NOMEM => (

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Every errno that the interface documents has its text. What it documents is read from the interface itself.
+//! Every errno that the interface documents has its text. The documentation is read from the interface's source.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use super::*;
 use crate::error::names::name;
 
 /// Every call but those that have no ioctl.
-const CALLS: [Call; 23] = [
+const CALLS: [Call; 24] = [
     Call::Query,
     Call::Destroy,
     Call::BufferCreate,
@@ -29,12 +29,13 @@ const CALLS: [Call; 23] = [
     Call::Accept,
     Call::Connect,
     Call::EndpointQuery,
+    Call::RdmaQuery,
     Call::GrantCreate,
     Call::GrantWait,
     Call::StatsQuery,
 ];
 
-/// The call that `IOC_BUFFER_CREATE` makes, by the name that it has here.
+/// The call of an ioctl such as `IOC_BUFFER_CREATE`, found by its name.
 fn call(ioctl: &str) -> Call {
     let words = ioctl.trim_start_matches("IOC_").split('_');
     let camel: String = words
@@ -140,9 +141,12 @@ fn a_quota_is_named_with_what_raises_it() {
         (Call::DeviceAlloc, "max_context_mib"),
         (Call::BufferImport, "max_context_mib"),
         (Call::GrantWait, "max_context_mib"),
+        (Call::GrantCreate, "max_provider_mib"),
         (Call::Accept, "max_endpoints"),
         (Call::Connect, "max_endpoints"),
         (Call::ChannelCreate, "max_channels"),
+        (Call::ChannelCreate, "max_context_pollers"),
+        (Call::Listen, "max_listeners"),
     ] {
         let (_, remedy) = explain(call, Errno::DQUOT);
         assert!(remedy.contains(parameter), "{call:?}: {remedy}");

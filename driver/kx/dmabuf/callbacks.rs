@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! What the framework of dma-bufs calls an exporter by.
+//! The exporter's callbacks, which the dma-buf framework calls.
+//!
+//! Would become part of `kernel::dma_buf`.
 
 use super::{
     export::{Export, Exported},
@@ -41,7 +43,7 @@ impl<E: Exported> Operations<E> {
     };
 
     /// The callbacks, with or without a mapping into the kernel, through which anybody could write. The framework warns
-    /// when that callback fails, and not when there is none.
+    /// when that callback fails, but not when it is absent.
     pub(super) fn table(vmap: bool) -> *const raw::dma_buf_ops {
         if vmap {
             const { &Self::OPEN }
@@ -54,7 +56,7 @@ impl<E: Exported> Operations<E> {
     ///
     /// The dma-buf is one of ours and not released.
     unsafe fn export<'a>(dmabuf: *mut raw::dma_buf) -> &'a Export<E> {
-        // SAFETY: Its private data is a reference, see the type. Callbacks end before the release.
+        // SAFETY: Its private data is a reference to its export until the release, and callbacks end before that.
         unsafe { &*(*dmabuf).priv_.cast::<Export<E>>() }
     }
 
@@ -65,17 +67,17 @@ impl<E: Exported> Operations<E> {
         _dmabuf: *mut raw::dma_buf,
         attachment: *mut raw::dma_buf_attachment,
     ) -> c_int {
-        // SAFETY: See the type; the attachment is being made and names a device.
+        // SAFETY: The framework passes an attachment that is being made and names a device.
         let mask = unsafe { (*(*attachment).dev).dma_mask };
-        // Whoever may not have the addresses is refused when they are mapped: importers that are refused here have lost
-        // references before.
+        // Importers that may not have the addresses are refused when they map: some leak references when they are
+        // refused here.
         if mask.is_null() {
             return EOPNOTSUPP.to_errno();
         }
         0
     }
 
-    /// The pages never move.
+    /// Pins nothing, because the pages never move. Refuses a revoked export.
     ///
     /// # Safety
     ///
@@ -99,9 +101,11 @@ impl<E: Exported> Operations<E> {
         direction: Direction,
     ) -> *mut bindings::sg_table {
         // SAFETY: The attachment is alive, and its dma-buf one of ours.
-        let mapped = NonNull::new(attachment).ok_or(EINVAL).and_then(|attachment| unsafe {
-            Self::export((*attachment.as_ptr()).dmabuf).map(attachment, direction)
-        });
+        let mapped = NonNull::new(attachment)
+            .ok_or(EINVAL)
+            .and_then(|attachment| unsafe {
+                Self::export((*attachment.as_ptr()).dmabuf).map(attachment, direction)
+            });
         mapped.unwrap_or_else(Error::to_ptr)
     }
 
@@ -113,7 +117,8 @@ impl<E: Exported> Operations<E> {
         table: *mut bindings::sg_table,
         direction: Direction,
     ) {
-        // SAFETY: The attachment is alive, and its dma-buf one of ours. The framework hands down what the importer says.
+        // SAFETY: The attachment is alive, and its dma-buf one of ours. The framework passes on what the importer gave
+        // it.
         unsafe { Self::export((*attachment).dmabuf).unmap(attachment, table, direction) };
     }
 
@@ -133,7 +138,7 @@ impl<E: Exported> Operations<E> {
         dmabuf: *mut raw::dma_buf,
         _direction: Direction,
     ) -> c_int {
-        // SAFETY: See the type.
+        // SAFETY: The framework passes a dma-buf that is one of ours and not released.
         let export = unsafe { Self::export(dmabuf) };
         errno(export.each_table(Table::sync_for_cpu))
     }
@@ -142,7 +147,7 @@ impl<E: Exported> Operations<E> {
     ///
     /// Called by the framework, see the type.
     unsafe extern "C" fn end_cpu_access(dmabuf: *mut raw::dma_buf, _direction: Direction) -> c_int {
-        // SAFETY: See the type.
+        // SAFETY: The framework passes a dma-buf that is one of ours and not released.
         let export = unsafe { Self::export(dmabuf) };
         errno(export.each_table(Table::sync_for_device))
     }
@@ -154,14 +159,15 @@ impl<E: Exported> Operations<E> {
         dmabuf: *mut raw::dma_buf,
         vma: *mut bindings::vm_area_struct,
     ) -> c_int {
-        // SAFETY: See the type; the VMA is in its initial setup.
+        // SAFETY: The framework passes a dma-buf that is one of ours and not released, and a VMA in its initial setup.
         let (export, new) = unsafe { (Self::export(dmabuf), VmaNew::from_raw(vma)) };
         if !export.is_writable() {
-            // The framework does not look: other drivers map it for whoever has a file of theirs, which may be writable.
+            // The framework does not check this: other drivers map it through files of their own, which may be
+            // writable.
             if new.flags() & flags::WRITE != 0 {
                 return EACCES.to_errno();
             }
-            // SAFETY: See above.
+            // SAFETY: The VMA is in its initial setup.
             unsafe { raw::dmaplane_vma_never_written(vma) };
         }
         errno(export.check_live().and_then(|()| export.what().map(new)))
@@ -171,7 +177,7 @@ impl<E: Exported> Operations<E> {
     ///
     /// Called by the framework, see the type, with the reservation lock held.
     unsafe extern "C" fn vmap(dmabuf: *mut raw::dma_buf, map: *mut bindings::iosys_map) -> c_int {
-        // SAFETY: See the type.
+        // SAFETY: The framework passes a dma-buf that is one of ours and not released.
         let made = unsafe { Self::export(dmabuf) }.vmap();
         errno(made.map(|start| {
             // SAFETY: The framework gives a place for the result.
@@ -183,7 +189,8 @@ impl<E: Exported> Operations<E> {
     ///
     /// Called by the framework, see the type, with the reservation lock held and a mapping of `vmap`.
     unsafe extern "C" fn vunmap(dmabuf: *mut raw::dma_buf, map: *mut bindings::iosys_map) {
-        // SAFETY: See the type. The mapping is one of `vmap`'s, and it is ended once.
+        // SAFETY: The framework passes a dma-buf that is one of ours and not released. The mapping is one of `vmap`'s,
+        // and it is ended once.
         let export = unsafe {
             raw::dmaplane_vunmap(map);
             Self::export(dmabuf)
@@ -192,7 +199,7 @@ impl<E: Exported> Operations<E> {
     }
 }
 
-/// A result as C has it.
+/// Converts a result to what C returns.
 fn errno(result: Result) -> c_int {
     result.map_or_else(Error::to_errno, |()| 0)
 }

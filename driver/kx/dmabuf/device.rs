@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! In whose name dma-bufs are imported, and where imports are given up.
+//! The device in whose name dma-bufs are imported, and the workqueue that gives imports up.
+//!
+//! Would become part of `kernel::dma_buf`.
 
 use super::{
     import::{Import, Importer},
@@ -22,7 +24,8 @@ use kernel::{
 static DEVICE: AtomicPtr<bindings::device> = AtomicPtr::new(core::ptr::null_mut());
 static QUEUE: AtomicPtr<bindings::workqueue_struct> = AtomicPtr::new(core::ptr::null_mut());
 
-/// A device that never does DMA, and a queue. Dropping it waits until everything has been given up; then the device goes.
+/// A device that never does DMA, and a workqueue. Dropping it waits until everything has been given up, and then
+/// unregisters the device.
 ///
 /// # Invariants
 ///
@@ -34,7 +37,7 @@ pub(crate) struct Importing {
 
 // SAFETY: Queues lock themselves.
 unsafe impl Send for Importing {}
-// SAFETY: As above.
+// SAFETY: Queues lock themselves.
 unsafe impl Sync for Importing {}
 
 impl Importing {
@@ -44,7 +47,7 @@ impl Importing {
         let raw_device: *mut bindings::device = {
             let faux: &faux::Device<Bound> = device.as_ref();
             let device: &Device<Bound> = faux.as_ref();
-            // The kernel's device behind a transparent wrapper that anybody may change.
+            // The C device behind a transparent wrapper, which allows changes through a shared reference.
             core::ptr::from_ref(device).cast_mut().cast()
         };
         // SAFETY: The device is alive and nobody uses it yet.
@@ -71,22 +74,22 @@ impl Importing {
         NonNull::new(DEVICE.load(Ordering::Acquire)).ok_or(ENODEV)
     }
 
-    /// Gives an import up, some time soon.
+    /// Queues an import to be given up.
     pub(super) fn run<I: Importer>(import: Arc<Import<I>>) {
         let queue = QUEUE.load(Ordering::Acquire);
         if queue.is_null() {
             return;
         }
-        // SAFETY: Imports are made and dropped between the beginning of this and its drop, so that the queue is alive.
+        // SAFETY: Imports are made and dropped between `begin()` and the drop of its result, so the queue is alive.
         let queue = unsafe { Queue::from_raw(queue) };
-        // It is given up once, so that it cannot be there already.
+        // It is given up once, so it cannot be queued already.
         let _ = queue.enqueue(import);
     }
 }
 
 impl Drop for Importing {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant it is alive. What is in it runs first, and nothing comes any more.
+        // SAFETY: By the type invariant it is alive. Queued work runs first, and no more is queued.
         unsafe { bindings::destroy_workqueue(self.queue.as_ptr()) };
         QUEUE.store(core::ptr::null_mut(), Ordering::Release);
         DEVICE.store(core::ptr::null_mut(), Ordering::Release);

@@ -2,9 +2,11 @@
 
 //! Memory that other drivers reach through a dma-buf.
 //!
-//! A device's memory is taken away when the device goes, whoever has it: only importers that let go when they are told get
-//! its addresses, and nobody gets a kernel mapping, which the framework gives to anybody. The driver's own importer needs
-//! none of either memory: see `view.rs`.
+//! Would become part of `kernel::dma_buf`.
+//!
+//! A device's memory is revoked when the device goes, whoever uses it. So only importers that let go on an invalidation
+//! get its addresses, and nobody gets a kernel mapping, which the framework gives to anybody. The driver's own importer
+//! needs no mapping of either kind of memory: see `view.rs`.
 
 use super::{
     callbacks::Operations,
@@ -14,13 +16,15 @@ use super::{
     view::{Head, Shown, View},
     DmaBuf,
 };
+use crate::kx::charged::GFP_CHARGED;
 use crate::kx::{
-    pages::{at_will, PAGE_BYTES},
+    pages::PAGE_BYTES,
     task::{is_killed, sleep_killable},
 };
 use core::ptr::NonNull;
 use kernel::{
     bindings::{self, dma_data_direction as Direction},
+    dma::DataDirection,
     error::from_err_ptr,
     ffi::{c_int, c_void},
     mm::virt::VmaNew,
@@ -30,19 +34,19 @@ use kernel::{
     time::{msecs_to_jiffies, Delta, Instant, Monotonic},
 };
 
-/// What a dma-buf is made of. It lives until the last reference to the dma-buf is gone.
+/// The memory behind a dma-buf. It lives until the last reference to the dma-buf is gone.
 pub(crate) trait Exported: Send + Sync + Sized + 'static {
-    /// The memory, and which part of it: the first page and how many, which are inside it.
+    /// The memory, and the exported part of it: the first page and the number of pages, which are inside the memory.
     fn shown(&self) -> (Shown<'_>, usize, usize);
-    /// A device is about to get its addresses.
+    /// Called when a device is about to get its addresses.
     fn mapping(&self);
-    /// Maps into a process, from the offset on that the VMA has. Runs under the process's mmap lock.
+    /// Maps it into a process, from the VMA's offset on. Runs under the process's mmap lock.
     fn map(self: &Arc<Self>, vma: &VmaNew) -> Result;
-    /// The last reference to the dma-buf is gone. May sleep.
+    /// Called when the last reference to the dma-buf is gone. May sleep.
     fn released(&self);
 }
 
-/// Time between two looks at whether importers have let go while a signal is pending, in milliseconds.
+/// Time between two checks whether importers have let go while a signal is pending, in milliseconds.
 const SIGNALLED_POLL_MS: u32 = 5;
 
 /// `DMA_RESV_USAGE_BOOKKEEP`: everything that importers do.
@@ -50,14 +54,14 @@ const BOOKKEEPING: u32 = 3;
 
 /// The exporter's side of a dma-buf.
 ///
-/// Locks: `reservation`, which is the dma-buf's reservation lock, and `state` inside it. The latter is held while tables are
-/// synchronised, so that none of them goes meanwhile.
+/// Locks: `reservation`, which is the dma-buf's reservation lock, and `state` inside it. The latter is held while
+/// tables are synchronised, so that none of them is dropped meanwhile.
 ///
 /// # Invariants
 ///
-/// `State::dmabuf` is the dma-buf whose private data this is, from its making until its release, which takes `reservation`
-/// before it clears the member: so the dma-buf stays as long as the lock is held and the member is set, though not its file.
-/// `head` comes first, so that whoever does not know `E` finds it.
+/// `State::dmabuf` is the dma-buf whose private data this is, from its creation until its release, which takes
+/// `reservation` before it clears the member: so the dma-buf stays as long as the lock is held and the member is set,
+/// though its file may not. `head` comes first, so that code that does not know `E` finds it.
 #[pin_data]
 #[repr(C)]
 pub(crate) struct Export<E: Exported> {
@@ -75,7 +79,7 @@ pub(crate) struct Export<E: Exported> {
 
 struct State {
     dmabuf: Option<(NonNull<raw::dma_buf>, Arc<Mappings>)>,
-    tables: KVec<Given>,
+    tables: KVec<MappedTable>,
     vmapped: bool,
     revoked: bool,
 }
@@ -84,16 +88,16 @@ struct State {
 unsafe impl Send for State {}
 
 /// A table that an importer has.
-struct Given {
+struct MappedTable {
     table: Addresses,
     revocable: bool,
 }
 
-/// What an importer's device got.
+/// The addresses that an importer's device got.
 enum Addresses {
     /// Those of host pages.
     Host(KBox<Table>),
-    /// Those of a device's memory: a table of `dmaplane_p2p_map()`, to be unmapped by whoever takes it off the list.
+    /// Those of a device's memory: a table of `dmaplane_p2p_map()`, which the code that takes it off the list unmaps.
     Device(NonNull<bindings::sg_table>),
 }
 
@@ -107,7 +111,7 @@ impl Addresses {
 }
 
 impl<E: Exported> Export<E> {
-    /// Makes a dma-buf. Importers write only when it is `writable`.
+    /// Makes a dma-buf. Importers may write only when it is `writable`.
     pub(crate) fn new(what: Arc<E>, writable: bool) -> Result<(Arc<Self>, DmaBuf)> {
         let (shown, _, count) = what.shown();
         let device = matches!(shown, Shown::Device(..));
@@ -126,7 +130,7 @@ impl<E: Exported> Export<E> {
                 device,
                 what,
             }),
-            at_will(),
+            GFP_CHARGED,
         )?;
         let flags = if writable {
             bindings::O_RDWR
@@ -148,13 +152,13 @@ impl<E: Exported> Export<E> {
             // SAFETY: The reference was not taken over.
             drop(unsafe { Arc::from_raw(info.priv_.cast::<Self>()) });
         })?;
-        let mappings = Arc::new(Mappings::of(&made)?, at_will())?;
+        let mappings = Arc::new(Mappings::of(&made)?, GFP_CHARGED)?;
         // INVARIANT: Its private data is this export.
         export.state.lock().dmabuf = Some((made.0, mappings));
         Ok((export, made))
     }
 
-    /// What it is made of.
+    /// The memory behind it.
     pub(crate) fn what(&self) -> &Arc<E> {
         &self.what
     }
@@ -173,8 +177,8 @@ impl<E: Exported> Export<E> {
         };
         let pages = pages.and_then(|pages| pages.as_slice().get(first..first + count));
         let row = pages.map(|pages| {
-            let mut row = KVVec::with_capacity(count, at_will())?;
-            row.extend_from_slice(pages, at_will())?;
+            let mut row = KVVec::with_capacity(count, GFP_CHARGED)?;
+            row.extend_from_slice(pages, GFP_CHARGED)?;
             Ok::<_, Error>(row)
         });
         Ok(Some(View {
@@ -189,9 +193,10 @@ impl<E: Exported> Export<E> {
         state.vmapped || !state.tables.is_empty()
     }
 
-    /// Refuses every new use, takes the pages out of every process, tells the importers to let go, and waits for those that
-    /// can: at most so long for host pages, which stay as long as somebody has them, and for a device's memory, which does
-    /// not stay, until all have let go. Only those have it that do so in bounded time. May sleep.
+    /// Refuses every new use, takes the pages out of every process, notifies the importers, and waits for those that
+    /// can let go. Host pages stay as long as somebody has them, so the wait for them is `limit_ms` at most. A device's
+    /// memory does not stay, so the wait lasts until all importers have let go; only importers that do so in bounded
+    /// time have it. May sleep.
     pub(crate) fn revoke(&self, limit_ms: u32) {
         let end = Instant::<Monotonic>::now() + Delta::from_millis(limit_ms.into());
         {
@@ -204,12 +209,13 @@ impl<E: Exported> Export<E> {
                 };
                 (dmabuf.as_ptr(), mappings.clone())
             };
-            // SAFETY: By the type invariant the dma-buf is alive as long as the lock is held. Both tables differ in the
-            // kernel mapping only, which is looked up under the same lock.
+            // SAFETY: By the type invariant the dma-buf is alive as long as the lock is held. The two tables differ in
+            // the kernel mapping only, which is looked up under the same lock.
             unsafe { (*dmabuf).ops = Operations::<E>::table(false) };
-            // They go before an importer tells anybody that the memory is gone.
+            // They are emptied before an importer notifies anybody that the memory is gone.
             mappings.empty();
-            // SAFETY: As above, and the invalidation wants the lock.
+            // SAFETY: By the type invariant the dma-buf is alive as long as the lock is held, which the invalidation
+            // requires.
             unsafe { raw::dma_buf_invalidate_mappings(dmabuf) };
         }
         let mut state = self.state.lock();
@@ -218,7 +224,7 @@ impl<E: Exported> Export<E> {
         }
         drop(state);
         if self.device {
-            // SAFETY: The lock is ours.
+            // SAFETY: The reservation lock is ours and initialised.
             unsafe { raw::dmaplane_resv_wait_all(self.reservation.as_ptr()) };
             state = self.state.lock();
             while !state.tables.is_empty() {
@@ -227,12 +233,12 @@ impl<E: Exported> Export<E> {
             return;
         }
         // Importers may go on until their fences have signalled.
-        // SAFETY: The lock is ours.
+        // SAFETY: The reservation lock is ours and initialised.
         unsafe {
             let _ = raw::dmaplane_resv_wait(self.reservation.as_ptr(), BOOKKEEPING, limit_ms);
         }
         state = self.state.lock();
-        while state.tables.iter().any(|given| given.revocable) {
+        while state.tables.iter().any(|mapped| mapped.revocable) {
             let left = end - Instant::now();
             if left.is_negative() || left.is_zero() {
                 break;
@@ -245,7 +251,8 @@ impl<E: Exported> Export<E> {
                 if is_killed() {
                     break;
                 }
-                // It is not the signal's to say whether the memory is free. While one is pending, looking is all there is.
+                // A signal must not decide whether the memory is free. While one is pending, the wait would return at
+                // once, so poll.
                 drop(state);
                 sleep_killable(SIGNALLED_POLL_MS);
                 state = self.state.lock();
@@ -266,10 +273,10 @@ impl<E: Exported> Export<E> {
         }
     }
 
-    /// The last reference to the dma-buf is gone.
+    /// Handles the release of the dma-buf: the last reference is gone.
     pub(super) fn released(&self) {
         let gone = {
-            // Whoever revokes may be looking at the dma-buf.
+            // A revocation may be using the dma-buf.
             let _reserved = self.reservation.lock();
             self.state.lock().dmabuf.take()
         };
@@ -277,7 +284,7 @@ impl<E: Exported> Export<E> {
         self.what.released();
     }
 
-    /// The mapping of [`Self::vmap`] has ended.
+    /// Records that the mapping of [`Self::vmap`] has ended.
     pub(super) fn vunmapped(&self) {
         self.state.lock().vmapped = false;
     }
@@ -288,9 +295,9 @@ impl<E: Exported> Export<E> {
         if state.revoked {
             return Err(ENODEV);
         }
-        for given in state.tables.iter() {
-            // A device's memory is in nobody's caches.
-            if let Addresses::Host(table) = &given.table {
+        for mapped in state.tables.iter() {
+            // A device's memory is not in any cache.
+            if let Addresses::Host(table) = &mapped.table {
                 sync(table);
             }
         }
@@ -298,11 +305,11 @@ impl<E: Exported> Export<E> {
     }
 
     fn may_write(&self, direction: Direction) -> bool {
-        self.writable || direction == Direction::DMA_TO_DEVICE
+        self.writable || direction == DataDirection::ToDevice.into()
     }
 
-    /// Maps the memory for an importer's device. `EOPNOTSUPP` for a device's memory and an importer that does not let go
-    /// when it is told, or whose device does not reach it.
+    /// Maps the memory for an importer's device. For a device's memory, `EOPNOTSUPP` if the importer does not let go on
+    /// an invalidation, or its device does not reach the memory.
     ///
     /// # Safety
     ///
@@ -332,8 +339,8 @@ impl<E: Exported> Export<E> {
             if state.revoked {
                 return Err(ENODEV);
             }
-            // Others that map wait for the reservation lock, so that the room stays.
-            state.tables.reserve(1, at_will())?;
+            // Others that map wait for the reservation lock, so nobody takes the room.
+            state.tables.reserve(1, GFP_CHARGED)?;
         }
         self.what.mapping();
         let (shown, first, count) = self.what.shown();
@@ -349,8 +356,8 @@ impl<E: Exported> Export<E> {
                 let io = io.part(first, count).ok_or(EINVAL)?;
                 let provider = io.provider().ok_or(EOPNOTSUPP)?;
                 let start = (io.pfn() * PAGE_BYTES) as u64;
-                // SAFETY: The lock is held, by which the memory is not revoked: so its device is bound, and the provider
-                // there. Its end waits until the table is unmapped.
+                // SAFETY: The lock is held, so the memory is not revoked: its device is bound, and the provider exists.
+                // The end of the device waits until the table is unmapped.
                 let table = from_err_ptr(unsafe {
                     raw::dmaplane_p2p_map(
                         raw_attachment,
@@ -364,13 +371,13 @@ impl<E: Exported> Export<E> {
             }
         };
         let result = table.as_ptr();
-        let given = Given { table, revocable };
-        // There is room, see above.
-        let _ = self.state.lock().tables.push_within_capacity(given);
+        let mapped = MappedTable { table, revocable };
+        // There is room: it was reserved above.
+        let _ = self.state.lock().tables.push_within_capacity(mapped);
         Ok(result)
     }
 
-    /// Takes a table back.
+    /// Unmaps a table that an importer returns.
     ///
     /// # Safety
     ///
@@ -385,9 +392,11 @@ impl<E: Exported> Export<E> {
         let gone = {
             let mut state = self.state.lock();
             let tables = &mut state.tables;
-            let at = tables.iter().position(|given| given.table.as_ptr() == table);
+            let at = tables
+                .iter()
+                .position(|mapped| mapped.table.as_ptr() == table);
             if let Some(Addresses::Device(table)) =
-                at.and_then(|at| tables.get(at)).map(|given| &given.table)
+                at.and_then(|at| tables.get(at)).map(|mapped| &mapped.table)
             {
                 // Before a revocation sees that it is gone.
                 // SAFETY: The caller's, made by `map()`, and unmapped once.
@@ -395,7 +404,7 @@ impl<E: Exported> Export<E> {
             }
             at.and_then(|at| tables.remove(at).ok())
         };
-        // After the lock, which the next importer's processor access may be waiting for.
+        // Dropped after the lock, for which the CPU access of another importer may be waiting.
         drop(gone);
         self.unmapped.notify_all();
     }

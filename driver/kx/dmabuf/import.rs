@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Memory of other drivers, by their dma-bufs.
+//! Memory of other drivers, imported through their dma-bufs.
 //!
-//! The attachment is pinned, so that the exporter does not move the memory, and revocable: an invalidation is the end. It is
-//! in the name of a device of the driver's own, which never does DMA: what reaches the memory are processors, and the
-//! RDMA devices that map its pages. Those are found through the kernel mapping that the exporter gives, never through its
-//! scatter list, whose pages are the exporter's own business; the exporter keeps them in place as long as the mapping.
-//! What the driver itself exports is asked for instead (`view.rs`).
+//! Would become part of `kernel::dma_buf`.
+//!
+//! The attachment is pinned, so that the exporter does not move the memory, and revocable: an invalidation ends it. It
+//! is in the name of a device of the driver's own, which never does DMA: processors access the memory, and the RDMA
+//! devices that map its pages. The pages are found through the exporter's kernel mapping, never through its scatter
+//! list, whose pages are the exporter's own business; the exporter keeps them in place as long as the mapping exists.
+//! The driver's own exports are asked for their pages instead (`view.rs`).
 
 use super::{
     device::Importing,
@@ -14,14 +16,16 @@ use super::{
     view::{is_own, own_memory, View},
     DmaBuf, Reserved,
 };
+use crate::kx::charged::GFP_CHARGED;
 use crate::kx::{
     bar::IoRange,
-    pages::{at_will, PageOwner, Pages, PAGE_BYTES},
+    pages::{PageOwner, Pages, PAGE_BYTES},
     vma::accept,
 };
 use core::{cell::Cell, ptr::NonNull};
 use kernel::{
     bindings::{self, dma_data_direction as Direction},
+    dma::DataDirection,
     error::{from_err_ptr, to_result},
     impl_has_work,
     mm::virt::{flags, VmaNew},
@@ -31,12 +35,12 @@ use kernel::{
     workqueue::{Work, WorkItem},
 };
 
-/// Longest wait for what other devices do with the memory, in milliseconds.
+/// Longest wait for other devices to finish with the memory, in milliseconds.
 const FENCES_MS: u32 = 1000;
 
-/// Who hears that an exporter takes memory back.
+/// The user of an import, who is notified when the exporter revokes the memory.
 pub(crate) trait Importer: Send + Sync + 'static {
-    /// The exporter takes the memory back: when this returns, nobody reaches it any more. Called once at most, with the
+    /// The exporter revokes the memory: when this returns, nobody reaches it any more. Called once at most, with the
     /// reservation lock held; may sleep, for a bounded time.
     fn invalidated(&self);
 }
@@ -46,13 +50,13 @@ pub(crate) trait Importer: Send + Sync + 'static {
 pub(crate) enum Lack {
     /// The exporter gives no kernel mapping.
     Mapping,
-    /// The mapping is one of device registers, for which there are accessors of their own.
+    /// The mapping is one of device registers, which have accessors of their own.
     Io,
     /// There are no pages behind the mapping.
     Pages,
 }
 
-/// What is held of the exporter. The reservation lock protects it; exporters may call back while they are called, so that
+/// What is held of the exporter. The reservation lock protects it. Exporters may call back while they are called, so
 /// nothing is borrowed meanwhile.
 #[derive(Default)]
 struct Holding {
@@ -62,8 +66,8 @@ struct Holding {
     invalidated: Cell<bool>,
 }
 
-/// An attachment to a dma-buf, given up by a work item of its own: giving it up takes the reservation lock, which somebody
-/// may hold who waits for whoever lets go last.
+/// An attachment to a dma-buf. A work item of its own gives it up: that takes the reservation lock, whose holder may be
+/// waiting for the thread that drops the last reference.
 ///
 /// # Invariants
 ///
@@ -83,12 +87,12 @@ impl_has_work! {
 
 // SAFETY: `holding` is only touched with the reservation lock held; the rest may be used from any thread.
 unsafe impl<I: Importer> Send for Import<I> {}
-// SAFETY: As above.
+// SAFETY: `holding` is only touched with the reservation lock held; the rest may be used from any thread.
 unsafe impl<I: Importer> Sync for Import<I> {}
 
 impl<I: Importer> Import<I> {
-    /// Attaches to a dma-buf. `ENODEV` when it is being taken back, `ETIMEDOUT` when other devices are at it for too long,
-    /// otherwise what the exporter says. It is given up when its owner goes.
+    /// Attaches to a dma-buf. `ENODEV` when it is being revoked, `ETIMEDOUT` when other devices use it for too long,
+    /// otherwise the exporter's error. Dropping the owner gives it up.
     pub(crate) fn attach(dmabuf: DmaBuf, importer: I) -> Result<Owned<I>> {
         let owned = Owned(Arc::pin_init(
             pin_init!(Self {
@@ -97,7 +101,7 @@ impl<I: Importer> Import<I> {
                 importer,
                 dmabuf,
             }),
-            at_will(),
+            GFP_CHARGED,
         )?);
         let this = owned.import();
         let private: *const Self = &**this;
@@ -120,11 +124,12 @@ impl<I: Importer> Import<I> {
         Ok(owned)
     }
 
-    /// Begins and ends an access in both directions, for exporters that map in the direction of the first one and
-    /// synchronise in that of the next, as udmabuf does. Left out while other devices are at the memory: it would wait.
+    /// Begins and ends an access in both directions, for exporters that map in the direction of the first access and
+    /// synchronise in that of the next, as udmabuf does. Left out while other devices use the memory, because it would
+    /// wait.
     fn prime(&self) {
         let dmabuf = self.dmabuf.0.as_ptr();
-        let both = Direction::DMA_BIDIRECTIONAL;
+        let both = DataDirection::Bidirectional.into();
         // SAFETY: The dma-buf is alive, its lock not held, and an access ends that has begun.
         unsafe {
             let quiet = raw::dmaplane_resv_wait((*dmabuf).resv, Fences::Read as u32, 0) > 0;
@@ -137,7 +142,7 @@ impl<I: Importer> Import<I> {
     /// Pins and maps.
     fn fill(&self, _lock: &Reserved<'_>) -> Result {
         let attachment = self.holding.attachment.get().ok_or(ENODEV)?;
-        // Nothing is made yet, so that the call may begin again by itself.
+        // Nothing is made yet, so the system call may restart.
         let waited = self.wait(Fences::Kernel);
         waited.map_err(|error| if error == EINTR { ERESTARTSYS } else { error })?;
         // SAFETY: The attachment is alive and dynamic, and the lock is held.
@@ -155,7 +160,7 @@ impl<I: Importer> Import<I> {
         Ok(())
     }
 
-    /// Gives up what is held, but for the attachment itself. The reservation lock is held.
+    /// Gives up what is held, except the attachment itself. The caller holds the reservation lock.
     fn empty(&self) {
         if let Some(mut mapping) = self.holding.mapping.take() {
             // SAFETY: Mapped by `fill()`, ended once; the lock is held.
@@ -180,7 +185,7 @@ impl<I: Importer> Import<I> {
     unsafe extern "C" fn invalidate(attachment: *mut raw::dma_buf_attachment) {
         // SAFETY: The private data is the import, which lives until the attachment is detached.
         let this = unsafe { &*(*attachment).importer_priv.cast::<Self>() };
-        // What moves before it is pinned, for example to be pinned, is not taken back.
+        // A move before the memory is pinned, for example in order to pin it, is no revocation.
         if this.holding.pinned.get() && !this.holding.invalidated.replace(true) {
             this.importer.invalidated();
             this.empty();
@@ -198,7 +203,8 @@ impl<I: Importer> Import<I> {
         unsafe { raw::dmaplane_dma_buf_is_writable(self.dmabuf.0.as_ptr()) }
     }
 
-    /// Waits until an exporter that takes the memory back has told everybody. The reservation lock is not held.
+    /// Waits until an exporter that revokes the memory has notified everybody. The caller does not hold the reservation
+    /// lock.
     pub(crate) fn settle(&self) {
         drop(self.dmabuf.reserve());
     }
@@ -209,7 +215,7 @@ impl<I: Importer> Import<I> {
         unsafe { (*(*self.dmabuf.0.as_ptr()).ops).mmap.is_some() }
     }
 
-    /// The memory, if it is one of the driver's own exports. Whoever uses it is ended by [`Importer::invalidated`].
+    /// The memory, if it is one of the driver's own exports. [`Importer::invalidated`] ends all use of it.
     fn view(&self) -> Result<Option<View>> {
         let _reserved = self.dmabuf.reserve();
         // What is pinned is not invalidated yet.
@@ -219,7 +225,7 @@ impl<I: Importer> Import<I> {
         }
     }
 
-    /// Its pages, found through the kernel mapping, likewise.
+    /// Its pages, found through the kernel mapping. [`Importer::invalidated`] ends all use of them.
     fn row(&self) -> Result<KVVec<NonNull<bindings::page>>, Lacking> {
         let _reserved = self.dmabuf.reserve();
         let mapping = self.holding.mapping.get().ok_or(Lack::Mapping)?;
@@ -228,23 +234,23 @@ impl<I: Importer> Import<I> {
         }
         // SAFETY: A mapping that is not of device registers has an address.
         let start = unsafe { mapping.__bindgen_anon_1.vaddr };
-        // An exporter may lend a part of a page, which is nobody else's to look around in.
+        // An exporter may lend a part of a page. The rest of it must not be exposed.
         if start.addr() % PAGE_BYTES != 0 {
             return Err(Lack::Pages.into());
         }
         let count = self.dmabuf.bytes() as usize / PAGE_BYTES;
-        let mut row = KVVec::with_capacity(count, at_will())?;
+        let mut row = KVVec::with_capacity(count, GFP_CHARGED)?;
         for index in 0..count {
             // SAFETY: The mapping reaches as far as the dma-buf.
             let page = unsafe {
                 raw::dmaplane_kernel_page(start.cast::<u8>().add(index * PAGE_BYTES).cast())
             };
-            row.push(NonNull::new(page).ok_or(Lack::Pages)?, at_will())?;
+            row.push(NonNull::new(page).ok_or(Lack::Pages)?, GFP_CHARGED)?;
         }
         Ok(row)
     }
 
-    /// Waits for other devices. `ETIMEDOUT` after a second, `EINTR` on a signal.
+    /// Waits for other devices. `ETIMEDOUT` after a second, `EINTR` when the thread is killed.
     fn wait(&self, fences: Fences) -> Result {
         // SAFETY: The dma-buf is alive.
         let left = unsafe {
@@ -257,23 +263,31 @@ impl<I: Importer> Import<I> {
         }
     }
 
-    /// Waits for what other devices do with it: those that write, and when it is to be written, those that read.
+    /// Whether other devices have finished with it, as in [`Self::wait_fences`]. Any context.
+    pub(crate) fn is_quiet(&self, write: bool) -> bool {
+        let fences = if write { Fences::Read } else { Fences::Write };
+        // SAFETY: The dma-buf is alive; looking at its fences takes no lock.
+        unsafe { raw::dmaplane_resv_is_quiet((*self.dmabuf.0.as_ptr()).resv, fences as u32) }
+    }
+
+    /// Waits for other devices that write it and, if it is to be written, for those that read it.
     pub(crate) fn wait_fences(&self, write: bool) -> Result {
         self.wait(if write { Fences::Read } else { Fences::Write })
     }
 
-    /// Begins an access of the processor's. `ETIMEDOUT` when other devices are at it for too long, `EINTR` on a signal,
-    /// otherwise what the exporter says. May take the reservation lock.
+    /// Begins a CPU access. `ETIMEDOUT` when other devices use the memory for too long, `EINTR` on a signal, otherwise
+    /// the exporter's error. May take the reservation lock.
     pub(crate) fn access(self: &Arc<Self>, write: bool) -> Result<Access<I>> {
         self.wait_fences(write)?;
         let direction = if write {
-            Direction::DMA_BIDIRECTIONAL
+            DataDirection::Bidirectional
         } else {
-            Direction::DMA_FROM_DEVICE
+            DataDirection::FromDevice
         };
+        let direction = Direction::from(direction);
         // SAFETY: The dma-buf is alive, and its lock not held.
         let begun = unsafe { raw::dma_buf_begin_cpu_access(self.dmabuf.0.as_ptr(), direction) };
-        // A restart of the system call would begin all of it again.
+        // A restart of the system call would repeat all of it.
         to_result(begun).map_err(|error| if error == ERESTARTSYS { EINTR } else { error })?;
         Ok(Access {
             import: self.clone(),
@@ -281,8 +295,8 @@ impl<I: Importer> Import<I> {
         })
     }
 
-    /// Has the exporter map it into a process. Only shared mappings are accepted, as for the driver's own memory, and no
-    /// writable ones of what may not be written (`EACCES`), which the framework leaves to its caller.
+    /// Has the exporter map it into a process. Accepts only shared mappings, as for the driver's own memory, and no
+    /// writable ones of memory that must not be written (`EACCES`): the framework leaves that check to its caller.
     pub(crate) fn map(&self, vma: &VmaNew, start: u64) -> Result {
         let first = usize::try_from(start).map_err(|_| EINVAL)? / PAGE_BYTES;
         if !self.is_writable() && vma.flags() & flags::WRITE != 0 {
@@ -293,12 +307,12 @@ impl<I: Importer> Import<I> {
             // SAFETY: A new VMA is exclusively ours during mmap(2).
             unsafe { raw::dmaplane_vma_never_written(vma.as_ptr()) };
         }
-        // SAFETY: As above; the dma-buf is alive, and becomes the VMA's file.
+        // SAFETY: A new VMA is exclusively ours during mmap(2). The dma-buf is alive, and becomes the VMA's file.
         to_result(unsafe { raw::dma_buf_mmap(self.dmabuf.0.as_ptr(), vma.as_ptr(), first) })
     }
 }
 
-/// What others may do with memory, as `enum dma_resv_usage` has it.
+/// Kinds of use by others, as in `enum dma_resv_usage`.
 #[derive(Clone, Copy)]
 enum Fences {
     /// The kernel moves or clears it.
@@ -325,16 +339,16 @@ impl<I: Importer> WorkItem for Import<I> {
     }
 }
 
-/// The one owner of an import, which gives it up when it goes. Never sleeps then.
+/// The only owner of an import. Dropping it gives the import up, and never sleeps.
 pub(crate) struct Owned<I: Importer>(Arc<Import<I>>);
 
 impl<I: Importer> Owned<I> {
-    /// What is owned.
+    /// The import.
     pub(crate) fn import(&self) -> &Arc<Import<I>> {
         &self.0
     }
 
-    /// Its memory, which owns it from here on.
+    /// Turns it into its memory, which owns the import from here on.
     pub(crate) fn into_memory(self) -> Result<Lent> {
         let (io, row, lack) = match self.0.view()? {
             Some(View { io, row }) => {
@@ -347,19 +361,19 @@ impl<I: Importer> Owned<I> {
                 Err(Lacking::Memory) => return Err(ENOMEM),
             },
         };
-        let owner: KBox<dyn PageOwner> = KBox::new(self, at_will())?;
-        // SAFETY: The kernel maps each of them, as the exporter's mapping shows, or they are memory of the driver's own; and
-        // they stay until the attachment is given up or invalidated, by which everybody who uses them is ended first.
+        let owner: KBox<dyn PageOwner> = KBox::new(self, GFP_CHARGED)?;
+        // SAFETY: The kernel maps each page, as the exporter's mapping shows, or the page is memory of the driver's
+        // own. The pages stay until the attachment is given up or invalidated, and all use of them ends before that.
         let pages = unsafe { Pages::foreign(row, owner) };
         Ok(Lent { pages, io, lack })
     }
 }
 
-/// What an import has.
+/// The memory of an import.
 pub(crate) struct Lent {
-    /// Its pages, which own the import; none, where there are none.
+    /// Its pages, which own the import; empty if there are none.
     pub(crate) pages: Pages,
-    /// How the processor reaches it, where that is another way than by pages.
+    /// How the CPU reaches it, if not by pages.
     pub(crate) io: Option<IoRange>,
     /// Why there are no pages.
     pub(crate) lack: Option<Lack>,
@@ -391,7 +405,7 @@ impl From<kernel::alloc::AllocError> for Lacking {
     }
 }
 
-/// An access of the processor's, from its begin to its end.
+/// A CPU access, from its begin to its end.
 pub(crate) struct Access<I: Importer> {
     import: Arc<Import<I>>,
     direction: Direction,
@@ -400,8 +414,8 @@ pub(crate) struct Access<I: Importer> {
 impl<I: Importer> Drop for Access<I> {
     fn drop(&mut self) {
         let dmabuf = self.import.dmabuf.0.as_ptr();
-        // SAFETY: The dma-buf is alive, its lock not held, and the access has begun. An exporter that fails here has taken
-        // the memory back.
+        // SAFETY: The dma-buf is alive, its lock not held, and the access has begun. An exporter that fails here has
+        // revoked the memory.
         let _ = unsafe { raw::dma_buf_end_cpu_access(dmabuf, self.direction) };
     }
 }

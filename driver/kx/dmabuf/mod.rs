@@ -2,9 +2,11 @@
 
 //! dma-bufs: memory that drivers share with each other through file descriptors.
 //!
+//! Would become `kernel::dma_buf`.
+//!
 //! # Locks
-//! Each dma-buf has a reservation lock (`dma_resv`), which its framework takes around most callbacks. It is taken inside
-//! the mmap lock of a process, so that user memory is never touched while it is held; memory may be allocated.
+//! Each dma-buf has a reservation lock (`dma_resv`), which its framework takes around most callbacks. It is taken
+//! inside the mmap lock of a process, so user memory is never touched while it is held; memory may be allocated.
 
 pub(crate) mod device;
 pub(crate) mod export;
@@ -35,7 +37,7 @@ pub(crate) struct DmaBuf(NonNull<raw::dma_buf>);
 
 // SAFETY: dma-bufs lock themselves, and references may be given back from any thread.
 unsafe impl Send for DmaBuf {}
-// SAFETY: As above.
+// SAFETY: dma-bufs lock themselves, and references may be given back from any thread.
 unsafe impl Sync for DmaBuf {}
 
 impl DmaBuf {
@@ -52,26 +54,26 @@ impl DmaBuf {
         NonNull::new(from_err_ptr(result)?).map(Self).ok_or(ENOMEM)
     }
 
-    /// Bytes, as far as they are whole pages.
+    /// Its size in bytes, rounded down to whole pages.
     pub(crate) fn bytes(&self) -> u64 {
         // SAFETY: By the type invariant the dma-buf is alive, and its size is constant.
         let bytes = unsafe { (*self.0.as_ptr()).size };
         (bytes - bytes % PAGE_BYTES) as u64
     }
 
-    /// Its reservation lock, held until drop. May sleep.
+    /// Takes its reservation lock, until drop. May sleep.
     fn reserve(&self) -> Reserved<'_> {
         // SAFETY: By the type invariant the dma-buf is alive. Without a context the lock cannot fail.
         unsafe { raw::dmaplane_resv_lock((*self.0.as_ptr()).resv) };
         Reserved(self)
     }
 
-    /// Gives it a file descriptor in the calling process. `tell` gets the number before anybody can use it, and may
+    /// Gives it a file descriptor in the calling process. `report` gets the number before anybody can use it, and may
     /// still refuse.
-    pub(crate) fn publish(self, cloexec: bool, tell: impl FnOnce(i32) -> Result) -> Result {
+    pub(crate) fn publish(self, cloexec: bool, report: impl FnOnce(i32) -> Result) -> Result {
         let flags = if cloexec { flags::O_CLOEXEC } else { 0 };
         let reserved = FileDescriptorReservation::get_unused_fd_flags(flags)?;
-        tell(reserved.reserved_fd() as i32)?;
+        report(reserved.reserved_fd() as i32)?;
         let this = ManuallyDrop::new(self);
         // SAFETY: By the type invariant a reference to the file is ours, and it moves into the result. Files of dma-bufs
         // have no position.
@@ -100,7 +102,7 @@ impl Drop for DmaBuf {
     }
 }
 
-/// The reservation lock of a dma-buf.
+/// The reservation lock of a dma-buf, while it is held.
 struct Reserved<'a>(&'a DmaBuf);
 
 impl Drop for Reserved<'_> {

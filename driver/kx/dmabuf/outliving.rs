@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! What of a dma-buf of the driver's own outlives it. Its file may be freed, and another one be in its place, while its
-//! dentry still keeps the dma-buf (a file descriptor for a path does that): so whoever takes the memory away looks at the
-//! file no more, but at these.
+//! The parts of one of the driver's own dma-bufs that outlive its file. The file may be freed, and another one be in
+//! its place, while its dentry still keeps the dma-buf (a descriptor opened with `O_PATH` does that). So a revocation
+//! never uses the file, but these.
+//!
+//! Would become part of `kernel::dma_buf`.
 
 use super::{raw, DmaBuf};
 use core::ptr::NonNull;
@@ -12,16 +14,17 @@ use kernel::{bindings, prelude::*};
 ///
 /// # Invariants
 ///
-/// The lock is ours and initialised until drop. Whoever made a dma-buf with it drops it after the dma-buf's release.
+/// The lock is ours and initialised until drop. The code that makes a dma-buf with it drops it after the dma-buf's
+/// release.
 pub(super) struct Reservation(NonNull<raw::dma_resv>);
 
-// SAFETY: It is a lock.
+// SAFETY: It is a lock, which any thread may take.
 unsafe impl Send for Reservation {}
-// SAFETY: As above.
+// SAFETY: It is a lock, which any thread may take.
 unsafe impl Sync for Reservation {}
 
 impl Reservation {
-    /// A new one. `ENOMEM`.
+    /// Makes one. `ENOMEM`.
     pub(super) fn new() -> Result<Self> {
         // SAFETY: The result is ours.
         let made = unsafe { raw::dmaplane_resv_new() };
@@ -29,7 +32,7 @@ impl Reservation {
         NonNull::new(made).map(Self).ok_or(ENOMEM)
     }
 
-    /// For the framework, which may keep it until the release.
+    /// The raw lock, for the framework, which may keep it until the release.
     pub(super) fn as_ptr(&self) -> *mut raw::dma_resv {
         self.0.as_ptr()
     }
@@ -59,7 +62,7 @@ impl Drop for Held<'_> {
     }
 }
 
-/// Where the mappings of a dma-buf are found.
+/// The inode through which the user mappings of a dma-buf are found.
 ///
 /// # Invariants
 ///
@@ -68,11 +71,11 @@ pub(super) struct Mappings(NonNull<bindings::inode>);
 
 // SAFETY: Inodes lock themselves.
 unsafe impl Send for Mappings {}
-// SAFETY: As above.
+// SAFETY: Inodes lock themselves.
 unsafe impl Sync for Mappings {}
 
 impl Mappings {
-    /// Those of a dma-buf.
+    /// The mappings of a dma-buf.
     pub(super) fn of(dmabuf: &DmaBuf) -> Result<Self> {
         // SAFETY: The dma-buf is alive, and its file too, since a reference to it is the caller's.
         let inode = unsafe { raw::dmaplane_dma_buf_inode(dmabuf.0.as_ptr()) };

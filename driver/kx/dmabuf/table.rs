@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Pages as another driver's device sees them.
+//! Pages mapped for another driver's device.
+//!
+//! Extends `kernel::scatterlist`.
 
 use super::raw;
-use crate::kx::pages::{at_will, PAGE_BYTES};
+use crate::kx::charged::GFP_CHARGED;
+use crate::kx::pages::PAGE_BYTES;
 use core::ptr::NonNull;
 use kernel::{
     bindings::{self, dma_data_direction as Direction},
@@ -33,7 +36,7 @@ impl List {
                 0,
                 pages.len() * PAGE_BYTES,
                 piece,
-                bindings::GFP_KERNEL_ACCOUNT,
+                raw::DMAPLANE_GFP_CHARGED,
             )
         })?;
         // INVARIANT: Filled above. The list does not refer to the table, which may move.
@@ -48,7 +51,7 @@ impl Drop for List {
     }
 }
 
-/// Pages mapped for a device. Dropping it unmaps them first; then the list goes.
+/// Pages mapped for a device. Dropping it first unmaps them, and then frees the list.
 ///
 /// # Invariants
 ///
@@ -80,7 +83,7 @@ impl Table {
         if (piece as usize) < PAGE_BYTES {
             return Err(EOPNOTSUPP);
         }
-        // SAFETY: As above, and the pages are alive.
+        // SAFETY: The caller keeps the device and the pages.
         let reaches = |page: &NonNull<bindings::page>| unsafe {
             raw::dmaplane_dma_reaches(device.as_ptr(), page.as_ptr())
         };
@@ -97,7 +100,7 @@ impl Table {
             direction,
         };
         table.sync_for_device();
-        Ok(KBox::new(table, at_will())?)
+        Ok(KBox::new(table, GFP_CHARGED)?)
     }
 
     /// The table, for its importer.
@@ -105,15 +108,15 @@ impl Table {
         core::ptr::from_ref(&self.list.0).cast_mut()
     }
 
-    /// Makes visible to the processor what the device wrote. The direction is that of the mapping, whatever the processor
-    /// is going to do: another one is an error to the DMA API.
+    /// Makes the device's writes visible to the CPU. The direction is that of the mapping, whatever the CPU is going to
+    /// do: the DMA API rejects another one.
     pub(super) fn sync_for_cpu(&self) {
         let (device, direction) = (self.device.as_ptr(), self.direction);
         // SAFETY: By the type invariant the list is mapped.
         unsafe { raw::dmaplane_dma_sync_for_cpu(device, self.as_ptr(), direction) };
     }
 
-    /// Makes visible to the device what the processor wrote, likewise.
+    /// Makes the CPU's writes visible to the device, in the direction of the mapping.
     pub(super) fn sync_for_device(&self) {
         let (device, direction) = (self.device.as_ptr(), self.direction);
         // SAFETY: By the type invariant the list is mapped.

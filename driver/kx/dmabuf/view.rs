@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! What is behind the driver's own dma-bufs, and how its own importer comes to that: not by a kernel mapping, which a
-//! device's memory has none of, and which the framework warns of when there is no memory for it.
+//! Access of the driver's own importer to the memory behind the driver's own dma-bufs. It uses no kernel mapping: a
+//! device's memory has none, and the framework warns when there is no memory for one.
+//!
+//! Would become part of `kernel::dma_buf`.
 
 use super::DmaBuf;
 use crate::kx::{bar::IoRange, pages::Pages};
 use core::ptr::NonNull;
 use kernel::{bindings, prelude::*};
 
-/// What a dma-buf shows.
+/// The memory that a dma-buf exports.
 pub(crate) enum Shown<'a> {
     /// Pages of host memory.
     Host(&'a Pages),
@@ -17,7 +19,7 @@ pub(crate) enum Shown<'a> {
 }
 
 impl<'a> Shown<'a> {
-    /// Some of the pages of host memory. `EOPNOTSUPP` of a device's.
+    /// Some of the pages of host memory. `EOPNOTSUPP` for a device's memory.
     pub(super) fn row(&self, first: usize, count: usize) -> Result<&'a [NonNull<bindings::page>]> {
         match self {
             Self::Host(pages) => pages.as_slice().get(first..first + count).ok_or(EINVAL),
@@ -26,7 +28,7 @@ impl<'a> Shown<'a> {
     }
 }
 
-/// Exported memory as the driver's own importer takes it.
+/// Exported memory, as the driver's own importer gets it.
 pub(super) struct View {
     /// The range of a device's memory.
     pub(super) io: Option<IoRange>,
@@ -34,10 +36,10 @@ pub(super) struct View {
     pub(super) row: Option<KVVec<NonNull<bindings::page>>>,
 }
 
-/// What is the same for every `E`.
+/// The part of an export that is the same for every `E`.
 pub(super) struct Head {
-    /// Gives the memory that is exported; `None` of host memory that may not be written, which is for devices and processes.
-    /// `ENOMEM`.
+    /// Returns the exported memory; `None` for host memory that must not be written, which is for devices and processes
+    /// only. `ENOMEM`.
     ///
     /// # Safety
     ///
@@ -45,7 +47,7 @@ pub(super) struct Head {
     pub(super) view: unsafe fn(NonNull<Head>) -> Result<Option<View>>,
 }
 
-/// The export's head behind a dma-buf of the driver's own; `None` of any other.
+/// The export's head behind a dma-buf of the driver's own; `None` for any other.
 fn head(dmabuf: &DmaBuf) -> Option<NonNull<Head>> {
     let own = kernel::module::this_module::<crate::LocalModule>().as_ptr();
     // SAFETY: The dma-buf is alive, and its owner and its private data do not change.
@@ -61,11 +63,11 @@ pub(super) fn is_own(dmabuf: &DmaBuf) -> bool {
     head(dmabuf).is_some()
 }
 
-/// What a dma-buf of the driver's own shows, see [`Head::view`]; `None` of any other.
+/// The memory behind a dma-buf of the driver's own, see [`Head::view`]; `None` for any other.
 ///
 /// # Contract
 ///
-/// It is used only until the dma-buf is invalidated.
+/// The caller uses it only until the dma-buf is invalidated.
 pub(super) fn own_memory(dmabuf: &DmaBuf) -> Result<Option<View>> {
     head(dmabuf).map_or(Ok(None), |head| {
         // SAFETY: All dma-bufs of this module are made by `Export::new()`, whose exports begin with a head.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Pages: a row of them, and what keeps them alive.
+//! A row of pages, and what keeps them alive.
+//!
+//! Extends `kernel::page`.
 
 mod folios;
 mod zero;
@@ -8,39 +10,25 @@ mod zero;
 pub(crate) use folios::{Wanted, MAX_ORDER};
 
 use super::raw;
+use crate::kx::charged::GFP_CHARGED;
 use crate::logic::alias::{self, Order};
 use core::ptr::NonNull;
-use kernel::{
-    alloc::{flags::__GFP_NOWARN, Flags},
-    bindings,
-    prelude::*,
-    sync::Arc,
-};
+use kernel::{bindings, prelude::*, sync::Arc};
 
 /// Bytes of a page.
 pub(crate) const PAGE_BYTES: usize = kernel::page::PAGE_SIZE;
 
-/// How to allocate what a user asks for at will: charged to the user's memory cgroup, told by the error alone and not in
-/// the log, and given up before the OOM killer would be called.
-pub(crate) fn at_will() -> Flags {
-    const RETRY_MAYFAIL: u32 = 1 << bindings::___GFP_RETRY_MAYFAIL_BIT;
-    // SAFETY: Flags have no niche, and no room for anything but the one number that they are of: the sizes are compared
-    // when this is compiled. The kernel crate has no name for this one.
-    let may_fail = unsafe { core::mem::transmute::<u32, Flags>(RETRY_MAYFAIL) };
-    GFP_KERNEL_ACCOUNT | __GFP_NOWARN | may_fail
-}
-
-/// Keeps pages alive that are not the driver's own, such as a range of a BAR or an imported dma-buf, and gives them
-/// back on drop.
+/// Keeps pages alive that are not the driver's own, such as a range of a BAR or an imported dma-buf, and releases them
+/// on drop.
 pub(crate) trait PageOwner: Send + Sync {}
 
 /// What keeps the pages of a row alive.
 enum Owner {
-    /// The row itself: it consists of whole folios in a row, each with one reference of ours.
+    /// The row itself: it consists of whole folios, each with one reference of ours.
     Folios,
-    /// Somebody else, asked by keeping this.
+    /// Somebody else, as long as this is held.
     Foreign { _owner: KBox<dyn PageOwner> },
-    /// A row that this is a part of; its own row is empty. The owner hears when the part is given up.
+    /// Another row, of which this is a part; its own row is empty. `_owner` is dropped with the part.
     Part {
         whole: Arc<Pages>,
         first: usize,
@@ -108,16 +96,17 @@ impl Pages {
         })
     }
 
-    /// Whether they become somebody else's while they are alive, so that nobody else may hold references to them.
+    /// Whether they may be reused for another owner while they are alive, so that nobody else may hold references to
+    /// them.
     pub(super) fn are_lent(&self) -> bool {
         matches!(self.owner, Owner::Part { .. })
     }
 
-    /// Whether somebody refers to pages of the driver's own beyond the row itself. Without user mappings and work of
-    /// devices that is who has pinned them, in whatever way, or sends from them.
+    /// Whether anything but the row itself holds references to pages of the driver's own. If there are no user mappings
+    /// and no work of devices, those are of users who have pinned the pages, in whatever way, or send from them.
     pub(crate) fn are_referenced(&self) -> bool {
         if !matches!(self.owner, Owner::Folios) {
-            // Those that are lent cannot be pinned, and others' are the others' to look after.
+            // Lent pages cannot be pinned, and foreign pages are their owner's concern.
             return false;
         }
         let mut index = 0;
@@ -138,7 +127,7 @@ impl Pages {
         false
     }
 
-    /// How many there are.
+    /// Number of pages.
     pub(crate) fn count(&self) -> usize {
         match &self.owner {
             Owner::Part { count, .. } => *count,
@@ -151,8 +140,9 @@ impl Pages {
         zero::zero(self.as_slice(), workers)
     }
 
-    /// Shows each folio to `look`: first page, node, order, pages of it that are here. Pages of others count as folios of
-    /// one page; those of a part are shown one by one, with the order of their folio.
+    /// Calls `look` for each folio with its first page, its node, its order, and the number of its pages that are here.
+    /// Foreign pages count as folios of one page; the pages of a part are passed one by one, with the order of their
+    /// folio.
     pub(crate) fn each_folio(&self, mut look: impl FnMut(usize, i32, usize, usize)) {
         let mut index = 0;
         while let Some(page) = self.as_slice().get(index) {
@@ -170,8 +160,8 @@ impl Pages {
         }
     }
 
-    /// Copies bytes into the pages, from a byte offset on. What does not fit is left out, which the caller's check of
-    /// the range rules out.
+    /// Copies bytes into the pages, from a byte offset on. Bytes that do not fit are left out, which the caller's check
+    /// of the range rules out.
     pub(crate) fn write(&self, offset: u64, from: &[u8]) {
         self.each_part(offset, from.len(), |page, start, done, count| {
             if let Some(part) = from.get(done..done + count) {
@@ -182,12 +172,13 @@ impl Pages {
         });
     }
 
-    /// Copies bytes out of the pages, from a byte offset on, as [`Self::write`] does it.
+    /// Copies bytes out of the pages, from a byte offset on, like [`Self::write`].
     pub(crate) fn read(&self, offset: u64, to: &mut [u8]) {
         let bytes = to.len();
         self.each_part(offset, bytes, |page, start, done, count| {
             if let Some(part) = to.get_mut(done..done + count) {
-                // SAFETY: As in `write()`.
+                // SAFETY: By the type invariant the page is alive, and the part lies inside it. User space may change
+                // the memory meanwhile, which tears the data and nothing else.
                 unsafe {
                     raw::dmaplane_copy_from_page(part.as_mut_ptr().cast(), page, start, count)
                 };
@@ -195,12 +186,13 @@ impl Pages {
         });
     }
 
-    /// Whether others may have the same pages under another name.
+    /// Whether other rows may contain the same pages.
     fn may_alias(&self) -> bool {
         matches!(self.owner, Owner::Foreign { .. })
     }
 
-    /// In which order bytes are to be copied from other pages, or from these. `ENOMEM` where that takes a search.
+    /// Finds the order in which bytes are to be copied from other pages, or from these. `ENOMEM` if that takes a
+    /// search.
     pub(crate) fn order(
         &self,
         offset: u64,
@@ -225,14 +217,14 @@ impl Pages {
         let (from_first, from_end, from_skip) = range(from, from_offset)?;
         let to = self.as_slice().get(to_first..to_end).ok_or(EINVAL)?;
         let from = from.as_slice().get(from_first..from_end).ok_or(EINVAL)?;
-        let mut scratch = KVVec::from_elem((0, 0), from.len(), at_will())?;
+        let mut scratch = KVVec::from_elem((0, 0), from.len(), GFP_CHARGED)?;
         let name = |page: &NonNull<bindings::page>| page.as_ptr().addr();
         let (to, from) = (to.iter().map(name), from.iter().map(name));
         Ok(alias::order(to, to_skip, from, from_skip, &mut scratch))
     }
 
-    /// Copies bytes from other pages, or from these, in an order that [`Self::order`] found. May sleep. What does not fit
-    /// is left out, which the caller's check of the ranges rules out.
+    /// Copies bytes from other pages, or from these, in an order that [`Self::order`] found. May sleep. Bytes that do
+    /// not fit are left out, which the caller's check of the ranges rules out.
     pub(crate) fn copy_from(
         &self,
         offset: u64,
@@ -248,7 +240,7 @@ impl Pages {
         };
         let mut done = 0;
         while done < bytes {
-            // Each part ends, or going backwards begins, where a page of either side does.
+            // Each part ends at a page boundary of either side or, going backwards, begins at one.
             let left = bytes - done;
             let (to_at, from_at, count) = if backwards {
                 let (to_end, from_end) = (to_start + left, from_start + left);
@@ -279,7 +271,8 @@ impl Pages {
         }
     }
 
-    /// Cuts a range of bytes at the pages' ends: page, start in it, bytes before it, bytes.
+    /// Splits a range of bytes at page boundaries, and calls `part` with the page, the start in it, the bytes before
+    /// it, and the bytes in it.
     fn each_part(
         &self,
         offset: u64,

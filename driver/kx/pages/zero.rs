@@ -1,27 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Zeroing pages before anybody sees them; many of them in parallel, by processors of the nodes that they are on.
+//! Zeroing of pages before anybody sees them. Many pages are zeroed in parallel, by processors of their own nodes.
+//!
+//! Extends `kernel::page`.
 
-use super::{at_will, raw};
-use crate::kx::{nodes, signal::Signal, task::is_killed};
+use super::raw;
+use crate::kx::charged::GFP_CHARGED;
+use crate::kx::{completion::Completion, nodes, task::is_killed};
 use core::{
     ptr::{self, NonNull},
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 use kernel::{bindings, container_of, prelude::*, sync::Arc, types::Opaque};
 
-/// Pages between two looks at whether to stop: 2 MiB, some hundred microseconds.
+/// Pages between two checks whether to stop: 2 MiB, some hundred microseconds.
 const CHUNK: usize = 512;
 
-/// Pages from which on work items are worth their cost: 16 MiB.
+/// Number of pages from which on work items are worth their cost: 16 MiB.
 const PARALLEL: usize = 4096;
 
 /// Most work items of one buffer.
 const MAX_WORKERS: usize = 32;
 
-/// Zeroes a row of pages, which the caller keeps alive. `EINTR` when the caller is being killed; then some are not zeroed.
-/// Other signals wait: to begin anew for each would be to never finish where they come often.
-/// `limit` bounds the work items, 0 leaves their number to this function and 1 means that there are none.
+/// Zeroes a row of pages, which the caller keeps alive. `EINTR` when the caller is being killed; then some are not
+/// zeroed. Other signals do not end it: where they come often, restarts would never finish. `limit` bounds the work
+/// items; 0 leaves their number to this function, and 1 means that there are none.
 pub(super) fn zero(row: &[NonNull<bindings::page>], limit: usize) -> Result {
     if row.len() >= PARALLEL && limit != 1 {
         let lanes = lanes(row)?;
@@ -42,7 +45,7 @@ pub(super) fn zero(row: &[NonNull<bindings::page>], limit: usize) -> Result {
 
 /// # Safety
 ///
-/// The pages are alive. Whoever else writes them meanwhile tears their contents and nothing else. May sleep.
+/// The pages are alive. A concurrent write tears their contents and nothing else. May sleep.
 unsafe fn zero_chunk(chunk: &[NonNull<bindings::page>]) {
     for page in chunk {
         // SAFETY: The caller promises the same.
@@ -50,7 +53,7 @@ unsafe fn zero_chunk(chunk: &[NonNull<bindings::page>]) {
     }
 }
 
-/// The chunks of one node, and how far its work items are.
+/// The chunks of one node, and the progress of its work items.
 struct Lane {
     node: i32,
     workers: usize,
@@ -59,13 +62,14 @@ struct Lane {
 
 /// The node of a chunk: its first page's.
 fn node_of(chunk: &[NonNull<bindings::page>]) -> i32 {
-    // SAFETY: The page is alive, as the users of the row see to.
+    // SAFETY: The users of the row keep the page alive.
     chunk.first().map_or(-1, |page| unsafe {
         raw::dmaplane_page_to_nid(page.as_ptr())
     })
 }
 
-/// A lane for each node that a chunk is on, with as many work items as it has processors and chunks.
+/// Makes a lane for each node that has chunks. A lane has as many work items as its node has processors, and at most
+/// one for each chunk.
 fn lanes(row: &[NonNull<bindings::page>]) -> Result<KVec<Lane>> {
     let mut lanes: KVec<Lane> = KVec::new();
     for chunk in row.chunks(CHUNK) {
@@ -78,12 +82,12 @@ fn lanes(row: &[NonNull<bindings::page>]) -> Result<KVec<Lane>> {
                     workers: 1,
                     next: AtomicUsize::new(0),
                 };
-                lanes.push(lane, at_will())?;
+                lanes.push(lane, GFP_CHARGED)?;
             }
         }
     }
     for lane in lanes.iter_mut() {
-        // A node without processors is served by those of others.
+        // Processors of other nodes serve a node without processors.
         lane.workers = lane.workers.min(nodes::cpus(lane.node).max(1));
     }
     Ok(lanes)
@@ -97,12 +101,12 @@ struct Job {
     stop: AtomicBool,
     /// Work items that have not finished.
     left: AtomicUsize,
-    done: Arc<Signal>,
+    done: Arc<Completion>,
 }
 
 // SAFETY: Pages are not tied to a thread, and the row is only read.
 unsafe impl Send for Job {}
-// SAFETY: As above; what changes is atomic.
+// SAFETY: Pages are not tied to a thread, and the row is only read; what changes is atomic.
 unsafe impl Sync for Job {}
 
 /// A work item.
@@ -121,7 +125,7 @@ struct Worker {
 }
 
 impl Worker {
-    /// Not queued yet. Dropped before the job's row is.
+    /// A work item that is not queued yet. It is dropped before the job's row is.
     fn new(job: Arc<Job>, lane: usize) -> impl PinInit<Self> {
         // INVARIANT: The work is initialised here and pinned from here on; the caller promises the rest.
         pin_init!(Self {
@@ -138,14 +142,14 @@ impl Worker {
 #[pinned_drop]
 impl PinnedDrop for Worker {
     fn drop(self: Pin<&mut Self>) {
-        // SAFETY: By the type invariant the work is initialised. A running one is waited for, which is for a chunk at most
-        // once the job was stopped.
+        // SAFETY: By the type invariant the work is initialised. This waits for a running one, for a chunk at most once
+        // the job was stopped.
         unsafe { bindings::disable_work_sync(self.work.get()) };
     }
 }
 
 fn in_parallel(row: &[NonNull<bindings::page>], lanes: KVec<Lane>, limit: usize) -> Result {
-    let done = Signal::new()?;
+    let done = Completion::new()?;
     // At least one for each lane, whatever the limit says: each serves its own node only.
     let share = limit.checked_div(lanes.len()).unwrap_or(1).max(1);
     let count = |lane: &Lane| lane.workers.min(share);
@@ -158,13 +162,13 @@ fn in_parallel(row: &[NonNull<bindings::page>], lanes: KVec<Lane>, limit: usize)
             done: done.clone(),
             lanes,
         },
-        at_will(),
+        GFP_CHARGED,
     )?;
-    let mut workers = KVec::with_capacity(total, at_will())?;
+    let mut workers = KVec::with_capacity(total, GFP_CHARGED)?;
     for (index, lane) in job.lanes.iter().enumerate() {
         for _ in 0..count(lane) {
-            let worker = KBox::pin_init(Worker::new(job.clone(), index), at_will())?;
-            workers.push(worker, at_will())?;
+            let worker = KBox::pin_init(Worker::new(job.clone(), index), GFP_CHARGED)?;
+            workers.push(worker, GFP_CHARGED)?;
         }
     }
     for worker in workers.iter() {
@@ -174,7 +178,7 @@ fn in_parallel(row: &[NonNull<bindings::page>], lanes: KVec<Lane>, limit: usize)
     }
     let finished = done.wait_killable();
     job.stop.store(true, Ordering::Relaxed);
-    // Waits for those that run, so that their writes are done and seen.
+    // Waits for running work items, so that their writes are done and seen.
     drop(workers);
     if finished {
         Ok(())
@@ -197,7 +201,7 @@ unsafe extern "C" fn run(work: *mut bindings::work_struct) {
     };
     while !job.stop.load(Ordering::Relaxed) {
         let index = lane.next.fetch_add(1, Ordering::Relaxed);
-        // As chunks() has them, which says so in a way that an older compiler takes for a possible panic.
+        // The same bounds as those of `chunks()`, in which an older compiler sees a possible panic.
         let start = index.saturating_mul(CHUNK).min(row.len());
         let end = start.saturating_add(CHUNK).min(row.len());
         let chunk = match row.get(start..end) {
@@ -205,7 +209,7 @@ unsafe extern "C" fn run(work: *mut bindings::work_struct) {
             _ => break,
         };
         if node_of(chunk) == lane.node {
-            // SAFETY: The caller of `zero()` keeps the pages alive. Each chunk is of one lane and counted out once.
+            // SAFETY: The caller of `zero()` keeps the pages alive. Each chunk belongs to one lane and is taken once.
             unsafe { zero_chunk(chunk) };
         }
     }

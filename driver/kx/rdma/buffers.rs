@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
 //! Memory for control messages, mapped for a device once and for all.
+//!
+//! Would become part of `kernel::rdma`.
 
-use super::{client::Device, raw};
-use crate::{faults::FAULTS, kx::pages::PAGE_BYTES, logic::wire::MESSAGE_BYTES};
+use super::{client::Device, hooks::Hooks, raw};
+use crate::kx::charged::GFP_CHARGED;
+use crate::{kx::pages::PAGE_BYTES, logic::wire::MESSAGE_BYTES};
 use core::ptr::NonNull;
 use kernel::prelude::*;
 
@@ -12,7 +15,7 @@ const PER_PAGE: usize = PAGE_BYTES / MESSAGE_BYTES;
 
 /// One page and where the device sees it.
 struct Mapped {
-    /// From a box, which drop puts together again. A raw pointer, because the device writes behind it.
+    /// From a box, which drop restores. A raw pointer, because the device writes to the memory.
     memory: NonNull<[u8; PAGE_BYTES]>,
     address: u64,
 }
@@ -29,23 +32,28 @@ pub(super) struct Buffers {
     pages: KVec<Mapped>,
 }
 
-// SAFETY: The pages are ours and not tied to a thread; the slots' users keep each other out.
+// SAFETY: The pages are ours and not tied to a thread; the users of the slots exclude each other.
 unsafe impl Send for Buffers {}
 
 impl Buffers {
     /// Allocates and maps `count` slots.
-    pub(super) fn new(device: Device, count: usize, to_device: bool) -> Result<Self> {
+    pub(super) fn new(
+        device: Device,
+        count: usize,
+        to_device: bool,
+        hooks: &Hooks,
+    ) -> Result<Self> {
         let mut buffers = Self {
             device,
             to_device,
-            pages: KVec::with_capacity(count.div_ceil(PER_PAGE), GFP_KERNEL)?,
+            pages: KVec::with_capacity(count.div_ceil(PER_PAGE), GFP_CHARGED)?,
         };
         for _ in 0..count.div_ceil(PER_PAGE) {
-            // Not by value: a page is too much for the stack.
-            let page = KBox::<[u8; PAGE_BYTES]>::new_uninit(GFP_KERNEL | __GFP_ZERO)?;
+            // Not by value: a page is too large for the stack.
+            let page = KBox::<[u8; PAGE_BYTES]>::new_uninit(GFP_CHARGED | __GFP_ZERO)?;
             // SAFETY: The allocator has zeroed it, and any bytes are valid.
             let memory = NonNull::from(KBox::leak(unsafe { page.assume_init() }));
-            let mapped = FAULTS.dma_map.fail(ENOMEM).and_then(|()| {
+            let mapped = hooks.dma_map.fail(ENOMEM).and_then(|()| {
                 // SAFETY: The device is alive by its invariant; the memory is a whole page of `kmalloc`.
                 let address = unsafe {
                     raw::dmaplane_ib_dma_map_page(
@@ -95,14 +103,14 @@ impl Buffers {
     /// Copies a received message out. The work request of this slot has completed.
     pub(super) fn read(&self, slot: usize) -> Result<[u8; MESSAGE_BYTES]> {
         let (memory, address) = self.slot(slot)?;
-        // SAFETY: The slot is mapped and, its work request completed, the device is done with it.
+        // SAFETY: The slot is mapped, and the device is done with it, because its work request has completed.
         unsafe {
             raw::dmaplane_ib_dma_sync_cpu(self.device.as_ptr(), address, MESSAGE_BYTES);
             Ok(memory.cast::<[u8; MESSAGE_BYTES]>().read())
         }
     }
 
-    /// Hands a slot to the device: before it is posted for receiving again.
+    /// Hands a slot to the device, before it is posted.
     pub(super) fn give_back(&self, slot: usize) -> Result {
         let (_, address) = self.slot(slot)?;
         // SAFETY: The slot is mapped.
@@ -117,7 +125,7 @@ impl Buffers {
         Ok(())
     }
 
-    /// Copies a message in. The slot is not in use by any work request, which the caller's free list proves.
+    /// Copies a message in. No work request uses the slot, which the caller's free list proves.
     pub(super) fn write(&self, slot: usize, message: &[u8; MESSAGE_BYTES]) -> Result {
         let (memory, _) = self.slot(slot)?;
         // SAFETY: The slot lies inside the page, and nobody else uses it.

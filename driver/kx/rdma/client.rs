@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Seeing RDMA devices come and go.
+//! A client of `ib_core`, which is notified when RDMA devices come and go.
+//!
+//! Would become part of `kernel::rdma`.
 
-use super::{raw, NAME};
+use super::{capabilities::Capabilities, raw, NAME};
 use crate::kx::nodes::DeviceName;
 use core::{marker::PhantomData, ptr, ptr::NonNull};
 use kernel::{
@@ -22,7 +24,7 @@ pub(crate) struct Device(NonNull<raw::ib_device>);
 
 // SAFETY: `ib_core` locks its devices; the pointer may be used from any thread.
 unsafe impl Send for Device {}
-// SAFETY: As above.
+// SAFETY: `ib_core` locks its devices; the pointer may be used from any thread.
 unsafe impl Sync for Device {}
 
 impl Device {
@@ -40,7 +42,7 @@ impl Device {
         self.0.as_ptr()
     }
 
-    /// Its name, ending in zeroes.
+    /// Its name, padded with zeroes.
     pub(crate) fn name(self) -> [u8; 64] {
         // SAFETY: By the type invariant the device is alive. A concurrent rename may tear the copy,
         // which is only ever shown to people; the bytes are initialised either way.
@@ -71,30 +73,13 @@ impl Device {
         unsafe { raw::dmaplane_ib_device_node(self.as_ptr()) }
     }
 
-    /// Whether a READ has to be alone: nothing, another READ included, may be sent behind one whose data has not come yet. rxe
-    /// takes the peer's refusal of what came out of turn for an acknowledgement of all before it, READs included, and then
-    /// completes those without their data. It also completes a READ as successful whose responses are out of order, and ends
-    /// the queue pair then: so a READ is to be confirmed by what follows it. That others wait for it must not keep the control
-    /// messages waiting, so it goes in steps. See the findings in ARCHITECTURE.md.
-    pub(super) fn reads_alone(self) -> bool {
-        // SAFETY: By the type invariant the device is alive, and whose it is never changes.
-        unsafe { raw::dmaplane_ib_is_rxe(self.as_ptr()) }
-    }
-
-    /// Pages that one fast-registered memory region can hold.
-    pub(crate) fn region_pages(self) -> u32 {
-        // SAFETY: By the type invariant the device is alive, and its attributes are constant.
-        unsafe { (*self.as_ptr()).attrs.max_fast_reg_page_list_len }
-    }
-
-    /// Work requests that one of its queues can hold.
-    pub(crate) fn queue_entries(self) -> u32 {
-        // SAFETY: As above.
-        unsafe { (*self.as_ptr()).attrs.max_qp_wr }
+    /// What it can do.
+    pub(crate) fn capabilities(self) -> Capabilities {
+        Capabilities::of(self)
     }
 }
 
-/// What the client's user does when devices come and go. Both run in process context and may sleep.
+/// The callbacks of the client's user for devices that come and go. Both run in process context and may sleep.
 pub(crate) trait Ops: 'static {
     /// A device came, or was there when the client registered. On an error the device is ignored.
     fn add(device: Device) -> Result;
@@ -153,7 +138,7 @@ impl<T: Ops> Registration<T> {
     ///
     /// Called by `ib_core` with a device whose `add` succeeded.
     unsafe extern "C" fn remove(device: *mut raw::ib_device, _data: *mut c_void) {
-        // SAFETY: As in `add`.
+        // SAFETY: `ib_core` keeps the device until `remove` returned; `T` keeps the invariant.
         if let Some(device) = unsafe { Device::from_raw(device) } {
             T::remove(device);
         }

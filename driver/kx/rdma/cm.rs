@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
 //! The RDMA connection manager.
+//!
+//! Would become part of `kernel::rdma`.
 
 use super::{client::Device, raw, NAME};
 use crate::kx::net::{current_net, Address};
@@ -12,20 +14,20 @@ use kernel::{
     sync::Arc,
 };
 
-/// Most private data that is looked at, in bytes.
+/// Most private data that is read, in bytes.
 const MAX_PRIVATE: usize = 64;
 
 /// log2 of the time that a queue pair waits for an acknowledgement, in units of 4.096 µs: 0.54 s.
 const ACK_TIMEOUT: u8 = 17;
 
-/// Retransmissions before a peer counts as unreachable; with [`ACK_TIMEOUT`] about 4 s. One more would mean "for ever"
-/// to rxe, which takes the protocol's special value for receivers that are not ready for this one too.
+/// Retransmissions before a peer counts as unreachable; with [`ACK_TIMEOUT`] about 4 s. rxe would take one more for
+/// "for ever": it applies the protocol's special value for receivers that are not ready to this one, too.
 const RETRIES: u8 = 6;
 
-/// RDMA READs that may wait for their answers in one direction. Adapters of all makes can do so many.
+/// RDMA READs that may be outstanding in one direction. All adapters support so many.
 const READS: u8 = 16;
 
-/// What happened to an identifier.
+/// An event of an identifier.
 pub(crate) enum Event<'a> {
     /// The remote address is resolved and a device chosen.
     AddressResolved,
@@ -35,7 +37,7 @@ pub(crate) enum Event<'a> {
     Failed(Error),
     /// The connection is up; the peer's private data, empty on the passive side.
     Established(&'a [u8]),
-    /// The peer said no.
+    /// The peer rejected the connection.
     Rejected,
     /// The peer closed, or the connection broke.
     Disconnected,
@@ -43,13 +45,13 @@ pub(crate) enum Event<'a> {
     DeviceRemoval,
 }
 
-/// Who hears of an identifier's events. The connection manager calls one at a time for an identifier, in process
-/// context; the methods may sleep but must not drop the identifier that they are called for.
+/// The handler of an identifier's events. The connection manager calls one method at a time for an identifier, in
+/// process context; the methods may sleep but must not drop the identifier that they are called for.
 pub(crate) trait Handler: Send + Sync + Sized + 'static {
-    /// Something happened. `id` may be used to disconnect.
+    /// Handles an event. `id` may be used to disconnect.
     fn event(&self, id: Active<'_>, event: Event<'_>);
 
-    /// Somebody wants to connect to this listening identifier. Requests that are not taken are refused.
+    /// Handles a request to connect to this listening identifier. A request that is not taken is refused.
     fn request(&self, _request: Request<'_>) {}
 }
 
@@ -57,10 +59,10 @@ pub(crate) trait Handler: Send + Sync + Sized + 'static {
 pub(crate) struct Active<'a>(NonNull<raw::rdma_cm_id>, PhantomData<&'a ()>);
 
 impl Active<'_> {
-    /// Moves the queue pair to the error state and tells the peer.
+    /// Moves the queue pair to the error state and notifies the peer.
     pub(crate) fn disconnect(self) {
-        // SAFETY: The identifier is alive during its event.
-        // A failure says that it was not connected any more, which is what is wanted.
+        // SAFETY: The identifier is alive during its event. A failure means that it was not connected any more, as
+        // wanted.
         let _ = unsafe { raw::rdma_disconnect(self.0.as_ptr()) };
     }
 }
@@ -78,13 +80,13 @@ impl Request<'_> {
         self.private
     }
 
-    /// The device that the request came by.
+    /// The device on which the request arrived.
     pub(crate) fn device(&self) -> Option<Device> {
         // SAFETY: During the event the identifier is bound to its device, whose removal waits for it.
         unsafe { Device::from_raw((*self.id.as_ptr()).device) }
     }
 
-    /// Takes the new identifier over. It must not be dropped before the event handler has returned.
+    /// Takes over the new identifier. It must not be dropped before the event handler has returned.
     pub(crate) fn take<H: Handler>(self, handler: Arc<H>) -> CmId<H> {
         *self.taken = true;
         // SAFETY: The new identifier is alive, and the manager's lock keeps others from it during its event.
@@ -112,7 +114,7 @@ pub(crate) struct CmId<H: Handler> {
 
 // SAFETY: The connection manager locks its identifiers.
 unsafe impl<H: Handler> Send for CmId<H> {}
-// SAFETY: As above.
+// SAFETY: The connection manager locks its identifiers.
 unsafe impl<H: Handler> Sync for CmId<H> {}
 
 impl<H: Handler> CmId<H> {
@@ -146,7 +148,7 @@ impl<H: Handler> CmId<H> {
         &self.handler
     }
 
-    /// The device that the address led to.
+    /// The device to which the identifier is bound.
     pub(crate) fn device(&self) -> Option<Device> {
         // SAFETY: The identifier is alive. While it is bound to a device, that device's removal waits for it;
         // whoever keeps the result has it checked by the registry of devices.
@@ -184,8 +186,8 @@ impl<H: Handler> CmId<H> {
     /// Accepts a request that was taken. The queue pair exists and receives are posted.
     pub(crate) fn accept(&self, private: &[u8]) -> Result {
         let mut param = parameters(private)?;
-        // SAFETY: As above; accepting wants the identifier's handler lock, which no caller holds, since
-        // events do not lead here.
+        // SAFETY: The identifier is alive; the parameters are only read during the call. Accepting requires the
+        // identifier's handler lock, which no caller holds, since events do not lead here.
         to_result(unsafe {
             raw::rdma_lock_handler(self.as_ptr());
             let result = raw::rdma_accept(self.as_ptr(), &mut param);
@@ -199,20 +201,20 @@ impl<H: Handler> CmId<H> {
         let backlog = i32::try_from(backlog).map_err(|_| EINVAL)?;
         // SAFETY: The identifier is alive; the address is only read.
         to_result(unsafe { raw::rdma_bind_addr(self.as_ptr(), local.as_ptr()) })?;
-        // SAFETY: As above.
+        // SAFETY: The identifier is alive.
         to_result(unsafe { raw::rdma_listen(self.as_ptr(), backlog) })
     }
 
-    /// Moves the queue pair to the error state and tells the peer.
+    /// Moves the queue pair to the error state and notifies the peer.
     pub(super) fn disconnect(&self) {
-        // SAFETY: The identifier is alive. A failure says that it was not connected any more.
+        // SAFETY: The identifier is alive. A failure means that it was not connected any more.
         let _ = unsafe { raw::rdma_disconnect(self.as_ptr()) };
     }
 
-    /// Takes the queue pair of a connection that did not come up back to its beginning: what was posted is forgotten
-    /// without a completion, and nothing is left to drain. False when it is as it was. By the specification a drain would
-    /// do: but rxe stops a queue pair's responder for good when it has no memory while connecting, so that its receives
-    /// would never be flushed, and the drain never end.
+    /// Resets the queue pair of a connection that did not come up: what was posted is discarded without a completion,
+    /// and nothing is left to drain. False if the reset failed. By the specification a drain would do, but rxe stops a
+    /// queue pair's responder for good when it has no memory during the connection setup: its receives would never be
+    /// flushed, and the drain would never end.
     pub(super) fn reset(&self) -> bool {
         let mut attributes = raw::ib_qp_attr {
             qp_state: raw::ib_qp_state_IB_QPS_RESET,
@@ -227,7 +229,7 @@ impl<H: Handler> CmId<H> {
         }
     }
 
-    /// Sets how long a lost packet may go unnoticed. Before the queue pair is made.
+    /// Sets how long a lost packet may go unnoticed. Called before the queue pair is made.
     pub(super) fn set_ack_timeout(&self) {
         // SAFETY: The identifier is alive. A failure leaves the provider's default, which is only slower.
         let _ = unsafe { raw::rdma_set_ack_timeout(self.as_ptr(), ACK_TIMEOUT) };
@@ -242,22 +244,23 @@ impl<H: Handler> CmId<H> {
 
     /// The peer's address.
     pub(crate) fn peer(&self) -> Address {
-        // SAFETY: As above.
+        // SAFETY: The identifier is alive. The address is set before any event that leads here.
         let address = Address::from_storage(unsafe { &(*self.as_ptr()).route.addr.dst_addr });
         address.scoped(self.interface())
     }
 
-    /// Index of the interface that the connection goes by, in the identifier's network namespace; 0 before that is known.
+    /// Index of the interface that the connection uses, in the identifier's network namespace; 0 before that is known.
     fn interface(&self) -> i32 {
-        // SAFETY: As above: it is set together with the addresses.
+        // SAFETY: The identifier is alive. The index is set together with the addresses, before any event that leads
+        // here.
         unsafe { (*self.as_ptr()).route.addr.dev_addr.bound_dev_if }
     }
 }
 
 impl<H: Handler> Drop for CmId<H> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant it is ours. The call waits for running events, after which the handler is
-        // not called again; it is never made from an event of this identifier, which `Handler` demands.
+        // SAFETY: By the type invariant it is ours. The call waits for running events, after which the handler is not
+        // called again. It is never made from an event of this identifier, as `Handler` demands.
         unsafe { raw::rdma_destroy_id(self.as_ptr()) };
     }
 }
@@ -267,10 +270,10 @@ fn parameters(private: &[u8]) -> Result<raw::rdma_conn_param> {
         private_data: private.as_ptr().cast(),
         private_data_len: u8::try_from(private.len()).map_err(|_| EINVAL)?,
         retry_count: RETRIES,
-        // Each side's reads wait for the other's answers, so that both are bounded alike.
+        // Each side's READs wait for the other's responses, so both have the same limit.
         responder_resources: READS,
         initiator_depth: READS,
-        // Receivers are always ready, by credits: a peer that is not is broken, and found out at once.
+        // Credits keep receivers ready: a peer that is not ready is broken, and detected at once.
         rnr_retry_count: 0,
         ..Default::default()
     })
@@ -302,7 +305,7 @@ unsafe extern "C" fn on_event<H: Handler>(
         // SAFETY: The manager passes so many bytes, alive during the event.
         unsafe { core::slice::from_raw_parts(data, length.min(MAX_PRIVATE)) }
     };
-    // A refusal has a reason of the connection manager's own; negative numbers are errno.
+    // The status of a refusal is a reason code of the connection manager; negative numbers are errno.
     let failed = || {
         Event::Failed(Error::from_errno(if status < 0 {
             status
@@ -310,17 +313,17 @@ unsafe extern "C" fn on_event<H: Handler>(
             -ETIMEDOUT_NR
         }))
     };
-    // How long this side would keep trying is the peer's choice. One that wants it to wait for receivers that are not
-    // ready, which cannot be with honest peers, or to retry for ever, is refused.
+    // The peer chooses how long this side retries. A peer is refused if it demands waiting for receivers that are not
+    // ready, which honest peers never need, or endless retries.
     let patience = || {
-        // SAFETY: As above.
+        // SAFETY: Events with connection parameters have this member of the union set.
         let conn = unsafe { &(*event).param.conn };
         (conn.retry_count, conn.rnr_retry_count)
     };
     let Some(pointer) = NonNull::new(id) else {
         return 0;
     };
-    let told = match kind {
+    let event = match kind {
         raw::rdma_cm_event_type_RDMA_CM_EVENT_CONNECT_REQUEST => {
             let mut taken = false;
             let (retries, not_ready) = patience();
@@ -336,7 +339,7 @@ unsafe extern "C" fn on_event<H: Handler>(
         raw::rdma_cm_event_type_RDMA_CM_EVENT_ADDR_RESOLVED => Event::AddressResolved,
         raw::rdma_cm_event_type_RDMA_CM_EVENT_ROUTE_RESOLVED => Event::RouteResolved,
         raw::rdma_cm_event_type_RDMA_CM_EVENT_ESTABLISHED => {
-            // A greeting that is not there is one that makes no sense.
+            // An empty greeting counts as an invalid one.
             let honest = patience().1 == 0;
             Event::Established(if honest { private() } else { &[] })
         }
@@ -347,10 +350,10 @@ unsafe extern "C" fn on_event<H: Handler>(
         | raw::rdma_cm_event_type_RDMA_CM_EVENT_ROUTE_ERROR
         | raw::rdma_cm_event_type_RDMA_CM_EVENT_CONNECT_ERROR
         | raw::rdma_cm_event_type_RDMA_CM_EVENT_UNREACHABLE => failed(),
-        // The others (multicast, the end of the time-wait state, ...) ask nothing of a connection.
+        // The others (multicast, the end of the time-wait state, ...) do not matter to a connection.
         _ => return 0,
     };
-    handler.event(Active(pointer, PhantomData), told);
+    handler.event(Active(pointer, PhantomData), event);
     0
 }
 

@@ -2,15 +2,18 @@
 
 //! Memory regions by fast registration.
 //!
-//! A range of pages becomes a row of regions ("segments") of one size, because a device limits the pages
-//! of a region. Each segment starts at address 0 under its own key: no kernel address is ever part
-//! of what the peer gets. Regions are used for one registration and then given up, never recycled: a
-//! key has only 8 variable bits, and a peer must not meet an old key again.
+//! Would become part of `kernel::rdma`.
+//!
+//! A range of pages becomes a row of regions ("segments") of one size, because a device limits the pages of a region.
+//! Each segment starts at address 0 under its own key: no kernel address is ever part of what the peer gets. Regions
+//! are used for one registration and then freed, never recycled: a key has only 8 variable bits, and a peer must never
+//! get an old key again.
 
-use super::{client::Device, pd::Pd, raw};
-use crate::{
-    faults::FAULTS,
-    kx::pages::{Pages, PAGE_BYTES},
+use super::{client::Device, hooks::Hooks, pd::Pd, raw};
+use crate::kx::charged::GFP_CHARGED;
+use crate::kx::{
+    pages::{Pages, PAGE_BYTES},
+    task::is_killed,
 };
 use core::{num::NonZero, ptr, ptr::NonNull};
 use kernel::{
@@ -19,7 +22,7 @@ use kernel::{
     new_mutex,
     prelude::*,
     sync::{
-        atomic::{Atomic, Relaxed},
+        atomic::{ordering, Atomic, Relaxed},
         Arc, Mutex,
     },
 };
@@ -27,7 +30,7 @@ use kernel::{
 /// What a registration allows.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
-    /// The local side sends from it.
+    /// Only the local side uses it.
     Local,
     /// The peer may reach it too.
     Remote {
@@ -42,7 +45,7 @@ pub(crate) enum Access {
 ///
 /// # Invariants
 ///
-/// As long as `mr` is there, it is alive and refers to the addresses of `table`, which is allocated and mapped on `device`.
+/// While `mr` is `Some`, it is alive and refers to the addresses of `table`, which is allocated and mapped on `device`.
 struct Segment {
     mr: Option<NonNull<raw::ib_mr>>,
     table: KBox<bindings::sg_table>,
@@ -53,24 +56,29 @@ struct Segment {
 unsafe impl Send for Segment {}
 
 impl Segment {
-    fn new(pd: &Pd, pages: &[NonNull<bindings::page>], max_pages: u32) -> Result<Self> {
+    fn new(
+        pd: &Pd,
+        (pages, bytes): (&[NonNull<bindings::page>], usize),
+        max_pages: u32,
+        hooks: &Hooks,
+    ) -> Result<Self> {
         let device = pd.device();
         let count = u32::try_from(pages.len()).map_err(|_| EINVAL)?;
-        let mut table = KBox::new(bindings::sg_table::default(), GFP_KERNEL)?;
-        // SAFETY: The table is ours and empty; the pages are alive, which the caller of `RegionSet::new()`
-        // sees to, and the callee only reads their array (its parameter lacks the `const`).
+        let mut table = KBox::new(bindings::sg_table::default(), GFP_CHARGED)?;
+        // SAFETY: The table is ours and empty; the caller of `RegionSet::new()` keeps the pages alive, and the callee
+        // only reads their array (its parameter lacks the `const`).
         to_result(unsafe {
             bindings::sg_alloc_table_from_pages_segment(
                 &mut *table,
                 pages.as_ptr().cast_mut().cast(),
                 count,
                 0,
-                pages.len() * PAGE_BYTES,
+                bytes,
                 MAX_SG_BYTES,
-                bindings::GFP_KERNEL,
+                raw::DMAPLANE_GFP_CHARGED,
             )
         })?;
-        let mapped = FAULTS.dma_map.fail(ENOMEM).and_then(|()| {
+        let mapped = hooks.dma_map.fail(ENOMEM).and_then(|()| {
             // SAFETY: The table was filled just above, and the device is alive by its invariant.
             to_result(unsafe { raw::dmaplane_ib_dma_map_sgtable(device.as_ptr(), &mut *table) })
         });
@@ -79,7 +87,7 @@ impl Segment {
             unsafe { bindings::sg_free_table(&mut *table) };
             return Err(error);
         }
-        match Self::region(pd, &mut table, count, max_pages) {
+        match Self::region(pd, &mut table, bytes, max_pages, hooks) {
             Ok(mr) => Ok(Self {
                 mr: Some(mr),
                 table,
@@ -96,12 +104,13 @@ impl Segment {
         }
     }
 
-    /// Allocates a region over a mapped table of `count` pages.
+    /// Allocates a region over a mapped table of so many bytes.
     fn region(
         pd: &Pd,
         table: &mut bindings::sg_table,
-        count: u32,
+        bytes: usize,
         max_pages: u32,
+        hooks: &Hooks,
     ) -> Result<NonNull<raw::ib_mr>> {
         // SAFETY: By its invariant the domain is alive.
         let mr = from_err_ptr(unsafe {
@@ -121,8 +130,8 @@ impl Segment {
         };
         // SAFETY: The region is ours. Its length was set by the mapping.
         let length = unsafe { (*mr.as_ptr()).length };
-        let short = FAULTS.map_region.fires();
-        if short || mapped != entries || length != u64::from(count) * PAGE_BYTES as u64 {
+        let short = hooks.map_region.fires();
+        if short || mapped != entries || length != bytes as u64 {
             // SAFETY: Allocated above, and given back once; no user data.
             unsafe { raw::ib_dereg_mr_user(mr.as_ptr(), ptr::null_mut()) };
             return Err(if mapped < 0 {
@@ -131,7 +140,7 @@ impl Segment {
                 EIO
             });
         }
-        // SAFETY: The region is ours and not registered yet. Pages are whole, so address 0 keeps the offset
+        // SAFETY: The region is ours and not registered yet. It begins at a page's start, so address 0 keeps the offset
         // in the page.
         unsafe { (*mr.as_ptr()).iova = 0 };
         Ok(mr)
@@ -152,17 +161,17 @@ impl Segment {
 }
 
 impl Segment {
-    /// Gives the region and its mapping back, once the provider is done with both. False when the provider refuses that,
-    /// which none may do to the kernel: it may go on using the addresses, so they stay mapped.
+    /// Frees the region and its mapping, once the provider is done with both. False if the provider refuses, which none
+    /// may do to the kernel: it may go on using the addresses, so they stay mapped.
     fn end(&mut self) -> bool {
         let Some(mr) = self.mr.take() else {
             return true;
         };
-        // SAFETY: By the type invariant the region is ours, and it is given back once, as it was taken just above. This
+        // SAFETY: By the type invariant the region is ours, and it is freed once, because it was taken just above. This
         // waits until the provider is done with it.
         let refused = unsafe { raw::ib_dereg_mr_user(mr.as_ptr(), ptr::null_mut()) };
         if refused != 0 {
-            pr_err!("a provider refuses to deregister memory (error {refused}), which is leaked\n");
+            pr_err!("a provider refuses to deregister memory (error {refused}); it is leaked\n");
             return false;
         }
         // SAFETY: By the type invariant table and device are ours; the provider is done with the addresses.
@@ -183,8 +192,31 @@ impl Drop for Segment {
 /// Largest run of pages that one entry of a scatter list describes.
 const MAX_SG_BYTES: u32 = 2 << 20;
 
-/// Most pages that a segment gets even where the device could take more: 64 MiB.
+/// Most pages that a segment gets, even if the device could take more: 64 MiB.
 const MAX_SEGMENT_PAGES: u32 = 1 << 14;
+
+/// Pages of each segment but the last, for `count` pages: a power of two, so that a peer finds the segment by shifting.
+fn segment_pages(region_pages: u32, count: usize) -> Result<NonZero<usize>> {
+    let limit = region_pages.min(MAX_SEGMENT_PAGES);
+    let most = 1usize << limit.checked_ilog2().ok_or(EOPNOTSUPP)?;
+    NonZero::new(most.min(count.next_power_of_two())).ok_or(EINVAL)
+}
+
+/// Estimate of the bytes that a provider takes for the regions over `count` pages. The numbers are rxe's, which keeps
+/// 16 bytes for each page and charges nobody. `region_pages` is that of
+/// [`Capabilities`](super::capabilities::Capabilities), of a device that may have gone meanwhile.
+pub(crate) fn region_bytes(region_pages: u32, count: usize) -> Result<u64> {
+    const REGION_BYTES: u64 = 1024;
+    const PAGE_ENTRY_BYTES: u64 = 16;
+    let per_segment = segment_pages(region_pages, count)?.get();
+    let segments = count.div_ceil(per_segment) as u64;
+    Ok(segments * (REGION_BYTES + per_segment as u64 * PAGE_ENTRY_BYTES))
+}
+
+/// The provider has not answered yet.
+const REGISTERING: i32 = 0;
+/// All of it is registered.
+const REGISTERED: i32 = 1;
 
 /// The row of regions over a range of pages. It does not keep the pages alive: its owner does.
 ///
@@ -197,42 +229,47 @@ pub(crate) struct RegionSet {
     access: Access,
     segment_bytes: u64,
     keys: KVVec<u32>,
-    /// Whether the provider would not give a segment back.
+    /// Whether the provider refused to free a segment.
     stuck: Atomic<bool>,
     /// Whether it was revoked.
     ended: Atomic<bool>,
+    /// [`REGISTERING`], [`REGISTERED`], or the negative errno with which the registration failed.
+    registration: Atomic<i32>,
     #[pin]
     segments: Mutex<KVVec<Segment>>,
 }
 
 impl RegionSet {
-    /// Makes regions over `count` pages from page `first` on. They are unusable until a connection has
-    /// registered them. The caller keeps the pages alive until [`Self::revoke`] or drop.
+    /// Makes regions over `bytes` from page `first` on: the last one ends with the last byte, and not with its page. They
+    /// are unusable until a connection has registered them. The caller keeps the pages alive until [`Self::revoke`] or
+    /// drop.
     pub(crate) fn new(
         pd: &Pd,
         pages: &Pages,
         first: usize,
-        count: usize,
+        bytes: usize,
         access: Access,
+        hooks: &Hooks,
     ) -> Result<Arc<Self>> {
+        let count = bytes.div_ceil(PAGE_BYTES);
         let end = first.checked_add(count).ok_or(EINVAL)?;
         let range = pages.as_slice().get(first..end).ok_or(EINVAL)?;
-        let limit = pd.device().region_pages().min(MAX_SEGMENT_PAGES);
-        // A power of two, so that a peer finds the segment by shifting.
-        let per_segment = match limit.checked_ilog2() {
-            Some(shift) => 1usize << shift,
-            None => return Err(EOPNOTSUPP),
-        };
-        let wanted = per_segment.min(count.next_power_of_two());
-        let per_segment = NonZero::new(wanted).ok_or(EINVAL)?;
+        let per_segment = segment_pages(pd.device().capabilities().region_pages, count)?;
+        let wanted = per_segment.get();
         let chunks = range.chunks(per_segment.get());
-        let mut segments = KVVec::with_capacity(chunks.len(), GFP_KERNEL)?;
-        let mut keys = KVVec::with_capacity(chunks.len(), GFP_KERNEL)?;
+        let mut segments = KVVec::with_capacity(chunks.len(), GFP_CHARGED)?;
+        let mut keys = KVVec::with_capacity(chunks.len(), GFP_CHARGED)?;
+        let mut left = bytes;
         for chunk in chunks {
-            let segment = Segment::new(pd, chunk, wanted as u32)?;
+            if is_killed() {
+                return Err(EINTR);
+            }
+            let bytes = left.min(chunk.len() * PAGE_BYTES);
+            left -= bytes;
+            let segment = Segment::new(pd, (chunk, bytes), wanted as u32, hooks)?;
             let (_, key) = segment.region_and_key(access)?;
-            keys.push(key, GFP_KERNEL)?;
-            segments.push(segment, GFP_KERNEL)?;
+            keys.push(key, GFP_CHARGED)?;
+            segments.push(segment, GFP_CHARGED)?;
         }
         Arc::pin_init(
             pin_init!(Self {
@@ -241,9 +278,10 @@ impl RegionSet {
                 keys,
                 stuck: Atomic::new(false),
                 ended: Atomic::new(false),
+                registration: Atomic::new(REGISTERING),
                 segments <- new_mutex!(segments, "RegionSet::segments"),
             }),
-            GFP_KERNEL,
+            GFP_CHARGED,
         )
     }
 
@@ -257,8 +295,8 @@ impl RegionSet {
         &self.keys
     }
 
-    /// Ends all access and waits until the provider is done with the pages. Whoever calls it second returns when the
-    /// first is done: the lock is held meanwhile.
+    /// Ends all access and waits until the provider is done with the pages. A second caller returns when the first is
+    /// done, because the lock is held meanwhile.
     pub(crate) fn revoke(&self) {
         let mut segments = self.segments.lock();
         self.ended.store(true, Relaxed);
@@ -270,19 +308,36 @@ impl RegionSet {
         segments.clear();
     }
 
+    /// Records that the registration is over. Called once.
+    pub(crate) fn set_registered(&self, result: Result) {
+        let state = result.map_or_else(Error::to_errno, |()| REGISTERED);
+        // A thread that sees it sees what the provider did before.
+        self.registration.store(state, ordering::Release);
+    }
+
+    /// Result of the registration; `None` as long as the provider has it.
+    pub(crate) fn registration_result(&self) -> Option<Result> {
+        match self.registration.load(ordering::Acquire) {
+            REGISTERING => None,
+            REGISTERED => Some(Ok(())),
+            error => Some(Err(Error::from_errno(error))),
+        }
+    }
+
     /// Whether its access was ended.
     pub(crate) fn is_ended(&self) -> bool {
         self.ended.load(Relaxed)
     }
 
-    /// Whether the provider may still use the pages after a revocation: then they must never be anybody else's.
+    /// Whether the provider may still use the pages after a revocation. Then they must never be reused.
     pub(crate) fn is_stuck(&self) -> bool {
         self.stuck.load(Relaxed)
     }
 
     /// The work request that registers segment `index`; `ESHUTDOWN` after a revocation.
     ///
-    /// The caller holds the set until the request completed: its segments hold the region.
+    /// The caller holds the set until the request has completed, and ensures that it is not revoked before: its
+    /// segments hold the region.
     pub(super) fn registration(&self, index: usize) -> Result<raw::ib_reg_wr> {
         let segments = self.segments.lock();
         let segment = segments.get(index).ok_or(ESHUTDOWN)?;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
 //! Protection domains.
+//!
+//! Would become part of `kernel::rdma`.
 
 use super::{client::Device, raw, NAME};
 use core::{ptr, ptr::NonNull};
@@ -18,7 +20,7 @@ pub(crate) struct Pd {
 
 // SAFETY: Protection domains lock themselves.
 unsafe impl Send for Pd {}
-// SAFETY: As above.
+// SAFETY: Protection domains lock themselves.
 unsafe impl Sync for Pd {}
 
 impl Pd {
@@ -43,8 +45,8 @@ impl Pd {
         self.pd.as_ptr()
     }
 
-    /// Key for buffers of this folder's own that were mapped with `ib_dma_map_*`. Providers need not check
-    /// ranges under it, so it never serves offsets that a user or a peer chose.
+    /// Key for this folder's own buffers, which were mapped with `ib_dma_map_*`. Providers need not check ranges under
+    /// it, so it is never used for offsets that a user or a peer chose.
     pub(super) fn local_dma_lkey(&self) -> u32 {
         // SAFETY: By the type invariant the domain is alive, and the key is constant.
         unsafe { (*self.as_ptr()).local_dma_lkey }

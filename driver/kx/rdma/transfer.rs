@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
 //! One operation's work requests.
+//!
+//! Would become part of `kernel::rdma`.
 
 use super::{raw, Status};
+use crate::kx::charged::GFP_CHARGED;
 use crate::{
-    kx::chain::{Link, Next},
+    kx::box_queue::{Link, Next},
     logic::range::Piece,
 };
 use core::{
@@ -17,33 +20,49 @@ use kernel::prelude::*;
 /// Most pieces of one operation.
 const MAX_PIECES: usize = 10;
 
-/// Work requests of one operation: its pieces, and the step of a READ that goes in steps.
+/// Most work requests of one operation: its pieces, and the step of an operation that goes in steps.
 const MAX_REQUESTS: usize = MAX_PIECES + 1;
 
-/// Most bytes of a step. Messages wait for its end, and so for the retransmissions of what it loses.
+/// Most bytes of a step. Messages wait for its end, and so for the retransmission of its lost packets.
 const STEP_BYTES: u32 = 16 << 10;
 
-/// How far a READ in steps is.
-#[derive(Default)]
+/// Progress of an operation in steps.
 struct Steps {
-    /// Pieces of which all steps were posted.
+    /// Most bytes of a step.
+    size: u32,
+    /// Whether it is a READ that has to be alone: neither operations nor control messages, but for a
+    /// last will, are posted before a step has completed, and the end is confirmed.
+    alone: bool,
+    /// Number of pieces of which all steps were posted.
     piece: usize,
-    /// Bytes of the next piece for which they were.
+    /// Bytes of the next piece whose steps were posted.
     bytes: u32,
-    /// Whether what confirms it was.
+    /// Whether the request that confirms it was posted, if it needs one.
     confirmed: bool,
+}
+
+impl Steps {
+    const fn new(size: u32, alone: bool) -> Self {
+        Self {
+            size,
+            alone,
+            piece: 0,
+            bytes: 0,
+            confirmed: !alone,
+        }
+    }
 }
 
 /// RDMA WRITEs or READs that make up one operation, and what its owner needs when they are done.
 ///
-/// Only the last request asks for a completion. The others complete only when they fail, and then before
-/// the last, which is flushed: so the last one's completion is the operation's end. A READ in steps has one request at a time,
-/// each of which asks for a completion.
+/// Only the last request asks for a completion. The others complete only when they fail, and then before the last,
+/// which is flushed: so the last one's completion is the operation's end. An operation in steps has one request at a
+/// time, each of which asks for a completion.
 ///
 /// # Invariants
 ///
-/// `1 <= count <= MAX_PIECES` once [`Self::push`] succeeded, and the first `count` requests and elements are
-/// filled in, but for their pointers to each other, which [`Self::link`] sets.
+/// `1 <= count <= MAX_PIECES` once [`Self::push`] succeeded, and the first `count` requests and elements are filled in,
+/// except for their pointers to each other, which [`Self::link`] sets.
 #[repr(C)]
 pub(crate) struct Transfer<T> {
     pub(super) last: raw::ib_cqe,
@@ -57,7 +76,7 @@ pub(crate) struct Transfer<T> {
     body: Option<T>,
 }
 
-// SAFETY: The pointers in it point into itself or belong to the chain that owns it.
+// SAFETY: The pointers in it point into itself or belong to the queue that owns it.
 unsafe impl<T: Send> Send for Transfer<T> {}
 
 impl<T> Link for Transfer<T> {
@@ -67,7 +86,7 @@ impl<T> Link for Transfer<T> {
 }
 
 impl<T> Transfer<T> {
-    /// A transfer without requests and owner's part.
+    /// A transfer without requests and without the owner's part.
     pub(crate) fn empty() -> Result<KBox<Self>> {
         Ok(KBox::new(
             Self {
@@ -81,7 +100,7 @@ impl<T> Transfer<T> {
                 elements: core::array::from_fn(|_| raw::ib_sge::default()),
                 body: None,
             },
-            GFP_KERNEL,
+            GFP_CHARGED,
         )?)
     }
 
@@ -96,12 +115,12 @@ impl<T> Transfer<T> {
         self.body.as_ref()
     }
 
-    /// Its owner's part, to be changed.
+    /// Its owner's part, for changes.
     pub(crate) fn body_mut(&mut self) -> Option<&mut T> {
         self.body.as_mut()
     }
 
-    /// Gives the owner's part back.
+    /// Returns the owner's part.
     pub(crate) fn into_body(mut this: KBox<Self>) -> Option<T> {
         this.body.take()
     }
@@ -140,7 +159,40 @@ impl<T> Transfer<T> {
         for request in self.requests.iter_mut().take(self.count) {
             request.wr.opcode = raw::ib_wr_opcode_IB_WR_RDMA_READ;
         }
-        self.steps = alone.then(Steps::default);
+        self.steps = alone.then_some(Steps::new(STEP_BYTES, true));
+    }
+
+    /// Makes a WRITE go in steps of `size` bytes, or at once for `None`. Called before it is posted.
+    pub(crate) fn set_write_steps(&mut self, size: Option<u32>) {
+        self.steps = size.map(|size| Steps::new(size.max(1), false));
+    }
+
+    /// Sets the size of the steps that follow, except for a READ.
+    pub(crate) fn resize_steps(&mut self, size: u32) {
+        if let Some(steps) = self.steps.as_mut().filter(|steps| !steps.alone) {
+            steps.size = size.max(1);
+        }
+    }
+
+    /// Whether nothing is left to be posted of an operation in steps.
+    pub(crate) fn is_through(&self) -> bool {
+        let through = |steps: &Steps| steps.piece >= self.count && steps.confirmed;
+        self.steps.as_ref().is_some_and(through)
+    }
+
+    /// Bytes of the step that is posted next.
+    pub(crate) fn step_bytes(&self) -> u32 {
+        let Some(steps) = &self.steps else { return 0 };
+        let piece = self.elements.get(steps.piece);
+        let piece = piece.filter(|_| steps.piece < self.count);
+        piece.map_or(0, |piece| {
+            piece.length.saturating_sub(steps.bytes).min(steps.size)
+        })
+    }
+
+    /// Whether it goes in steps that have to be alone.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.steps.as_ref().is_some_and(|steps| steps.alone)
     }
 
     /// Whether it goes in steps.
@@ -148,18 +200,19 @@ impl<T> Transfer<T> {
         self.steps.is_some()
     }
 
-    /// The first step of a READ in steps. The box is not moved out of from here on.
+    /// The first step of an operation in steps. The box must not be moved out of from here on.
     pub(super) fn first_step(&mut self, done: raw::ib_cqe) -> Option<*const raw::ib_send_wr> {
-        self.steps = Some(Steps::default());
+        let steps = self.steps.as_ref()?;
+        self.steps = Some(Steps::new(steps.size, steps.alone));
         self.last = done;
-        // Not its last one: there is a piece.
+        // This is a step: there is a piece.
         self.next_step(raw::ib_sge::default())
     }
 
-    /// The next step, which is to be posted when the one before has completed; `None` when that was the last. That one reads
-    /// the last byte once more, into `scratch`: it completes only where the queue pair has survived the others, which is what
-    /// the end is told by. Not a READ of no bytes, of which rxe's responder keeps no key, so that it does not know it again
-    /// when it has to be repeated.
+    /// The next step, to be posted when the one before has completed; `None` when that was the last. The last step of a
+    /// READ reads the last byte once more, into `scratch`. It completes only if the queue pair has survived the other
+    /// steps, which confirms them. It is not a READ of no bytes: rxe's responder keeps no key for that, so it would not
+    /// recognise a retransmission.
     pub(super) fn next_step(&mut self, scratch: raw::ib_sge) -> Option<*const raw::ib_send_wr> {
         let steps = self.steps.as_mut()?;
         let (request, pieces) = self.requests.split_last_mut()?;
@@ -168,7 +221,7 @@ impl<T> Transfer<T> {
         request.wr.num_sge = 1;
         match pieces.clone().nth(steps.piece) {
             Some((whole, element)) => {
-                let bytes = element.length.saturating_sub(steps.bytes).min(STEP_BYTES);
+                let bytes = element.length.saturating_sub(steps.bytes).min(steps.size);
                 *target = raw::ib_sge {
                     addr: element.addr + u64::from(steps.bytes),
                     length: bytes,
@@ -177,7 +230,17 @@ impl<T> Transfer<T> {
                 request.remote_addr = whole.remote_addr + u64::from(steps.bytes);
                 request.rkey = whole.rkey;
                 steps.bytes += bytes;
-                if steps.bytes >= element.length {
+                let ends = steps.bytes >= element.length;
+                // The immediate goes with the last bytes.
+                request.wr.opcode = match whole.wr.opcode {
+                    raw::ib_wr_opcode_IB_WR_RDMA_WRITE_WITH_IMM if !ends => {
+                        raw::ib_wr_opcode_IB_WR_RDMA_WRITE
+                    }
+                    opcode => opcode,
+                };
+                // SAFETY: Reads the member of the union that holds an immediate, for which any bytes are valid.
+                request.wr.ex.imm_data = unsafe { whole.wr.ex.imm_data };
+                if ends {
                     steps.piece += 1;
                     steps.bytes = 0;
                 }
@@ -190,11 +253,11 @@ impl<T> Transfer<T> {
                 };
                 request.remote_addr = last.remote_addr + u64::from(element.length.checked_sub(1)?);
                 request.rkey = last.rkey;
+                request.wr.opcode = raw::ib_wr_opcode_IB_WR_RDMA_READ;
                 steps.confirmed = true;
             }
             None => return None,
         }
-        request.wr.opcode = raw::ib_wr_opcode_IB_WR_RDMA_READ;
         request.wr.sg_list = target;
         request.wr.send_flags = raw::ib_send_flags_IB_SEND_SIGNALED;
         request.wr.__bindgen_anon_1.wr_cqe = ManuallyDrop::new(ptr::from_mut(&mut self.last));
@@ -214,7 +277,7 @@ impl<T> Transfer<T> {
         }
     }
 
-    /// Chains the requests and names their completions. The box is not moved out of from here on.
+    /// Links the requests and sets their completion entries. The box must not be moved out of from here on.
     pub(super) fn link(&mut self, last: raw::ib_cqe, part: raw::ib_cqe) -> *const raw::ib_send_wr {
         self.last = last;
         self.part = part;
@@ -242,7 +305,7 @@ impl<T> Transfer<T> {
         next
     }
 
-    /// Leaves all requests but the first out, as a provider does that takes no more; true, as it did. For a fault point.
+    /// Leaves out all requests but the first, like a provider that takes no more. Returns true. For a fault point.
     pub(super) fn cut(&mut self) -> bool {
         if let Some(first) = self.requests.first_mut() {
             first.wr.next = ptr::null_mut();
@@ -250,7 +313,7 @@ impl<T> Transfer<T> {
         true
     }
 
-    /// Notes a failure of one of the requests; the first one counts.
+    /// Records a failure of one of the requests; the first failure counts.
     pub(super) fn note(&self, status: Status) {
         let _ = self.first_error.compare_exchange(
             raw::ib_wc_status_IB_WC_SUCCESS,
@@ -260,9 +323,9 @@ impl<T> Transfer<T> {
         );
     }
 
-    /// Notes that it ends before its next step, as what is flushed does.
+    /// Records that it ends before its next step. To its user it counts as flushed.
     pub(crate) fn give_up(&self) {
-        self.note(Status::FLUSHED);
+        self.note(Status::GIVEN_UP);
     }
 
     /// The operation's status, once its last request completed.

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * The driver's trace events. Scalars only; no kernel address, no key. Their Rust side is kx/trace/mod.rs, which has
- * the same members in the same order; OBSERVING.md documents them for users.
+ * the same members in the same order; docs/observing.md documents them for users.
  *
  * Members have C's own types: bpftrace on a kernel without BTF knows no others.
  *
@@ -76,7 +76,7 @@ TRACE_EVENT(buffer_misplaced,
 		  __entry->buffer, __entry->pages, __entry->node)
 );
 
-/* The last keeper let go of a buffer's memory. */
+/* The last reference to a buffer's memory was dropped. */
 TRACE_EVENT(buffer_free,
 	TP_PROTO(u64 buffer, u64 bytes),
 	TP_ARGS(buffer, bytes),
@@ -110,7 +110,7 @@ DECLARE_EVENT_CLASS(dmaplane_region,
 		  __entry->region, __entry->buffer, __entry->bytes, __entry->remote)
 );
 
-/* Memory is registered on a protection domain; remote tells whether the peer may reach it. */
+/* Memory is registered on a protection domain; remote says whether the peer may reach it. */
 DEFINE_EVENT(dmaplane_region, region_register,
 	TP_PROTO(u64 region, u64 buffer, u64 bytes, u32 remote),
 	TP_ARGS(region, buffer, bytes, remote));
@@ -120,7 +120,7 @@ DEFINE_EVENT(dmaplane_region, region_revoke,
 	TP_PROTO(u64 region, u64 buffer, u64 bytes, u32 remote),
 	TP_ARGS(region, buffer, bytes, remote));
 
-/* The last keeper let go of a region. */
+/* The last reference to a region was dropped. */
 DEFINE_EVENT(dmaplane_region, region_free,
 	TP_PROTO(u64 region, u64 buffer, u64 bytes, u32 remote),
 	TP_ARGS(region, buffer, bytes, remote));
@@ -171,8 +171,8 @@ DEFINE_EVENT(dmaplane_grant, grant_revoke,
 	TP_PROTO(u64 endpoint, u64 link, u32 grant, u32 why),
 	TP_ARGS(endpoint, link, grant, why));
 
-/* Nothing of the peer's lands in the grant's range any more. */
-DEFINE_EVENT(dmaplane_grant, grant_fenced,
+/* Nothing of the peer's reaches the grant's range any more. */
+DEFINE_EVENT(dmaplane_grant, grant_ended,
 	TP_PROTO(u64 endpoint, u64 link, u32 grant, u32 why),
 	TP_ARGS(endpoint, link, grant, why));
 
@@ -265,7 +265,7 @@ TRACE_EVENT(op_complete,
 		  __entry->bytes, __entry->queued_ns, __entry->provider_ns, __entry->total_ns)
 );
 
-/* A WRITE_IMM or SEND of the peer's came. trace_id is that of the receive, 0 if none waited. */
+/* A WRITE_IMM or SEND of the peer's arrived. trace_id is that of the receive, 0 if none waited. */
 TRACE_EVENT(op_arrive,
 	TP_PROTO(u64 trace_id, u64 endpoint, u64 link, u32 seq, u32 imm, u32 bytes),
 	TP_ARGS(trace_id, endpoint, link, seq, imm, bytes),
@@ -316,7 +316,7 @@ DEFINE_EVENT(dmaplane_message, message_send,
 	TP_PROTO(u64 endpoint, u64 link, u32 kind, u32 seq, u32 number),
 	TP_ARGS(endpoint, link, kind, seq, number));
 
-/* A control message of the peer's came. */
+/* A control message of the peer's arrived. */
 DEFINE_EVENT(dmaplane_message, message_arrive,
 	TP_PROTO(u64 endpoint, u64 link, u32 kind, u32 seq, u32 number),
 	TP_ARGS(endpoint, link, kind, seq, number));
@@ -340,7 +340,7 @@ TRACE_EVENT(credit_stall,
 );
 
 /* Such a wait is over. */
-TRACE_EVENT(credit_grant,
+TRACE_EVENT(credit_resume,
 	TP_PROTO(u64 endpoint, u64 link, u32 credits, u64 stalled_ns),
 	TP_ARGS(endpoint, link, credits, stalled_ns),
 	TP_STRUCT__entry(
@@ -426,7 +426,7 @@ TRACE_EVENT(teardown_begin,
 	TP_printk("object=%s id=%llu", dmaplane_show_object(__entry->object), __entry->id)
 );
 
-/* It has ended. */
+/* An endpoint or a context has ended; id is its serial. */
 TRACE_EVENT(teardown_end,
 	TP_PROTO(u32 object, u64 id, u64 nanoseconds),
 	TP_ARGS(object, id, nanoseconds),

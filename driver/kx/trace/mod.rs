@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Trace events. `dmaplane_trace.h` defines them for the kernel; what is in here has the same members in the same order.
+//! Trace events. `dmaplane_trace.h` defines them for the kernel; the events in here have the same members in the same
+//! order.
 //!
-//! While an event is off it costs one look at its static key: what an event says is only computed when somebody
-//! listens. A module built with `DMAPLANE_TRACE=n` has none of it, for the measurement of that cost.
+//! Extends `kernel::tracepoint`.
+//!
+//! A disabled event costs one check of its static key: its values are only computed when somebody listens. A module
+//! built with `DMAPLANE_TRACE=n` has no events, for the measurement of that cost.
 
 macro_rules! events {
     ($(
@@ -74,7 +77,7 @@ events! {
         /// The node that was asked for.
         node: i32,
     }
-    /// Some of a buffer's pages are elsewhere.
+    /// Some of a buffer's pages are not on the node that was asked for.
     fn buffer_misplaced() -> BufferMisplaced {
         /// Its serial.
         buffer: u64,
@@ -83,7 +86,7 @@ events! {
         /// The node that was asked for.
         node: i32,
     }
-    /// A buffer's memory goes.
+    /// A buffer's memory is freed.
     fn buffer_free() -> BufferFree {
         /// Its serial.
         buffer: u64,
@@ -112,7 +115,7 @@ events! {
         /// Whether the peer could reach it.
         remote: u32,
     }
-    /// A region goes.
+    /// A region is freed.
     fn region_free() -> RegionFree {
         /// Its serial.
         region: u64,
@@ -148,7 +151,7 @@ events! {
         why: u32,
     }
     /// A grant's access has ended.
-    fn grant_fenced() -> GrantFenced {
+    fn grant_ended() -> GrantEnded {
         /// The endpoint's serial.
         endpoint: u64,
         /// The connection's number.
@@ -215,7 +218,7 @@ events! {
         /// Time from acceptance to here.
         total_ns: u64,
     }
-    /// A WRITE_IMM or SEND of the peer's came.
+    /// A WRITE_IMM or SEND of the peer's arrived.
     fn op_arrive() -> OpArrive {
         /// The receive's trace id, 0 if none waited.
         trace_id: u64,
@@ -223,7 +226,7 @@ events! {
         endpoint: u64,
         /// The connection's number.
         link: u64,
-        /// Its number among what came, which is the sender's.
+        /// Its number among arrivals, which is the sender's as well.
         seq: u32,
         /// Its immediate.
         imm: u32,
@@ -243,7 +246,7 @@ events! {
         /// The grant's number, else 0.
         number: u32,
     }
-    /// A control message of the peer's came.
+    /// A control message of the peer's arrived.
     fn message_arrive() -> MessageArrive {
         /// The endpoint's serial.
         endpoint: u64,
@@ -265,8 +268,8 @@ events! {
         /// Operations that wait.
         queued: u32,
     }
-    /// They wait no longer.
-    fn credit_grant() -> CreditGrant {
+    /// Operations no longer wait for credits.
+    fn credit_resume() -> CreditResume {
         /// The endpoint's serial.
         endpoint: u64,
         /// The connection's number.

@@ -1,45 +1,48 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Whether the peer is alive: heartbeats while both are, a last will when one ends.
+//! Liveness of the peer: heartbeats while the connection is up, a last will when one side ends.
 
 use super::{Endpoint, Phase, Shared};
 use crate::{
-    faults::FAULTS,
-    kx::{rdma::connection::Connection, task::{is_exiting, is_killed}},
+    base::{delay_points::DELAY_POINTS, faults::FAULTS, tuning::TUNING, wait::elapsed_ms},
+    kx::{
+        rdma::connection::Connection,
+        task::{is_exiting, is_killed},
+    },
     logic::{
         flow::Violation,
         heartbeat::Heartbeat,
         outcome::{Down, State as Terminal},
         wire::Body,
     },
-    module_parameters,
-    tuning::TUNING,
-    uapi,
-    wait::elapsed_ms,
-    windows::WINDOWS,
+    module_parameters, uapi,
 };
 use kernel::{
     prelude::*,
     time::{Delta, Instant, Monotonic},
 };
 
-/// How much rarer heartbeats are than the module's parameter says, where a fault point wants it.
+/// Factor by which a fault point makes heartbeats rarer than the module's parameter says.
 const RARER: u32 = 40;
 
-/// What is known of the peer's life.
-pub(super) struct Pulse {
-    /// This side's interval, the peer's, and how long the latter is silent.
+/// Heartbeat state of an endpoint.
+pub(super) struct Keepalive {
+    /// Both sides' intervals, and how long the peer has been silent.
     pub(super) life: Heartbeat,
     next: Option<Instant<Monotonic>>,
     /// A PING waits to be sent.
     pub(super) ping: bool,
 }
 
-impl Pulse {
-    /// Of a new endpoint, with the interval of the module's parameter.
+impl Keepalive {
+    /// The state of a new endpoint, with the interval of the module's parameter.
     pub(super) fn new() -> Self {
         let wanted: u32 = module_parameters::heartbeat_ms.value();
-        let rarer = if FAULTS.beat_rare.fires() { RARER } else { 1 };
+        let rarer = if FAULTS.heartbeat_rare.fires() {
+            RARER
+        } else {
+            1
+        };
         Self {
             life: Heartbeat::new(wanted.saturating_mul(rarer)),
             next: None,
@@ -49,8 +52,9 @@ impl Pulse {
 }
 
 impl Shared {
-    /// Beats, when it is time: asks for a PING, and ends the endpoint of a peer that is silent. The next beat's time.
-    pub(super) fn beat(
+    /// Sends a heartbeat when one is due: requests a PING, and ends the endpoint if the peer is silent. Returns when
+    /// the next heartbeat is due.
+    pub(super) fn heartbeat(
         &self,
         connection: &Connection<Self>,
         now: Instant<Monotonic>,
@@ -60,18 +64,18 @@ impl Shared {
             if !matches!(state.phase, Phase::Up) {
                 return None;
             }
-            let pulse = &mut state.pulse;
-            let next = now + Delta::from_millis(pulse.life.interval_ms().into());
-            let silent = match pulse.next {
+            let keepalive = &mut state.keepalive;
+            let next = now + Delta::from_millis(keepalive.life.interval_ms().into());
+            let silent = match keepalive.next {
                 Some(moment) if (now - moment).is_negative() => return Some(moment),
-                // The first beat only sets the time.
+                // The first heartbeat only sets the time of the next.
                 None => false,
                 Some(_) => {
-                    pulse.ping = !FAULTS.beat_lost.fires();
-                    !pulse.life.beat()
+                    keepalive.ping = !FAULTS.heartbeat_lost.fires();
+                    !keepalive.life.heartbeat()
                 }
             };
-            pulse.next = Some(next);
+            keepalive.next = Some(next);
             if silent {
                 state.peer_end = uapi::PEER_END_SILENT;
             }
@@ -83,10 +87,10 @@ impl Shared {
             return None;
         }
         self.pump(connection);
-        self.state.lock().pulse.next
+        self.state.lock().keepalive.next
     }
 
-    /// The peer says that it ends.
+    /// Handles the peer's last will.
     pub(super) fn take_will(&self, reason: u32) -> Result<(), Violation> {
         let cause = match reason {
             uapi::PEER_END_CLOSED => Down::Peer,
@@ -97,24 +101,16 @@ impl Shared {
         {
             let mut state = self.state.lock();
             state.peer_end = reason;
-            match state.phase {
-                // The connection manager was faster, and knows no reason.
-                Phase::Down(Down::Peer) => state.phase = Phase::Down(cause),
-                Phase::Down(_) => {}
-                // In the same breath: it would come between the reason and the end.
-                Phase::Connecting | Phase::Up => {
-                    state.phase = Phase::Down(cause);
-                    self.record.down(cause);
-                }
-            }
+            // Under the same lock: the disconnect event must not come between the reason and the end.
+            state.end_for_reason(cause);
         }
         self.record.last_will(reason);
-        WINDOWS.willed.pass();
+        DELAY_POINTS.last_will_received.pass();
         self.go_down(cause);
         Ok(())
     }
 
-    /// Notes how the peer ended, where it has not said so itself.
+    /// Records that the peer went silent, unless its end has a recorded reason.
     pub(super) fn note_end(&self, cause: Down) {
         let silent = cause.outcome().state == Terminal::PeerDead && cause == Down::Unreachable;
         let mut state = self.state.lock();
@@ -125,48 +121,47 @@ impl Shared {
 }
 
 impl Endpoint {
-    /// See [`Shared::bequeath_for`].
-    pub(crate) fn bequeath_for(&self, cause: Down) {
-        self.shared.bequeath_for(&self.connection, cause);
+    /// See [`Shared::send_last_will_for`].
+    pub(crate) fn send_last_will_for(&self, cause: Down) {
+        self.shared.send_last_will_for(&self.connection, cause);
     }
 }
 
 impl Shared {
-    /// As [`Self::bequeath`], with the reason that goes with the cause.
-    pub(super) fn bequeath_for(&self, connection: &Connection<Self>, cause: Down) {
+    /// Calls [`Self::send_last_will`] with the reason that matches the cause.
+    pub(super) fn send_last_will_for(&self, connection: &Connection<Self>, cause: Down) {
         let reason = match cause {
             Down::Device => uapi::PEER_END_DEVICE,
-            // Whoever takes memory away need not be the endpoint's owner.
+            // The process that revokes memory need not be the endpoint's owner.
             Down::Revoked => uapi::PEER_END_CLOSED,
             _ if is_exiting() || is_killed() => uapi::PEER_END_DIED,
             _ => uapi::PEER_END_CLOSED,
         };
-        self.bequeath(connection, reason, cause);
+        self.send_last_will(connection, reason, cause);
     }
 
-    /// Tells the peer that this side ends, and why. The endpoint is down from then on, in the same breath: the peer's
-    /// answer must not become the cause of it. Does not wait: [`Self::await_will`] does.
-    fn bequeath(&self, connection: &Connection<Self>, reason: u32, cause: Down) {
+    /// Notifies the peer that this side ends, and why. Marks the endpoint down under the same lock: the peer's answer
+    /// must not become the cause. Does not wait; [`Self::await_will`] does.
+    fn send_last_will(&self, connection: &Connection<Self>, reason: u32, cause: Down) {
         let mut state = self.state.lock();
         let state = &mut *state;
         if !matches!(state.phase, Phase::Up) || state.will.is_some() {
             return;
         }
-        // Without a slot the peer learns of the end by the connection's.
+        // Without a slot the peer learns of the end from the disconnect.
         if let Ok(slot) = state.send(connection, 0, Body::LastWill(reason)) {
             state.will = Some((slot, Instant::now()));
         }
-        state.phase = Phase::Down(cause);
-        state.record.down(cause);
+        state.end(cause);
     }
 
-    /// Waits a moment for the peer to acknowledge the last will, if there is one.
+    /// Waits briefly for the peer to acknowledge the last will, if one was sent.
     pub(super) fn await_will(&self) {
         let sent = self.state.lock().will;
         if let Some((_, sent)) = sent {
-            // Counted from the sending: of many endpoints, the peers of all are waited for at once.
+            // The time runs from the sending, so that the waits for the peers of several endpoints overlap.
             let left = TUNING.will_ms().saturating_sub(elapsed_ms(sent));
-            self.will_told.wait_for(left);
+            self.will_sent.wait_for(left);
         }
     }
 }

@@ -1,52 +1,56 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Bringing a connection up, from either side.
+//! Connection setup, on either side.
 
 use super::{Endpoint, Phase, Shared, Step};
 use crate::{
-    context::quota::Charge,
-    kx::{net::Address, rdma::cm::CmId},
+    base::{quota::EndpointCharge, wait::Deadline},
+    kx::{charged::Payer, net::Address, rdma::cm::CmId, waitq::EndedBy},
     logic::{flow::Flow, outcome::Down, window::Window, wire::Hello},
     rdma::Domains,
     uapi,
-    wait::Deadline,
 };
 use kernel::{
     prelude::*,
     sync::{atomic::Relaxed, Arc},
 };
 
-/// Longest that one step of resolving may take, in milliseconds: an address that nobody has is then told.
+/// Longest time for one resolution step, in milliseconds. An address that nobody has is reported after that.
 const RESOLVE_MS: u32 = 3000;
 
 impl Shared {
-    /// Waits until the connection manager has finished the step that was started.
+    /// Waits until the connection manager has finished the current step.
     ///
-    /// The outer failure is the wait's own: `ETIMEDOUT` or `EINTR`. The inner one is the step's.
+    /// The outer error is the wait's own: `ETIMEDOUT`, or `EINTR` when the thread is killed. Other signals do not end
+    /// the wait: a profiler may send them faster than a step completes, and each would undo what was made. The inner
+    /// error is the step's.
     fn wait_step(&self, deadline: Deadline) -> Result<Result> {
+        deadline.wait_on(&self.changed, EndedBy::Kill, || self.take_step())
+    }
+
+    /// Takes the result of the current step, if it has ended.
+    pub(super) fn take_step(&self) -> Option<Result> {
         let mut state = self.state.lock();
-        let step = deadline.wait(&mut state, &self.changed, |state| {
-            // What the step says is more exact than the endpoint's end, which it may have brought about.
-            state.step.take().or(match state.phase {
-                Phase::Down(cause) => Some(Step::Failed(Error::from_errno(-cause.errno()))),
-                Phase::Connecting | Phase::Up => None,
-            })
+        // The step's error is more precise than the endpoint's cause, which may be a consequence of it.
+        let step = state.step.take().or(match state.phase {
+            Phase::Down(cause) => Some(Step::Failed(Error::from_errno(-cause.errno()))),
+            Phase::Connecting | Phase::Up => None,
         })?;
-        Ok(match step {
+        Some(match step {
             Step::Done => Ok(()),
             Step::Failed(error) => Err(error),
         })
     }
 
-    /// The peer's greeting is known: credits can be counted.
+    /// Records the peer's greeting, so that credits can be counted.
     pub(super) fn greet(&self, own_depth: u32, hello: Hello) {
         let mut state = self.state.lock();
         state.flow = Flow::new(own_depth, hello.depth);
-        state.pulse.life.peer_interval(hello.heartbeat_ms);
+        state.keepalive.life.peer_interval(hello.heartbeat_ms);
         state.greeted = true;
     }
 
-    /// What comes with the greeting on the active side, where this side's depth is that of `receives`.
+    /// Records the peer's greeting on the active side, where the capacity of `receives` is this side's depth.
     pub(super) fn greet_active(&self, hello: Hello) {
         let depth = self.state.lock().receives.waiting.capacity() as u32;
         self.greet(depth, hello);
@@ -56,18 +60,15 @@ impl Shared {
     fn hello(&self, depth: u32) -> Hello {
         Hello {
             depth,
-            heartbeat_ms: self.state.lock().pulse.life.interval_ms(),
+            heartbeat_ms: self.state.lock().keepalive.life.interval_ms(),
         }
     }
 }
 
-/// Shortest time that a peer gets to finish the handshake, in milliseconds.
-const HANDSHAKE_MS: u32 = 5000;
-
-/// What a failure to start or finish resolving an address says to the user.
+/// Translates a failure to resolve an address for the user.
 fn unresolved(error: Error) -> Error {
     if error == ENODEV || error == ENETUNREACH {
-        // There is no route, or it leads through a device that is no RDMA device's.
+        // There is no route, or its network device belongs to no RDMA device.
         EADDRNOTAVAIL
     } else if error == ETIMEDOUT {
         // Nobody answered for the address.
@@ -77,8 +78,8 @@ fn unresolved(error: Error) -> Error {
     }
 }
 
-/// The words of the layers below for no memory: ENOBUFS is that of the routing code, ENFILE that of a provider that opens
-/// a socket for each queue pair.
+/// Translates the errors with which lower layers report a lack of memory: `ENOBUFS` from the routing code, `ENFILE`
+/// from a provider that opens a socket for each queue pair.
 fn without_memory(error: Error) -> Error {
     if error == ENOBUFS || error == ENFILE {
         ENOMEM
@@ -87,11 +88,11 @@ fn without_memory(error: Error) -> Error {
     }
 }
 
-/// Connects to a listener, with a depth of receives that the caller checked; see the user-space interface for the errors.
+/// Connects to a listener. The caller has checked the depth of receives. See the user-space interface for the errors.
 pub(crate) fn connect(
     domains: &Domains,
     request: &uapi::Connect,
-    charge: Charge,
+    charge: EndpointCharge,
     deadline: Deadline,
 ) -> Result<Arc<Endpoint>> {
     let remote = Address::from_uapi(&request.remote)?;
@@ -100,7 +101,7 @@ pub(crate) fn connect(
         _ => Some(Address::from_uapi(&request.local)?),
     };
     let window = super::window_of(request.window_high, request.window_low)?;
-    let shared = Shared::new(false)?;
+    let shared = Shared::new(None, Payer::of_caller())?;
     let id = CmId::new(shared.clone())?;
     let limit = || {
         deadline
@@ -121,59 +122,83 @@ pub(crate) fn connect(
             .with_id(|id| id.connect(&hello.encode()))?;
         endpoint.shared.wait_step(deadline)?
     })();
-    up_or_down(endpoint, result)
+    match result {
+        Ok(()) => {
+            endpoint.come_up();
+            Ok(endpoint)
+        }
+        Err(error) => {
+            endpoint.shutdown(Down::Local);
+            Err(error)
+        }
+    }
 }
 
-/// Accepts a request that waited in a listener's backlog. `terms` are the depth of receives and the window.
-pub(crate) fn accept(
+/// Accepts a request from a listener's backlog, without waiting for the peer: [`begun`] returns the outcome. `terms`
+/// are the depth of receives and the window.
+pub(crate) fn begin_accept(
     domains: &Domains,
     id: CmId<Shared>,
     shared: Arc<Shared>,
     hello: Hello,
     terms: (u32, Window),
-    charge: Charge,
-    deadline: Deadline,
+    charge: EndpointCharge,
 ) -> Result<Arc<Endpoint>> {
     let (depth, _) = terms;
     shared.greet(depth, hello);
-    // The user's limit is for the wait; a peer that is here already gets the time that a handshake takes.
-    let deadline = deadline.at_least_ms(HANDSHAKE_MS);
-    // Whatever goes wrong with this one connection says nothing about the listener.
+    // A failure of this one connection is not one of the listener.
     let endpoint = open(domains, id, shared, terms, charge).map_err(|error| {
-        if error == ENOMEM {
+        if error == ENOMEM || error == EOPNOTSUPP {
             error
         } else {
             ECONNABORTED
         }
     })?;
     let hello = endpoint.shared.hello(depth);
-    let result = (|| {
-        endpoint
-            .connection
-            .with_id(|id| {
-                id.accept(&hello.encode())?;
-                // The peer was answered: it may send before the connection manager says that it is up.
-                endpoint.shared.note_up();
-                Ok(())
-            })
-            .map_err(|_| ECONNABORTED)?;
-        let step = endpoint.shared.wait_step(deadline)?;
-        step.map_err(|_| ECONNABORTED)
-    })();
-    up_or_down(endpoint, result)
+    let answered = endpoint.connection.with_id(|id| {
+        id.accept(&hello.encode())?;
+        // The peer has its answer: it may send before the connection manager reports that the connection is up.
+        endpoint.shared.note_up();
+        Ok(())
+    });
+    if answered.is_err() {
+        endpoint.shutdown(Down::Local);
+        return Err(ECONNABORTED);
+    }
+    // Before the endpoint is taken: by then its peer may be gone again.
+    endpoint.start_timer();
+    Ok(endpoint)
 }
 
-/// Makes the endpoint of an identifier that has a device.
+/// Returns the outcome of an accepted request: `Ok` if the endpoint is up, the error if it failed, `None` as long as
+/// the peer has not answered.
+pub(crate) fn begun(endpoint: &Endpoint) -> Option<Result> {
+    let step = endpoint.shared.take_step()?;
+    Some(step.map_err(|_| ECONNABORTED))
+}
+
+impl Endpoint {
+    /// Puts an endpoint into service: its connection is up, and its new owner takes it.
+    pub(crate) fn come_up(&self) {
+        // Before anything is sent: code that finds the endpoint broken needs the timer.
+        self.start_timer();
+        // Messages that arrived during the setup may need an answer.
+        self.shared.pump(&self.connection);
+        self.record().up(&self.local, &self.peer);
+    }
+}
+
+/// Makes an endpoint from an identifier that is bound to a device.
 fn open(
     domains: &Domains,
     id: CmId<Shared>,
     shared: Arc<Shared>,
     (depth, window): (u32, Window),
-    charge: Charge,
+    charge: EndpointCharge,
 ) -> Result<Arc<Endpoint>> {
     let device = id.device().ok_or(ENODEV)?;
     shared.prepare(depth, window)?;
-    // From here on the domain keeps the device: the name is read afterwards.
+    // From here on the domain keeps the device alive, so its name is read afterwards.
     let domain = domains.on(device)?;
     let (local, peer) = (id.local().to_uapi(), id.peer().to_uapi());
     let addresses = (local, peer);
@@ -184,21 +209,4 @@ fn open(
     });
     opened.map_err(without_memory)?;
     Ok(endpoint)
-}
-
-fn up_or_down(endpoint: Arc<Endpoint>, result: Result) -> Result<Arc<Endpoint>> {
-    match result {
-        Ok(()) => {
-            // Before anything is sent: what finds the endpoint broken has the clock run.
-            endpoint.start_clock();
-            // What came while it was being connected may have to be answered.
-            endpoint.shared.pump(&endpoint.connection);
-            endpoint.record().up(&endpoint.local, &endpoint.peer);
-            Ok(endpoint)
-        }
-        Err(error) => {
-            endpoint.shutdown(Down::Local);
-            Err(error)
-        }
-    }
 }

@@ -1,26 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Operations that end before their time: by a cancel of their owner, or because their time limit passed.
+//! Operations that end early: their owner cancels them, their time limit passes, or their memory is revoked. Also the
+//! endpoint's timer.
 
 use super::{
-    flying::Flying,
-    op::Posted,
-    operations::cut_off,
-    receives::Receive,
-    watches::Watch,
+    in_flight::InFlight, op::OpState, operations::cut_off, receives::Receive, watches::Watch,
     Endpoint, Phase, Shared, State,
 };
 use crate::{
-    channel::{Ticket, TicketKey},
-    faults::{FAULTS, LATE_MS},
-    kx::{
-        rdma::{client::Device, connection::Connection, transfer::Transfer},
-        tick::{Tick, Ticked},
+    base::{
+        delay_points::DELAY_POINTS,
+        faults::{FAULTS, LATE_MS},
     },
-    logic::operation::{Ask, End},
+    channel::{Ticket, TicketKey},
+    kx::{
+        delayed_work::{DelayedTask, DelayedWork},
+        rdma::{client::Device, connection::Connection, transfer::Transfer},
+    },
+    logic::{
+        operation::{Ask, End},
+        outcome::Down,
+    },
     rdma::end_invalidated,
     uapi,
-    windows::WINDOWS,
 };
 use kernel::{
     prelude::*,
@@ -28,29 +30,29 @@ use kernel::{
     time::{Delta, Instant, Monotonic},
 };
 
-/// Which operations.
+/// Selects operations.
 #[derive(Clone, Copy)]
 pub(crate) enum Selector {
-    /// The first one of this channel and name.
+    /// The first one with this channel and name.
     One(TicketKey),
     /// All.
     All,
-    /// Those whose time limit has passed at this moment.
+    /// Those whose time limit has passed at this time: an operation's time limit (not a grant's time to live).
     Due(Instant<Monotonic>),
-    /// Those that use the memory of this key.
+    /// Those that use the memory with this key.
     Memory(usize),
 }
 
-/// What an attempt to end operations did.
+/// Result of an attempt to end operations.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Tally {
-    /// Operations that ended, or will as soon as the provider gives them back.
+    /// Operations that have ended, or end as soon as the provider returns them.
     pub(crate) ended: u32,
     /// Operations that the provider has and that were spared.
     pub(crate) spared: u32,
 }
 
-/// Milliseconds that a moment is ahead, rounded up, at least 1.
+/// Milliseconds from now until a time, rounded up, at least 1.
 fn ahead_ms(moment: Instant<Monotonic>) -> u32 {
     let left = moment - Instant::now();
     if left.is_negative() {
@@ -61,7 +63,7 @@ fn ahead_ms(moment: Instant<Monotonic>) -> u32 {
         .clamp(1, MAX_SLEEP_MS)
 }
 
-/// Longest time between two looks, in milliseconds.
+/// Longest time between two runs of the timer, in milliseconds.
 const MAX_SLEEP_MS: u32 = 1_000_000;
 
 impl Selector {
@@ -86,17 +88,17 @@ impl Selector {
 
 /// An operation that was taken out of its queue to end.
 enum Taken {
-    Operation(KBox<Transfer<Posted>>),
+    Operation(KBox<Transfer<OpState>>),
     Receive(Receive),
     Watch(KBox<Watch>),
 }
 
 impl Taken {
-    /// Completes it. Not under a lock: what it keeps may sleep when it goes.
+    /// Completes it. Must not be called under a lock: dropping what it holds may sleep.
     fn end(self, end: End) {
         match self {
             Taken::Operation(transfer) => {
-                // It has left the queue, so that nobody else ends it.
+                // It has left the queue, so nobody else ends it.
                 cut_off(transfer, end.outcome());
             }
             Taken::Receive(receive) => receive.ticket.complete(end.outcome()),
@@ -106,7 +108,26 @@ impl Taken {
 }
 
 impl State {
-    /// Takes the first operation that the driver itself still has.
+    /// Ends the endpoint, unless it is down: the first cause stays. Nothing else makes an endpoint go down, but for
+    /// [`Self::end_for_reason`]. The caller wakes and completes what waits; [`Shared::go_down`] does all of it.
+    pub(super) fn end(&mut self, cause: Down) {
+        if !matches!(self.phase, Phase::Down(_)) {
+            self.phase = Phase::Down(cause);
+            self.record.down(cause);
+        }
+    }
+
+    /// Like [`Self::end`], but takes the place of a disconnect event's cause, because such an event carries no reason.
+    pub(super) fn end_for_reason(&mut self, cause: Down) {
+        match self.phase {
+            Phase::Down(Down::Peer) => self.phase = Phase::Down(cause),
+            _ => self.end(cause),
+        }
+    }
+}
+
+impl State {
+    /// Takes the first selected operation that the provider does not have.
     fn take(&mut self, selector: &Selector) -> Option<Taken> {
         let found = self.pending.remove_first(|transfer| {
             let posted = transfer.body();
@@ -114,7 +135,11 @@ impl State {
         });
         if let Some(transfer) = found {
             self.queued = self.queued.saturating_sub(1);
-            self.in_flight = self.in_flight.saturating_sub(1);
+            self.outstanding = self.outstanding.saturating_sub(1);
+            if self.pending.front().is_none() {
+                // Nothing waits for receives any more.
+                self.end_stall();
+            }
             return Some(Taken::Operation(transfer));
         }
         let of_receive =
@@ -127,22 +152,22 @@ impl State {
             return Some(Taken::Watch(watch));
         }
         let fence = self
-            .flying
-            .remove_first(|flying| flying.fence().is_some_and(wanted))?;
+            .in_flight
+            .remove_first(|in_flight| in_flight.fence().is_some_and(wanted))?;
         match fence {
-            Flying::Fence(fence) => {
-                self.in_flight = self.in_flight.saturating_sub(1);
+            InFlight::Fence(fence) => {
+                self.outstanding = self.outstanding.saturating_sub(1);
                 Some(Taken::Operation(fence))
             }
-            Flying::Provider(_) => None,
+            InFlight::Provider(_) => None,
         }
     }
 
-    /// Asks for the end of what the provider has.
+    /// Requests the end of selected operations that the provider has.
     fn ask(&mut self, selector: &Selector, end: End, spare: bool, limit: u32) -> Tally {
         let mut tally = Tally::default();
-        self.flying.for_each(|flying| {
-            let Flying::Provider(named) = flying else {
+        self.in_flight.for_each(|in_flight| {
+            let InFlight::Provider(named) = in_flight else {
                 return;
             };
             let wanted = tally.ended + tally.spared < limit;
@@ -169,15 +194,15 @@ impl State {
         });
         look(self.receives.next_deadline());
         self.watches.for_each(|watch| look(watch.ticket.deadline()));
-        self.flying.for_each(|flying| match flying {
-            Flying::Provider(named) => look(named.deadline),
-            Flying::Fence(_) => look(flying.fence().and_then(Ticket::deadline)),
+        self.in_flight.for_each(|in_flight| match in_flight {
+            InFlight::Provider(named) => look(named.deadline),
+            InFlight::Fence(_) => look(in_flight.fence().and_then(Ticket::deadline)),
         });
         next
     }
 }
 
-/// The earlier of two moments.
+/// The earlier of two times.
 pub(super) fn earlier(
     one: Option<Instant<Monotonic>>,
     other: Option<Instant<Monotonic>>,
@@ -190,8 +215,8 @@ pub(super) fn earlier(
 }
 
 impl Shared {
-    /// Ends operations: what the driver has at once, what the provider has by ending the endpoint, unless it is to
-    /// be spared.
+    /// Ends selected operations: those that the driver has at once, those that the provider has by ending the endpoint,
+    /// unless `spare` is set.
     fn end_early(
         &self,
         connection: &Connection<Self>,
@@ -199,11 +224,11 @@ impl Shared {
         end: End,
         spare: bool,
     ) -> Tally {
-        // Only what is there now: others may go on submitting.
+        // Only operations that are there now: other threads may go on submitting.
         let (limit, one) = {
             let state = self.state.lock();
             let waiting = state.receives.waiting.len() as u32;
-            let all = state.in_flight + waiting + state.watch_count;
+            let all = state.outstanding + waiting + state.watch_count;
             let one = matches!(selector, Selector::One(_));
             (if one { all.min(1) } else { all }, one)
         };
@@ -211,7 +236,7 @@ impl Shared {
         while tally.ended < limit {
             let taken = self.state.lock().take(selector);
             let Some(taken) = taken else { break };
-            WINDOWS.taken.pass();
+            DELAY_POINTS.dequeued.pass();
             taken.end(end);
             tally.ended += 1;
         }
@@ -223,7 +248,7 @@ impl Shared {
             self.go_down(end.cause());
             connection.disconnect();
         }
-        // Operations that left the queue may let others through.
+        // Operations that left the queue may have blocked others.
         self.pump(connection);
         Tally {
             ended: tally.ended + asked.ended,
@@ -233,27 +258,27 @@ impl Shared {
 }
 
 impl Endpoint {
-    /// Cancels operations of the endpoint. What the provider has ends with the endpoint, unless it is to be spared.
+    /// Cancels selected operations. Those that the provider has end with the endpoint, unless `spare` is set.
     pub(crate) fn cancel(&self, selector: &Selector, spare: bool) -> Tally {
         self.end_early(selector, End::Canceled, spare)
     }
 
-    /// As above, for any reason.
+    /// Ends selected operations like [`Self::cancel`], for any reason.
     pub(super) fn end_early(&self, selector: &Selector, end: End, spare: bool) -> Tally {
         let connection = &self.connection;
         self.shared.end_early(connection, selector, end, spare)
     }
 
-    /// Starts the clock of a connection that came up, with the first beat.
-    pub(super) fn start_clock(&self) {
+    /// Starts the timer of a connection that came up. It runs first for the first heartbeat.
+    pub(super) fn start_timer(&self) {
         let (interval_ms, over) = {
             let mut state = self.shared.state.lock();
-            if state.clock_ended {
+            if state.timer_stopped {
                 return;
             }
-            state.clock = Some(self.clock.clone());
+            state.timer = Some(self.timer.clone());
             let down = matches!(state.phase, Phase::Down(_));
-            (state.pulse.life.interval_ms(), down || state.broken)
+            (state.keepalive.life.interval_ms(), down || state.broken)
         };
         let first = Instant::now() + Delta::from_millis(interval_ms.into());
         self.arm(Some(first));
@@ -262,49 +287,49 @@ impl Endpoint {
         }
     }
 
-    /// Ends the clock: it does not run when this returns. Not under a lock, and not by the clock itself.
-    pub(super) fn stop_clock(&self) {
-        let shown = {
+    /// Stops the timer: it does not run when this returns. Must not be called under a lock, or by the timer itself.
+    pub(super) fn stop_timer(&self) {
+        let timer = {
             let mut state = self.shared.state.lock();
-            state.clock_ended = true;
-            state.clock.take()
+            state.timer_stopped = true;
+            state.timer.take()
         };
-        self.clock.stop();
-        // Outside the lock, although it is not the last reference: that is the endpoint's own.
-        drop(shown);
+        self.timer.stop();
+        // Dropped outside the lock, although this is not the last reference: the endpoint has one.
+        drop(timer);
     }
 
-    /// Has the clock look at a time limit when it passes.
+    /// Makes the timer run when a time limit passes.
     pub(super) fn arm(&self, deadline: Option<Instant<Monotonic>>) {
         let Some(deadline) = deadline else { return };
         let mut state = self.shared.state.lock();
-        run_by(&self.clock, &mut state.next_tick, deadline);
+        run_by(&self.timer, &mut state.next_expiry, deadline);
     }
 }
 
-/// Has a clock run at a moment, unless it runs before. The caller holds its endpoint's lock, so that a later moment does not
-/// win over an earlier one.
+/// Makes a timer run at a given time, unless it runs earlier. The caller holds the endpoint's lock, so that a later
+/// time does not replace an earlier one.
 pub(super) fn run_by(
-    clock: &Tick<Clockwork>,
-    next_tick: &mut Option<Instant<Monotonic>>,
+    timer: &DelayedWork<EndpointTimer>,
+    next_expiry: &mut Option<Instant<Monotonic>>,
     moment: Instant<Monotonic>,
 ) {
-    if next_tick.is_none_or(|next| (moment - next).is_negative()) {
-        *next_tick = Some(moment);
-        clock.run_within(ahead_ms(moment));
+    if next_expiry.is_none_or(|next| (moment - next).is_negative()) {
+        *next_expiry = Some(moment);
+        timer.run_within(ahead_ms(moment));
     }
 }
 
-/// What an endpoint does as time passes.
-pub(super) struct Clockwork {
+/// The task of an endpoint's timer: time limits, heartbeats and the ends of grants.
+pub(super) struct EndpointTimer {
     shared: Arc<Shared>,
     connection: Arc<Connection<Shared>>,
-    /// For comparisons: it may go before the endpoint does.
+    /// For comparison only: the device may go before the endpoint does.
     device: Device,
 }
 
-impl Clockwork {
-    /// Of one endpoint on a device.
+impl EndpointTimer {
+    /// The task for one endpoint on a device.
     pub(super) fn new(
         shared: Arc<Shared>,
         connection: Arc<Connection<Shared>>,
@@ -318,10 +343,10 @@ impl Clockwork {
     }
 }
 
-impl Ticked for Clockwork {
-    fn tick(&self, clock: &Tick<Self>) {
-        if FAULTS.clock_late.fires() {
-            return clock.run_within(LATE_MS);
+impl DelayedTask for EndpointTimer {
+    fn run(&self, timer: &DelayedWork<Self>) {
+        if FAULTS.timer_late.fires() {
+            return timer.run_within(LATE_MS);
         }
         let now = Instant::now();
         let shared = &self.shared;
@@ -329,62 +354,77 @@ impl Ticked for Clockwork {
         if shared.is_down() {
             let broken = shared.state.lock().broken;
             if broken {
-                // Whoever found it out could not wait for this: the peer is told, what is under way is flushed, and what
-                // the provider took in part, of which it gives nothing back, ends with the drain. A drain that finds no
-                // receive posted flushes none.
+                // The code that found the endpoint broken could not wait for this. The shutdown notifies the peer and
+                // flushes what is under way; its drain ends operations that the provider took in part and
+                // never returns. A drain that finds no receive posted flushes none.
                 self.connection.shutdown();
-                shared.end_flying();
+                shared.end_in_flight();
                 shared.end_receives();
-                let invalidated = shared.state.lock().invalidated.take();
-                if let Some(key) = invalidated {
-                    end_invalidated(self.device, key);
-                }
+                shared.end_invalidated(self.device);
             }
-            // The peer's access ends here, also when its owner leaves the endpoint as it is. Not before the queue pair is in
-            // error: what the peer still sends would be refused as a fault of the peer's.
+            // The peer's access ends here, even if the owner leaves the endpoint as it is. The queue pair is in error
+            // first: otherwise what the peer still sends would be refused as an error of the peer's.
             shared.await_will();
             self.connection.disconnect();
             shared.fence_grants(&self.connection, uapi::GRANT_END_ENDPOINT, |_| true);
-            // Receives may wait for what arrived before.
+            // Receives may wait for data that arrived before.
             let mut state = shared.state.lock();
             if state.broken && !broken {
-                // Found out meanwhile: a later moment must not win over that.
-                state.next_tick = Some(now);
-                return clock.run_within(0);
+                // Found broken meanwhile: a later time must not replace this one.
+                state.next_expiry = Some(now);
+                return timer.run_within(0);
             }
-            state.next_tick = state.receives.next_deadline();
-            if let Some(next) = state.next_tick {
-                clock.run_within(ahead_ms(next));
+            state.next_expiry = state.receives.next_deadline();
+            if let Some(next) = state.next_expiry {
+                timer.run_within(ahead_ms(next));
             }
             return;
         }
         shared.end_expired(&self.connection, now);
-        shared.tell_held_back(&self.connection);
-        WINDOWS.ticking.pass();
-        let beat = shared.beat(&self.connection, now);
+        shared.advertise_held_back(&self.connection);
+        DELAY_POINTS.timer_running.pass();
+        let fenced = core::mem::take(&mut shared.state.lock().fenced);
+        let heartbeat = shared.heartbeat(&self.connection, now);
+        if fenced {
+            shared.pump(&self.connection);
+        }
         let mut state = shared.state.lock();
         if let Phase::Down(_) = state.phase {
-            // It ended meanwhile: a later moment must not win over that.
-            state.next_tick = Some(now);
-            return clock.run_within(0);
+            // It went down meanwhile: a later time must not replace this one.
+            state.next_expiry = Some(now);
+            return timer.run_within(0);
         }
         let next = earlier(state.next_deadline(), state.grants.next_look());
-        state.next_tick = earlier(earlier(next, beat), state.telling());
-        if let Some(next) = state.next_tick {
-            clock.run_within(ahead_ms(next));
+        let look = state.fenced.then(super::operations::next_fence_look);
+        state.next_expiry = earlier(
+            earlier(next, heartbeat),
+            earlier(state.next_advertisement(), look),
+        );
+        if let Some(next) = state.next_expiry {
+            timer.run_within(ahead_ms(next));
         }
     }
 }
 
 impl Shared {
-    /// Has the clock run at once. From anywhere but under the endpoint's lock: whoever finds an endpoint broken may be in a
-    /// callback that its teardown waits for. Before the clock is started this does nothing, and starting it makes up for
-    /// that; after its end neither, and the teardown does all that it would.
+    /// Ends what the keys belong to that the peer had the provider of `device` invalidate. Called when the queue pair was
+    /// drained, so that no further one comes. May sleep.
+    pub(super) fn end_invalidated(&self, device: Device) {
+        loop {
+            let key = self.state.lock().invalidated.pop();
+            let Some(key) = key else { return };
+            end_invalidated(device, key);
+        }
+    }
+
+    /// Makes the timer run at once. May be called anywhere but under the endpoint's lock: code that finds an endpoint
+    /// broken may be in a callback that the teardown waits for. Does nothing before the timer is started, which makes
+    /// up for it, and nothing after the timer is stopped, when the teardown does all that the timer would.
     pub(super) fn hurry(&self) {
         let mut state = self.state.lock();
-        if let Some(clock) = &state.clock {
-            clock.run_within(0);
-            state.next_tick = Some(Instant::now());
+        if let Some(timer) = &state.timer {
+            timer.run_within(0);
+            state.next_expiry = Some(Instant::now());
         }
     }
 }

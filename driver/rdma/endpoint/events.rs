@@ -1,22 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! What the connection manager and the completion queue tell.
+//! Events of the connection manager and completions of the completion queue.
 
-use super::{op::Op, Phase, Shared, State, Step};
+use super::{messages::Untaken, Phase, Shared, State, Step};
 use crate::{
-    faults::{self, FAULTS},
-    kx::rdma::{
-        cm::{self, Active, Event},
-        connection::{InCallback, Queue},
-        transfer::Transfer,
-        Status,
+    base::{
+        delay_points::DELAY_POINTS,
+        faults::{self, FAULTS},
+        wait::Deadline,
+    },
+    kx::{
+        rdma::{
+            cm::{self, Active, Event},
+            connection::{InCallback, Queue},
+            hooks::Hooks,
+            transfer::Transfer,
+            Status,
+        },
+        waitq::EndedBy,
     },
     logic::{
         outcome::Down,
         wire::{Hello, MESSAGE_BYTES},
     },
+    rdma::{hooks::HOOKS, Registering},
     uapi,
-    windows::WINDOWS,
 };
 use kernel::{
     prelude::*,
@@ -30,6 +38,7 @@ impl cm::Handler for Shared {
                 Step::Failed(ETIMEDOUT)
             }
             Event::AddressResolved | Event::RouteResolved => Step::Done,
+            Event::Established(_) if self.is_accepting() && FAULTS.cm_established.fires() => return,
             Event::Established(private) => {
                 self.note_up();
                 if !self.establish(private) {
@@ -40,14 +49,14 @@ impl cm::Handler for Shared {
             Event::Failed(error) => Step::Failed(error),
             Event::Rejected => Step::Failed(ECONNREFUSED),
             Event::Disconnected => {
-                WINDOWS.told.pass();
+                DELAY_POINTS.disconnect_event.pass();
                 self.peer_left();
-                // Flushes the receives, whose completions come behind those of what arrived.
+                // Flushes the receives. Their completions come after those of data that arrived.
                 id.disconnect();
                 return;
             }
             Event::DeviceRemoval => {
-                WINDOWS.told.pass();
+                DELAY_POINTS.disconnect_event.pass();
                 self.go_down(Down::Device);
                 return;
             }
@@ -63,12 +72,13 @@ impl cm::Handler for Shared {
             self.go_down(Down::Peer);
             id.disconnect();
         }
-        self.changed.notify_all();
+        self.changed.wake_all();
+        self.ring();
     }
 }
 
 impl State {
-    /// Why the receives are flushed, where nobody has said so.
+    /// The cause of flushed receives if no other is known.
     fn flushed_for(&self) -> Down {
         if self.broken {
             Down::Transfer
@@ -79,11 +89,12 @@ impl State {
 }
 
 impl Shared {
-    /// The connection is up; false when the peer's greeting makes no sense.
+    /// Handles the event that the connection is up. False if it must be disconnected: the peer's greeting is invalid,
+    /// or its receives were flushed already.
     fn establish(&self, private: &[u8]) -> bool {
         let greeted = self.state.lock().greeted;
         if greeted {
-            WINDOWS.established.pass();
+            DELAY_POINTS.established.pass();
         } else {
             match Hello::decode(private) {
                 Ok(_) if FAULTS.cm_greeting.fires() => return self.refuse_greeting(),
@@ -99,21 +110,29 @@ impl Shared {
             }
             (state.flushed, state.flushed_for())
         };
-        self.changed.notify_all();
+        self.changed.wake_all();
+        self.ring();
+        // The timer of an endpoint that nobody has taken yet is running already.
+        self.hurry();
         if flushed {
-            // Its receives are gone already, and with them what would have told of its end.
+            // Its receives were flushed already, so none is left to report its end.
             self.go_down(cause);
             self.end_receives();
         }
         !flushed
     }
 
-    /// The peer may send, or has: the queue pair works, and its teardown drains it.
+    /// Whether it is on the passive side, where the peer's greeting comes with the request.
+    fn is_accepting(&self) -> bool {
+        self.bell.is_some()
+    }
+
+    /// Records that the peer may send, or has sent: the queue pair works, and its teardown drains it.
     pub(super) fn note_up(&self) {
         self.was_up.store(true, Release);
     }
 
-    /// The peer's greeting makes no sense; false, for [`Self::establish`].
+    /// Ends the endpoint because the peer's greeting is invalid. Returns false, for [`Self::establish`].
     fn refuse_greeting(&self) -> bool {
         self.state.lock().step = Some(Step::Failed(EPROTO));
         self.go_down(Down::Protocol);
@@ -121,36 +140,38 @@ impl Shared {
     }
 
     /// Waits until the peer's greeting is known: data may overtake the connection manager's event. False when the
-    /// endpoint is over. The thread that connects bounds the wait, and so does every teardown.
+    /// endpoint is down. The thread that connects bounds the wait, and so does every teardown.
     pub(super) fn wait_greeted(&self) -> bool {
         self.note_up();
-        let mut state = self.state.lock();
+        let known = || {
+            let state = self.state.lock();
+            match state.phase {
+                // Data that arrived before the end is delivered even after it.
+                _ if state.greeted => Some(true),
+                Phase::Down(_) => Some(false),
+                Phase::Connecting | Phase::Up => None,
+            }
+        };
         loop {
-            // What arrived before the end is delivered after it too.
-            if state.greeted {
-                return true;
+            // A worker of the completion queue, to which nobody sends signals.
+            if let Ok(known) = Deadline::NONE.wait_on(&self.changed, EndedBy::Kill, known) {
+                return known;
             }
-            if let Phase::Down(_) = state.phase {
-                return false;
-            }
-            self.changed.wait(&mut state);
         }
     }
 
-    /// The connection manager says that the peer has gone, without a reason. A last will that came before may still have to
-    /// be read: so what waits ends with the first flushed receive, which comes behind it.
+    /// Handles a disconnect event, which carries no reason. A last will that arrived before may be unread: so waiting
+    /// operations end with the first flushed receive, which completes after it.
     fn peer_left(&self) {
         let flushed = {
             let mut state = self.state.lock();
-            if !matches!(state.phase, Phase::Down(_)) {
-                state.phase = Phase::Down(Down::Peer);
-                self.record.down(Down::Peer);
-            }
+            state.end(Down::Peer);
             state.grants.wake();
             state.end_stall();
             state.flushed
         };
-        self.changed.notify_all();
+        self.changed.wake_all();
+        self.ring();
         if flushed {
             self.fail_pending();
             self.fail_watches();
@@ -158,38 +179,32 @@ impl Shared {
         }
     }
 
-    /// The peer is alive.
+    /// Records that the peer is alive.
     fn heard(&self) {
-        self.state.lock().pulse.life.heard();
+        self.state.lock().keepalive.life.heard();
     }
 
-    /// The peer broke the protocol.
+    /// Ends the endpoint because the peer broke the protocol.
     pub(super) fn violation(&self, view: &InCallback<'_, Self>) {
         self.state.lock().violations += 1;
         self.record.violation();
         self.break_down(view, Down::Protocol);
     }
 
-    /// Ends the endpoint where what the peer sent last is not known. What comes behind that is not delivered, because it may
-    /// not be what it seems. No receive may be left that the flush could tell of the end: so the clock drains the queues, and
-    /// ends what waits.
+    /// Ends an endpoint that does not know what the peer sent last. Nothing that arrives later is delivered, because it
+    /// may be misread. Perhaps no receive is left whose flush would report the end, so the timer drains the queues and
+    /// ends waiting operations.
     fn break_down(&self, view: &InCallback<'_, Self>, cause: Down) {
-        // What the peer sent is why: it must be drained.
+        // Something that the peer sent is the cause, so the queue pair must be drained.
         self.note_up();
         {
             let mut state = self.state.lock();
             state.broken = true;
-            match state.phase {
-                // The connection manager was faster, and knows no reason: nothing has ended with it yet.
-                Phase::Down(Down::Peer) if cause == Down::Protocol => {
-                    state.phase = Phase::Down(cause);
-                }
-                Phase::Down(_) => {}
-                // In the same breath: who finds it broken and not down has a cause of its own.
-                Phase::Connecting | Phase::Up => {
-                    state.phase = Phase::Down(cause);
-                    self.record.down(cause);
-                }
+            // Under the same lock: code that finds the endpoint broken and not down sets a cause of its own.
+            match cause {
+                // Nothing has ended with a disconnect event that arrived first.
+                Down::Protocol | Down::NoMemory => state.end_for_reason(cause),
+                _ => state.end(cause),
             }
         }
         self.go_down(cause);
@@ -198,17 +213,17 @@ impl Shared {
         self.hurry();
     }
 
-    /// A READ was flushed. Where nobody has said why, the queue pair fell by itself, as rxe's does when what a READ brings is
-    /// out of order: then the peer does not know yet.
-    fn fell(&self, view: &InCallback<'_, Self>, read: &Op) {
+    /// Handles a READ that the provider flushed. If no cause is known, the queue pair went to the error state by itself,
+    /// as rxe's does when the responses of a READ are out of order. The peer does not know yet.
+    fn fell(&self, view: &InCallback<'_, Self>) {
         let up = matches!(self.state.lock().phase, Phase::Up);
-        if up && !read.is_taken_back() {
+        if up {
             self.go_down(Down::Transfer);
             view.disconnect();
         }
     }
 
-    /// A work request failed: the queue pair is in error.
+    /// Handles a failed work request: the queue pair is in the error state.
     pub(super) fn failed(&self, view: &InCallback<'_, Self>, status: Status) {
         if let Some(cause) = status.completion().cause() {
             self.note_end(cause);
@@ -218,8 +233,18 @@ impl Shared {
     }
 }
 
+/// The number of an operation that was posted.
+fn posted_id(transfer: &Transfer<super::op::OpState>) -> u64 {
+    transfer.body().map_or(0, |posted| posted.id)
+}
+
 impl Queue for Shared {
-    type Op = super::op::Posted;
+    type Op = super::op::OpState;
+    type Registration = Registering;
+
+    fn hooks() -> &'static Hooks {
+        &HOOKS
+    }
 
     fn was_up(&self) -> bool {
         self.was_up.load(Acquire)
@@ -230,23 +255,59 @@ impl Queue for Shared {
         view: &InCallback<'_, Self>,
         transfer: KBox<Transfer<Self::Op>>,
     ) -> Option<KBox<Transfer<Self::Op>>> {
+        let mut transfer = transfer;
         let mut state = self.state.lock();
-        let taken_back = transfer
-            .body()
-            .is_some_and(|posted| posted.op.is_taken_back());
-        if !matches!(state.phase, Phase::Up) || state.broken || taken_back {
+        state.step_over();
+        if transfer.is_through() {
+            // All of it has arrived, whatever happened meanwhile.
+            return Some(transfer);
+        }
+        let Some(posted) = transfer.body() else {
+            return Some(transfer);
+        };
+        let gone = posted.op.is_memory_gone();
+        let up = matches!(state.phase, Phase::Up) && !state.broken;
+        if !up || gone || posted.op.is_taken_back() {
+            if gone {
+                state.revoke_posted(posted.id);
+            }
+            if posted.announced {
+                state.withdraw_announcement();
+            }
             transfer.give_up();
             return Some(transfer);
         }
         if !state.frozen && state.send_messages(view.connection()) {
-            self.changed.notify_all();
+            self.changed.wake_all();
         }
-        view.connection().post_step(transfer).err()
+        let size = state.pace.step();
+        transfer.resize_steps(size);
+        let (id, alone, bytes) = (
+            posted_id(&transfer),
+            transfer.is_alone(),
+            transfer.step_bytes(),
+        );
+        let over = view.connection().post_step(transfer).err();
+        if over.is_none() && !alone {
+            state.step_posted(id, bytes);
+        }
+        over
+    }
+
+    fn registered(&self, view: &InCallback<'_, Self>, registration: Registering, result: Result) {
+        registration.end(result);
+        self.changed.wake_all();
+        self.pump(view.connection());
+    }
+
+    fn unregistered(&self, registration: Registering) {
+        registration.end(Err(ENOTCONN));
+        self.changed.wake_all();
     }
 
     fn op_done(&self, view: &InCallback<'_, Self>, op: Self::Op, status: Status) {
         if status.is_flushed() && op.op.is_read() && view.connection().reads_alone() {
-            self.fell(view, &op.op);
+            self.fell(view);
         }
         self.failed(view, status);
         self.finish(op, status);
@@ -261,23 +322,27 @@ impl Queue for Shared {
             return;
         }
         self.heard();
-        WINDOWS.mailed.pass();
+        DELAY_POINTS.message_received.pass();
         if !self.state.lock().receiving {
-            // Behind something that is not known: it may make no sense, and that would not be the peer's fault.
+            // It follows something that is not known: it may look invalid, and that would not be the peer's fault.
             return;
         }
-        match self.take_message(&faults::corrupted(message)) {
+        match self
+            .payer
+            .pays(|| self.take_message(&faults::corrupted(message)))
+        {
             Ok(()) => {
-                self.changed.notify_all();
-                // Not when this side ends: whatever comes then must not cut its own last will off.
+                self.changed.wake_all();
+                // Not when this side ends: a message that arrives then must not cut off this side's own last will.
                 if self.state.lock().peer_end != uapi::PEER_END_NONE {
-                    // It was the peer's last will: what is under way is flushed.
+                    // It was the peer's last will: flush what is under way.
                     view.disconnect();
                 }
                 self.pump(view.connection());
                 self.fence_if(&FAULTS.revoke_at_message);
             }
-            Err(_) => self.violation(view),
+            Err(Untaken::Violation) => self.violation(view),
+            Err(Untaken::NoMemory) => self.break_down(view, Down::NoMemory),
         }
     }
 
@@ -288,7 +353,7 @@ impl Queue for Shared {
         self.heard();
         match self.data_came(imm, length) {
             Ok(()) => self.pump(view.connection()),
-            // Nobody told the peer of a receive for this.
+            // The peer had no credit for this.
             Err(_) => self.violation(view),
         }
     }
@@ -300,7 +365,8 @@ impl Queue for Shared {
             matches!(state.phase, Phase::Connecting)
         };
         if connecting {
-            // The connection manager says how that ends. If it ends well, the first pump finds it broken.
+            // The connection manager reports how the setup ends. If it ends well, the first pump finds the endpoint
+            // broken.
             self.note_up();
             self.end_receives();
             view.disconnect();
@@ -310,8 +376,10 @@ impl Queue for Shared {
     }
 
     fn unexpected(&self, view: &InCallback<'_, Self>, key: Option<u32>) {
-        // The clock, which drains the queue pair, looks whose it was.
-        self.state.lock().invalidated = key;
+        if let Some(key) = key {
+            // There is room, see the member.
+            let _ = self.state.lock().invalidated.push(key);
+        }
         self.violation(view);
     }
 
@@ -320,7 +388,7 @@ impl Queue for Shared {
         let sender = {
             let mut state = self.state.lock();
             if state.will.is_some_and(|(will, _)| will == slot) {
-                self.will_told.set();
+                self.will_sent.set();
             }
             let place = state.senders.get_mut(usize::from(slot));
             place.and_then(Option::take)
@@ -336,8 +404,8 @@ impl Queue for Shared {
 
     fn receive_ended(&self, view: &InCallback<'_, Self>, status: Status) {
         self.failed(view, status);
-        // While connecting, the connection manager moves the queue pair to the error state before it tells why:
-        // then that event says it, and the thread that connects cleans up.
+        // While connecting, the connection manager moves the queue pair to the error state before it reports why. Its
+        // event then sets the cause, and the thread that connects cleans up.
         let (connecting, up, cause) = {
             let mut state = self.state.lock();
             state.flushed = true;
@@ -348,11 +416,11 @@ impl Queue for Shared {
             )
         };
         if up {
-            // Nobody has said why, so that the peer may not know yet.
+            // No cause is known, so the peer may not know yet.
             view.disconnect();
         }
         if !connecting {
-            // The queue pair went into error by itself, or somebody moved it there and has said why.
+            // The queue pair went to the error state by itself, or somebody moved it there and set the cause.
             self.go_down(cause);
             self.end_receives();
         }

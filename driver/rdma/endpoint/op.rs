@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! What an operation is, and what it keeps.
+//! Operations and their state.
 
 use crate::{
     channel::Ticket,
@@ -9,12 +9,16 @@ use crate::{
         outcome::{errno, Outcome, State as Terminal},
         wire::Payload,
     },
-    memory::{Guard, Region},
-    rdma::PeerGrant,
+    memory::Guard,
+    rdma::{PeerGrant, Region},
 };
-use kernel::{prelude::*, sync::Arc};
+use kernel::{
+    prelude::*,
+    sync::Arc,
+    time::{Delta, Instant, Monotonic},
+};
 
-/// The outcome of what the peer's revocation came before.
+/// The outcome of an operation that the peer's revocation preceded.
 const REVOKED: Outcome = Outcome {
     state: Terminal::Revoked,
     errno: errno::EACCES,
@@ -22,15 +26,15 @@ const REVOKED: Outcome = Outcome {
 
 /// A checked operation.
 pub(crate) enum Op {
-    /// Between a buffer and a grant.
-    Transfer(Between),
-    /// A few bytes, copied when it was accepted.
+    /// A transfer between a buffer and a grant.
+    Transfer(TransferOp),
+    /// A SEND of a few bytes, which were copied when it was accepted.
     Send(KBox<Payload>),
-    /// Waits for what came before.
+    /// Waits for earlier operations.
     Fence,
 }
 
-/// Which way the bytes go.
+/// Direction of a transfer.
 #[derive(Clone, Copy)]
 pub(crate) enum Direction {
     /// To the peer.
@@ -42,10 +46,10 @@ pub(crate) enum Direction {
 }
 
 /// A transfer between this side's memory and the peer's.
-pub(crate) struct Between {
-    /// The local memory on the endpoint's domain.
+pub(crate) struct TransferOp {
+    /// The local memory, registered on the endpoint's domain.
     pub(crate) region: Arc<Region>,
-    /// Of the memory that is meant, which may be a part of the region's.
+    /// Guard of the memory to transfer, which may be a part of the region's.
     pub(crate) guard: Guard,
     /// The peer's memory.
     pub(crate) grant: Arc<PeerGrant>,
@@ -55,25 +59,56 @@ pub(crate) struct Between {
     pub(crate) remote_offset: u64,
     /// Bytes.
     pub(crate) length: u32,
-    /// Which way.
+    /// Its direction.
     pub(crate) direction: Direction,
 }
 
-/// What an operation keeps until its completion. Field order is drop order: the user hears of it first, then the
-/// memory may go.
-pub(crate) struct Posted {
+/// What an operation keeps until its completion. Field order is drop order: first the user gets the completion, then
+/// the memory may go.
+pub(crate) struct OpState {
     pub(super) ticket: Ticket,
     pub(super) op: Op,
-    /// As long as it is queued; afterwards its [`Flying`] has it.
+    /// Its state while it is queued; afterwards its [`InFlight`] has it.
     pub(super) life: Operation,
-    /// Its number among those that were posted.
+    /// Its number among posted operations.
     pub(super) id: u64,
-    /// Whether the peer has to be told the length first; see [`State::announce`].
+    /// Since when only other devices' use of its memory has kept it from being posted.
+    pub(super) fenced: Option<Instant<Monotonic>>,
+    /// Whether its length must be announced to the peer first; see [`State::announce`].
     pub(super) unannounced: bool,
+    /// Whether its length was announced.
+    pub(super) announced: bool,
 }
 
-impl Posted {
-    /// Whether the peer has yet to be told its length.
+/// Longest time that other devices may keep an operation from being posted, in milliseconds.
+const FENCED_MS: i64 = 1000;
+
+/// Whether other devices keep an operation from being posted.
+pub(super) enum Fenced {
+    /// They do not.
+    No,
+    /// They use its memory.
+    Yes,
+    /// They have used its memory for too long.
+    TooLong,
+}
+
+impl OpState {
+    /// Checks whether other devices use its memory. The caller holds the endpoint's lock.
+    pub(super) fn look_at_fences(&mut self) -> Fenced {
+        if self.op.is_ready() {
+            self.fenced = None;
+            return Fenced::No;
+        }
+        let now = Instant::now();
+        let since = *self.fenced.get_or_insert(now);
+        match (now - since - Delta::from_millis(FENCED_MS)).is_negative() {
+            true => Fenced::Yes,
+            false => Fenced::TooLong,
+        }
+    }
+
+    /// Whether its length still has to be announced to the peer.
     pub(super) fn waits_for_announcement(&self) -> bool {
         self.unannounced
     }
@@ -82,7 +117,7 @@ impl Posted {
 impl Op {
     pub(super) fn grant(&self) -> Option<&Arc<PeerGrant>> {
         match self {
-            Op::Transfer(between) => Some(&between.grant),
+            Op::Transfer(op) => Some(&op.grant),
             Op::Send(_) | Op::Fence => None,
         }
     }
@@ -90,7 +125,7 @@ impl Op {
     /// Bytes that it moves.
     pub(super) fn length(&self) -> u32 {
         match self {
-            Op::Transfer(between) => between.length,
+            Op::Transfer(op) => op.length,
             Op::Send(payload) => payload.length,
             Op::Fence => 0,
         }
@@ -98,37 +133,63 @@ impl Op {
 
     pub(super) fn needs_credit(&self) -> bool {
         match self {
-            Op::Transfer(between) => matches!(between.direction, Direction::WriteImm(_)),
+            Op::Transfer(op) => matches!(op.direction, Direction::WriteImm(_)),
             Op::Send(_) => true,
             Op::Fence => false,
         }
     }
 
-    /// Whether the peer has taken its grant back.
+    /// Whether the peer has revoked its grant.
     pub(super) fn is_taken_back(&self) -> bool {
         self.grant().is_some_and(|grant| grant.is_revoked())
     }
 
     pub(super) fn is_read(&self) -> bool {
-        matches!(self, Op::Transfer(between) if matches!(between.direction, Direction::Read))
+        matches!(self, Op::Transfer(op) if matches!(op.direction, Direction::Read))
+    }
+
+    pub(super) fn is_write_imm(&self) -> bool {
+        matches!(self, Op::Transfer(op) if matches!(op.direction, Direction::WriteImm(_)))
+    }
+
+    /// Whether its bytes go to the peer by RDMA WRITE, and not in a message.
+    pub(super) fn is_write(&self) -> bool {
+        matches!(self, Op::Transfer(_)) && !self.is_read()
     }
 
     /// The key of the local memory that it uses.
     pub(super) fn memory(&self) -> Option<usize> {
         match self {
-            Op::Transfer(between) => Some(between.guard.memory().key()),
+            Op::Transfer(op) => Some(op.guard.memory().key()),
             Op::Send(_) | Op::Fence => None,
         }
     }
 
-    /// Whether the local memory is being taken away.
-    pub(super) fn is_memory_gone(&self) -> bool {
-        matches!(self, Op::Transfer(between) if between.guard.memory().is_revoked())
+    /// Whether other devices have finished with the local memory. Since the operation was accepted, they may have
+    /// announced more.
+    pub(super) fn is_ready(&self) -> bool {
+        match self {
+            Op::Transfer(op) => op.guard.memory().is_ready(self.is_read()),
+            Op::Send(_) | Op::Fence => true,
+        }
     }
 
-    /// How it ends without the provider when the local memory is being taken away, or the peer's grant allows no more.
+    /// Result of the local memory's registration; `None` as long as the provider has it.
+    pub(super) fn registration(&self) -> Option<Result> {
+        match self {
+            Op::Transfer(op) => op.region.registration(),
+            Op::Send(_) | Op::Fence => Some(Ok(())),
+        }
+    }
+
+    /// Whether the local memory is being revoked.
+    pub(super) fn is_memory_gone(&self) -> bool {
+        matches!(self, Op::Transfer(op) if op.guard.memory().is_revoked())
+    }
+
+    /// Its outcome without the provider if the local memory is being revoked, or the peer's grant allows no more.
     pub(super) fn revoked(&self) -> Option<Outcome> {
-        let Op::Transfer(Between { grant, .. }) = self else {
+        let Op::Transfer(TransferOp { grant, .. }) = self else {
             return None;
         };
         if self.is_memory_gone() {

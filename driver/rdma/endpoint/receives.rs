@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Receives: what the peer's WRITE_IMMs and SENDs consume.
+//! Receives, which the peer's WRITE_IMMs and SENDs consume.
 //!
-//! A receive that is canceled leaves its credit behind, because the peer may be spending it already. The next receive
-//! takes the credit over, and with it what came meanwhile: so nothing that arrives is lost.
+//! A canceled receive leaves its credit behind, because the peer may be spending it already. The next receive takes
+//! over the credit, and the data that arrived on it meanwhile, so that no data is lost.
 //!
-//! Receives end in order, unless they are canceled: one that says that the peer is dead is the last that can say anything.
+//! Receives complete in order, unless they are canceled: after one that reports that the peer is dead, none delivers
+//! data.
 
-use super::{ending::earlier, operations::DONE, Endpoint, Shared, State};
+use super::{ending::earlier, messages::Untaken, operations::DONE, Endpoint, Shared, State};
+use crate::kx::charged::GFP_CHARGED;
 use crate::{
+    base::{delay_points::DELAY_POINTS, faults::FAULTS},
     channel::Ticket,
-    faults::FAULTS,
     kx::{fifo::Fifo, rdma::connection::Connection},
     logic::{
         flow::{Flow, Violation},
@@ -18,21 +20,20 @@ use crate::{
         wire::Payload,
     },
     memory::Guard,
-    windows::WINDOWS,
 };
 use kernel::{
     prelude::*,
     time::{Delta, Instant, Monotonic},
 };
 
-/// Longest time for which the peer is not told of a receive, in milliseconds.
+/// Longest time until the peer is notified of a receive, in milliseconds.
 const HELD_BACK_MS: u32 = 10;
 
 /// Where a SEND's bytes go.
 pub(crate) struct Target {
     /// The memory; the caller has checked the range.
     pub(crate) guard: Guard,
-    /// Start, bytes.
+    /// Start, in bytes.
     pub(crate) offset: u64,
     /// Bytes.
     pub(crate) length: u32,
@@ -44,7 +45,7 @@ pub(super) struct Receive {
     target: Option<Target>,
 }
 
-/// What came.
+/// Data that arrived.
 pub(super) struct Arrival {
     pub(super) imm: u32,
     length: u32,
@@ -52,30 +53,30 @@ pub(super) struct Arrival {
     payload: Option<KBox<Payload>>,
 }
 
-/// The receives of one endpoint, with all their memory allocated at the start.
+/// The receives of one endpoint. All their memory is allocated at the start.
 pub(super) struct Receives {
     /// Those that wait, in order.
     pub(super) waiting: Fifo<Receive>,
     /// Credits of receives that were canceled.
     orphans: u32,
-    /// What came on such credits, in order.
+    /// Data that arrived on such credits, in order.
     arrived: Fifo<Arrival>,
 }
 
-/// What becomes of a receive that the user posts.
+/// Result of posting a receive.
 enum Posting {
     /// It waits.
     Waits,
-    /// Something is here for it already.
+    /// Data for it has arrived already.
     Meets(Receive, Arrival),
-    /// It cannot be.
+    /// It cannot be posted.
     Refused(Receive, Option<Error>),
-    /// Its memory is being taken away.
+    /// Its memory is being revoked.
     Revoked(Receive),
 }
 
 impl Receives {
-    /// No room.
+    /// Capacity 0.
     pub(super) const fn none() -> Self {
         Self {
             waiting: Fifo::none(),
@@ -84,7 +85,7 @@ impl Receives {
         }
     }
 
-    /// Room for a depth.
+    /// Capacity for `depth` receives.
     pub(super) fn new(depth: usize) -> Result<Self> {
         Ok(Self {
             waiting: Fifo::new(depth)?,
@@ -102,21 +103,21 @@ impl Receives {
         } else if !flow.post_receive() {
             return Posting::Refused(receive, Some(ENOBUFS));
         }
-        // The depth bounds both, so that there is room.
+        // The depth bounds both, so there is room.
         match self.waiting.push(receive) {
             Ok(()) => Posting::Waits,
             Err(receive) => Posting::Refused(receive, Some(ENOBUFS)),
         }
     }
 
-    /// Something came: the receive for it, unless it has to wait for one. A violation when nobody told the peer of
-    /// room for it.
+    /// Finds the receive for data that arrived, unless the data has to wait for one. It is a violation if no receive
+    /// for it was advertised to the peer.
     fn arrive(&mut self, arrival: Arrival) -> Result<Option<(Receive, Arrival)>, Violation> {
         if let Some(receive) = self.waiting.pop() {
             return Ok(Some((receive, arrival)));
         }
         self.orphans = self.orphans.checked_sub(1).ok_or(Violation)?;
-        // There is room: arrivals that wait are as many as credits were left behind.
+        // There is room: at most as many arrivals wait as credits were left behind.
         self.arrived.push(arrival).map_err(|_| Violation)?;
         Ok(None)
     }
@@ -129,7 +130,7 @@ impl Receives {
         next
     }
 
-    /// Takes a receive that is to end before its time.
+    /// Takes a receive that is to end early.
     pub(super) fn take(&mut self, wanted: impl Fn(&Receive) -> bool) -> Option<Receive> {
         let receive = self.waiting.remove_first(wanted)?;
         self.orphans += 1;
@@ -138,19 +139,20 @@ impl Receives {
 }
 
 impl State {
-    /// When the clock tells the peer of receives that are held back, if nothing else comes before. The clock asks too: one
-    /// that was held back while it ran took that run for the one to come.
-    pub(super) fn telling(&self) -> Option<Instant<Monotonic>> {
+    /// When the timer has to advertise receives that are held back, if nothing advertises them before. The timer calls
+    /// this, too: a receive that was held back while it ran counted on that very run.
+    pub(super) fn next_advertisement(&self) -> Option<Instant<Monotonic>> {
         let later = || Instant::now() + Delta::from_millis(HELD_BACK_MS.into());
         self.flow.holds_back().then(later)
     }
 
-    /// Something came, which has been counted.
-    fn note_arrival(&self, imm: u32, length: u32) {
+    /// Records data that arrived and was counted.
+    fn note_arrival(&mut self, imm: u32, length: u32) {
         let receive = self.receives.waiting.front();
         let trace_id = receive.map_or(0, |receive| receive.ticket.trace_id());
         let seq = self.flow.data_received();
         self.record.arrived(trace_id, seq, imm, length);
+        self.count_arrival(imm);
     }
 }
 
@@ -161,13 +163,13 @@ impl Receive {
         target.map(|target| target.guard.memory().key())
     }
 
-    /// Whether its memory is being taken away.
+    /// Whether its memory is being revoked.
     fn is_revoked(&self) -> bool {
         let target = self.target.as_ref();
         target.is_some_and(|target| target.guard.memory().is_revoked())
     }
 
-    /// Completes it with what came. Copies the bytes of a SEND, so never under a lock.
+    /// Completes it with the data that arrived. Never called under a lock, because it copies the bytes of a SEND.
     fn complete(mut self, arrival: &Arrival) {
         let payload = arrival.payload.as_deref();
         let bytes = payload.map_or(&[][..], Payload::bytes);
@@ -184,16 +186,16 @@ impl Receive {
 }
 
 impl Endpoint {
-    /// Takes a receive over. Its completion comes whatever happens.
+    /// Accepts a receive. It completes whatever happens.
     pub(crate) fn post_receive(&self, mut ticket: Ticket, target: Option<Target>) {
         ticket.on(self.record());
         let deadline = ticket.deadline();
         let receive = Receive { ticket, target };
-        let (posting, telling) = {
+        let (posting, advertise) = {
             let mut state = self.shared.state.lock();
             let state = &mut *state;
-            // Not refused as soon as the endpoint is down: what arrived before may still be delivered, to those ahead of it
-            // or, where they were canceled, to this one.
+            // Not refused as soon as the endpoint is down: data that arrived before may still be delivered to the
+            // receives ahead of it or, if those were canceled, to this one.
             let posting = if !state.receiving && state.receives.arrived.len() == 0 {
                 Posting::Refused(receive, None)
             } else if receive.is_revoked() {
@@ -201,11 +203,11 @@ impl Endpoint {
             } else {
                 state.receives.post(&mut state.flow, receive)
             };
-            (posting, state.telling())
+            (posting, state.next_advertisement())
         };
         match posting {
             Posting::Waits => {
-                self.arm(earlier(deadline, telling));
+                self.arm(earlier(deadline, advertise));
                 self.shared.pump(&self.connection);
             }
             Posting::Meets(receive, arrival) => receive.complete(&arrival),
@@ -225,8 +227,8 @@ impl Endpoint {
 }
 
 impl Shared {
-    /// Tells the peer of receives that were held back for long enough.
-    pub(super) fn tell_held_back(&self, connection: &Connection<Self>) {
+    /// Advertises receives that were held back for long enough.
+    pub(super) fn advertise_held_back(&self, connection: &Connection<Self>) {
         {
             let mut state = self.state.lock();
             if !state.flow.holds_back() {
@@ -237,9 +239,9 @@ impl Shared {
         self.pump(connection);
     }
 
-    /// A WRITE_IMM came.
+    /// Handles a WRITE_IMM that arrived.
     pub(super) fn data_came(&self, imm: u32, length: u32) -> Result<(), Violation> {
-        WINDOWS.arrived.pass();
+        DELAY_POINTS.receive_completed.pass();
         let met = {
             let mut state = self.state.lock();
             let state = &mut *state;
@@ -255,17 +257,20 @@ impl Shared {
                 payload: None,
             })?
         };
-        self.deliver(met, imm);
+        self.deliver(met);
         Ok(())
     }
 
-    /// A SEND came; its credit was counted with its message.
-    pub(super) fn payload_came(&self, payload: &Payload) -> Result<(), Violation> {
+    /// Handles a SEND that arrived. Its credit was counted with its message.
+    pub(super) fn payload_came(&self, payload: &Payload) -> Result<(), Untaken> {
         let (imm, length) = (payload.imm, payload.length);
-        WINDOWS.arrived.pass();
-        // Without memory the arrival would be lost: better the endpoint, visibly.
-        FAULTS.alloc_arrival.fail(ENOMEM).map_err(|_| Violation)?;
-        let boxed = KBox::new(*payload, GFP_KERNEL).map_err(|_| Violation)?;
+        DELAY_POINTS.receive_completed.pass();
+        // Without memory the data would be lost. Ending the endpoint makes that visible.
+        let boxed = FAULTS
+            .alloc_arrival
+            .fail(ENOMEM)
+            .and_then(|()| Ok(KBox::new(*payload, GFP_CHARGED)?))
+            .map_err(|_| Untaken::NoMemory)?;
         let met = {
             let mut state = self.state.lock();
             if !state.receiving {
@@ -278,15 +283,16 @@ impl Shared {
                 payload: Some(boxed),
             })?
         };
-        self.deliver(met, imm);
+        self.deliver(met);
         Ok(())
     }
 
-    fn deliver(&self, met: Option<(Receive, Arrival)>, imm: u32) {
+    fn deliver(&self, met: Option<(Receive, Arrival)>) {
         if let Some((receive, arrival)) = met {
             receive.complete(&arrival);
         }
-        self.count_arrival(imm);
+        DELAY_POINTS.arrival_delivered.pass();
+        self.end_full_watches();
         self.fence_if(&FAULTS.revoke_at_arrival);
     }
 

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! What an endpoint shows of itself in debugfs. No address of the kernel's, no key.
+//! An endpoint's lines in debugfs. They contain no kernel address and no key.
 //!
-//! Lines are written under the endpoint's lock, into the buffer of the file that is being read; so their number is bounded.
+//! The lines are written under the endpoint's lock, to the buffer of the file that is being read, so their number is
+//! bounded.
 
-use super::{flying::Flying, op::Posted, watches::Watched, Endpoint, Phase, State};
+use super::{in_flight::InFlight, op::OpState, watches::Watched, Endpoint, Phase, State};
 use crate::{
     channel::Ticket,
     kx::{
-        chain::Chain,
+        box_queue::BoxQueue,
         rdma::{connection::Connection, transfer::Transfer},
     },
     logic::name::Name,
@@ -18,7 +19,7 @@ use crate::{
 use core::net::{Ipv4Addr, Ipv6Addr};
 use kernel::fmt;
 
-/// An address as people write it.
+/// An address in its usual notation.
 struct Shown<'a>(&'a SockAddr);
 
 impl core::fmt::Display for Shown<'_> {
@@ -31,7 +32,7 @@ impl core::fmt::Display for Shown<'_> {
             (_, addr) => {
                 write!(f, "[{:?}", Ipv6Addr::from(addr))?;
                 if self.0.scope_id != 0 {
-                    // The interface's index, which needs no network namespace to be looked up in.
+                    // The interface's index: its name would need a network namespace to be looked up in.
                     write!(f, "%{}", self.0.scope_id)?;
                 }
                 write!(f, "]:{port}")
@@ -67,13 +68,19 @@ impl State {
             return "connection";
         }
         if posted.op.needs_credit() && self.flow.send_credits() == 0 {
-            // Of receives that were posted since, a silent kernel does not tell.
-            return match self.pulse.life.silent() {
+            // A silent kernel does not advertise receives that were posted since.
+            return match self.keepalive.life.silent() {
                 0 => "peer-receives",
                 _ => "silent-peer",
             };
         }
-        if self.flying.is_full() || self.window.would_pause(requests.max(1) as u32) {
+        if self.fenced {
+            return "other-devices";
+        }
+        if posted.op.is_write() && self.pace.would_wait(posted.op.length()) {
+            return "pace";
+        }
+        if self.in_flight.is_full() || self.window.would_pause(requests.max(1) as u32) {
             return "window";
         }
         if posted.waits_for_announcement() && !self.flow.has_control() {
@@ -93,34 +100,34 @@ impl State {
     ) -> fmt::Result {
         let mut waits_on = self.front_waits_on(connection);
         let (mut result, mut shown) = (Ok(()), 0);
-        let pending: &mut Chain<Transfer<Posted>> = &mut self.pending;
+        let pending: &mut BoxQueue<Transfer<OpState>> = &mut self.pending;
         pending.for_each(|transfer| {
             shown += 1;
             if let (Some(posted), Ok(()), true) = (transfer.body(), result, shown <= MAX_SHOWN) {
                 result = line(f, endpoint, &posted.ticket, "queued", waits_on);
             }
-            // The others wait for it.
+            // The others wait for the first.
             waits_on = "order";
         });
         result?;
         show_rest(f, format_args!("endpoint={endpoint}"), "order", shown)
     }
 
-    fn show_flying(&mut self, f: &mut fmt::Formatter<'_>, endpoint: u64) -> fmt::Result {
-        let silent = self.pulse.life.silent() > 0;
+    fn show_in_flight(&mut self, f: &mut fmt::Formatter<'_>, endpoint: u64) -> fmt::Result {
+        let silent = self.keepalive.life.silent() > 0;
         let (mut result, mut shown) = (Ok(()), 0);
-        self.flying.for_each(|flying| {
+        self.in_flight.for_each(|in_flight| {
             shown += 1;
             if result.is_err() || shown > MAX_SHOWN {
                 return;
             }
-            result = match flying {
-                Flying::Provider(named) => {
+            result = match in_flight {
+                InFlight::Provider(named) => {
                     let waits_on = if silent { "silent-peer" } else { "provider" };
                     write!(f, "endpoint={endpoint} ")
                         .and_then(|()| named.mark.show(f, "posted", waits_on))
                 }
-                Flying::Fence(fence) => fence.body().map_or(Ok(()), |posted| {
+                InFlight::Fence(fence) => fence.body().map_or(Ok(()), |posted| {
                     line(f, endpoint, &posted.ticket, "queued", "earlier-operations")
                 }),
             };
@@ -151,16 +158,12 @@ impl State {
             }
         });
         result?;
-        show_rest(f, format_args!("endpoint={endpoint}"), "watched", shown)
+        show_rest(f, format_args!("endpoint={endpoint}"), "arrivals", shown)
     }
 }
 
 impl Endpoint {
-    fn serial(&self) -> u64 {
-        self.shared.serial
-    }
-
-    /// Its own line.
+    /// Writes its own line.
     pub(crate) fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut query = uapi::EndpointQuery::default();
         self.describe(&mut query);
@@ -186,12 +189,12 @@ impl Endpoint {
         let device = Name(name);
         write!(f, " device={device} in_flight={}", query.in_flight)?;
         write!(f, " posted={} peer_end={}", query.posted, query.peer_end)?;
-        let silent = self.shared.state.lock().pulse.life.silent();
+        let silent = self.shared.state.lock().keepalive.life.silent();
         let ending = u32::from(self.record().is_torn_down());
-        writeln!(f, " silent_beats={silent} ending={ending}")
+        writeln!(f, " silent_heartbeats={silent} ending={ending}")
     }
 
-    /// Its credits, in both directions.
+    /// Writes its credits, in both directions.
     pub(crate) fn show_credits(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.shared.state.lock();
         let flow = &state.flow;
@@ -222,21 +225,22 @@ impl Endpoint {
         writeln!(f, " not_ready={}", state.not_ready)
     }
 
-    /// Its operations: what the provider has, then what waits, each in order, and what each waits for.
+    /// Writes its operations: first those that the provider has, then those that wait, each in order and with what it
+    /// waits for.
     pub(crate) fn show_operations(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let endpoint = self.serial();
         let mut state = self.shared.state.lock();
-        state.show_flying(f, endpoint)?;
+        state.show_in_flight(f, endpoint)?;
         state.show_queue(f, endpoint, &self.connection)?;
         state.show_waiting(f, endpoint)
     }
 
-    /// Its grants, given and taken.
+    /// Writes its own grants and the peer's.
     pub(crate) fn show_grants(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.shared.state.lock().grants.show(f, self.serial())
     }
 
-    /// The regions that its grants give.
+    /// Writes the regions of its own grants.
     pub(crate) fn show_grant_regions(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.shared.state.lock().grants.show_regions(f)
     }

@@ -5,7 +5,7 @@
 use super::State;
 use kernel::time::{Instant, Monotonic};
 
-/// Its count and time. Its owner's lock protects it.
+/// Number and total time of stalls. The owner's lock protects it.
 #[derive(Default)]
 pub(super) struct Stall {
     since: Option<Instant<Monotonic>>,
@@ -14,7 +14,7 @@ pub(super) struct Stall {
 }
 
 impl Stall {
-    /// An operation has to wait; true when none had to before.
+    /// Records that an operation has to wait; true when none did before.
     fn begin(&mut self) -> bool {
         let first = self.since.is_none();
         if first {
@@ -24,7 +24,7 @@ impl Stall {
         first
     }
 
-    /// None has to wait any more; how long the wait was, if there was one.
+    /// Records that no operation has to wait any more. Returns how long the stall lasted, if there was one.
     fn end(&mut self) -> Option<u64> {
         self.since?;
         let lasted = self.lasting();
@@ -38,29 +38,29 @@ impl Stall {
         u64::try_from(since).unwrap_or(0)
     }
 
-    /// Whether one lasts.
+    /// Whether a stall lasts.
     pub(super) fn lasts(&self) -> bool {
         self.since.is_some()
     }
 
-    /// Count and nanoseconds, a stall that lasts included.
+    /// Count and nanoseconds, including a stall that lasts.
     pub(super) fn totals(&self) -> (u64, u64) {
         (self.count, self.nanoseconds + self.lasting())
     }
 }
 
 impl State {
-    /// An operation has to wait for a receive of the peer's.
+    /// Records that an operation has to wait for a receive of the peer's.
     pub(super) fn begin_stall(&mut self) {
         if self.stall.begin() {
             self.record.stalled(self.queued);
         }
     }
 
-    /// None has to wait any more.
+    /// Records that no operation has to wait any more.
     pub(super) fn end_stall(&mut self) {
         if let Some(nanoseconds) = self.stall.end() {
-            self.record.credited(self.flow.send_credits(), nanoseconds);
+            self.record.resumed(self.flow.send_credits(), nanoseconds);
         }
     }
 }

@@ -3,9 +3,10 @@
 //! Watches: one completion for many arrivals, or for the end of a grant.
 
 use super::{operations::DONE, Endpoint, Phase, Shared, State};
+use crate::kx::charged::GFP_CHARGED;
 use crate::{
     channel::Ticket,
-    kx::chain::{Chain, Link, Next},
+    kx::box_queue::{BoxQueue, Link, Next},
     rdma::Grant,
 };
 use kernel::prelude::*;
@@ -15,16 +16,16 @@ const MAX_WATCHES: u32 = 1024;
 
 /// What is watched for.
 pub(crate) enum Watched {
-    /// So many arrivals whose masked immediate is this.
+    /// A number of arrivals whose masked immediate is `imm`.
     Arrivals {
         /// The immediate.
         imm: u32,
-        /// Its bits that count.
+        /// The bits of the immediate that count.
         mask: u32,
         /// Arrivals that are still to come.
         left: u32,
     },
-    /// The end of the peer's access by a grant of this side's, by its number.
+    /// The end of the peer's access by an own grant, by its number.
     Grant(u32),
 }
 
@@ -49,11 +50,11 @@ impl Watch {
 }
 
 impl Endpoint {
-    /// Takes a watch over. Its completion comes whatever happens.
+    /// Accepts a watch. It completes whatever happens.
     pub(crate) fn watch(&self, mut ticket: Ticket, watched: Watched) {
         ticket.on(self.record());
         let deadline = ticket.deadline();
-        let mut place = match KBox::new_uninit(GFP_KERNEL_ACCOUNT) {
+        let mut place = match KBox::new_uninit(GFP_CHARGED) {
             Ok(place) => Some(place),
             Err(_) => return ticket.fail(ENOMEM),
         };
@@ -84,7 +85,7 @@ impl Endpoint {
         }
     }
 
-    /// Takes a watch of an own grant over. One that has ended already is told at once.
+    /// Accepts a watch of an own grant. It completes at once if the grant has ended already.
     pub(crate) fn watch_grant(&self, ticket: Ticket, grant: &Grant) {
         self.watch(ticket, Watched::Grant(grant.generation()));
         // The end may have come before the watch: then nobody else completes it.
@@ -95,7 +96,7 @@ impl Endpoint {
 }
 
 impl State {
-    /// Takes the first watch that `wanted` chooses.
+    /// Takes the first watch that `wanted` selects.
     pub(super) fn take_watch(
         &mut self,
         wanted: impl FnMut(&mut Watch) -> bool,
@@ -106,23 +107,30 @@ impl State {
     }
 }
 
-impl Shared {
-    /// Something arrived: watches count it, and those that have all they want complete.
-    pub(super) fn count_arrival(&self, came: u32) {
-        self.state.lock().watches.for_each(|watch| {
+impl State {
+    /// Counts an arrival in all watches. Called under the lock under which the arrival is taken: a watch that is added
+    /// when its receive has completed does not count it.
+    pub(super) fn count_arrival(&mut self, came: u32) {
+        self.watches.for_each(|watch| {
             if let Watched::Arrivals { imm, mask, left } = &mut watch.watched {
                 if came & *mask == *imm {
                     *left = left.saturating_sub(1);
                 }
             }
         });
+    }
+}
+
+impl Shared {
+    /// Completes the watches that have reached their number of arrivals.
+    pub(super) fn end_full_watches(&self) {
         self.end_watches(
             |watch| matches!(watch.watched, Watched::Arrivals { left: 0, .. }),
             0,
         );
     }
 
-    /// Nothing lands in a grant's range any more.
+    /// Completes the watches of a grant: nothing reaches its range any more.
     pub(super) fn grant_ended(&self, number: u32, why: u32) {
         let of_it = |watch: &Watch| matches!(watch.watched, Watched::Grant(of) if of == number);
         self.end_watches(of_it, why);
@@ -138,7 +146,7 @@ impl Shared {
         }
     }
 
-    /// Completes the watches of arrivals, of which none will come any more.
+    /// Completes the watches of arrivals: none will come any more.
     pub(super) fn fail_watches(&self) {
         loop {
             let watch = self
@@ -154,6 +162,6 @@ impl Shared {
 }
 
 /// An empty list.
-pub(super) const fn none() -> Chain<Watch> {
-    Chain::new()
+pub(super) const fn none() -> BoxQueue<Watch> {
+    BoxQueue::new()
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use candle_core::{DType, Device, Tensor};
-use dmaplane::kv::{self, TensorView, file::KvFile};
+use dmaplane_kv::{self as kv, TensorView, file::KvFile};
 
 use crate::config::Config;
 

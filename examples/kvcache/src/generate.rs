@@ -32,7 +32,7 @@ pub(crate) fn decode(
     while tokens.len() < count && Some(next) != end {
         tokens.push(next);
         token_done(next)?;
-        // The last token's successor is not asked for, so it need not be run.
+        // The last token's successor is not needed, so that token is not run.
         if tokens.len() < count {
             next = greedy(&model.forward(&[next], cache, |_, _| Ok(()))?)?;
         }

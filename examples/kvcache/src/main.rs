@@ -17,8 +17,8 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, Parser, Subcommand};
-use dmaplane::kv::{self, file::KvFile};
 use dmaplane::terminal;
+use dmaplane_kv::{self as kv, file::KvFile};
 use serde::Serialize;
 
 use cache::Cache;
@@ -30,7 +30,7 @@ use tokenizer::{Printer, Tokenizer};
 ///
 /// `prefill` reads a prompt and writes the KV cache, layer by layer. The file can then be moved to
 /// another machine (`dmaplane kv send` and `dmaplane kv recv`), where `decode` continues from it.
-/// `undivided` does both at once; decoding is greedy, so its tokens must be the same.
+/// `reference` does both at once; decoding is greedy, so its tokens must be the same.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -45,7 +45,7 @@ enum Command {
     /// Continue from a KV cache; print the text.
     Decode(Decode),
     /// Read a prompt and continue, without a file between: the reference for the other two.
-    Undivided(Undivided),
+    Reference(Reference),
     /// Compare two KV cache files bit for bit; exit with 1 if they differ.
     Compare(Compare),
 }
@@ -112,7 +112,7 @@ struct Decode {
 }
 
 #[derive(Args)]
-struct Undivided {
+struct Reference {
     #[command(flatten)]
     source: Source,
     #[command(flatten)]
@@ -157,7 +157,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Prefill(args) => prefill(&args),
         Command::Decode(args) => decode(&args),
-        Command::Undivided(args) => undivided(&args),
+        Command::Reference(args) => reference(&args),
         Command::Compare(args) => compare(&args),
     };
     match done {
@@ -266,7 +266,7 @@ fn decode(args: &Decode) -> Result<()> {
     )
 }
 
-fn undivided(args: &Undivided) -> Result<()> {
+fn reference(args: &Reference) -> Result<()> {
     let (model, tokenizer, load_ms) = load(&args.source)?;
     let prompt = tokenizer.encode_prompt(&args.prompt.prompt)?;
     let start = Instant::now();
@@ -281,7 +281,7 @@ fn compare(args: &Compare) -> Result<()> {
     let (a, b) = (first.manifest().geometry(), second.manifest().geometry());
     ensure!(
         (a.dtype, a.layers, a.shape()) == (b.dtype, b.layers, b.shape()),
-        "the caches have other figures: {a:?} and {b:?}"
+        "the caches have different figures: {a:?} and {b:?}"
     );
     for layer in 0..a.layers as usize {
         ensure!(

@@ -136,8 +136,8 @@ impl Model {
     }
 
     /// Runs tokens that follow those in the cache, adds their keys and values to it, and returns
-    /// the logits after the last one. `layer_done` is told each layer as soon as its part of the
-    /// cache is final.
+    /// the logits after the last one. `layer_done` is called with each layer as soon as its part of
+    /// the cache is final.
     pub(crate) fn forward(
         &self,
         tokens: &[u32],

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Tests of the forward pass with a tiny model of random weights.
 
-use dmaplane::kv::{DType, file::KvFile};
+use dmaplane_kv::{DType, file::KvFile};
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 
 use super::*;
@@ -163,7 +163,7 @@ fn grouped_attention_agrees_with_the_definition() {
 }
 
 #[test]
-fn decode_from_a_file_equals_an_undivided_run() {
+fn decode_from_a_file_equals_the_reference_run() {
     let folder = tempfile::tempdir().unwrap();
     let model = model(tiny());
     for dtype in [DType::F32, DType::F16, DType::Bf16] {

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use dmaplane::kv::{Digest, Manifest};
+use dmaplane_kv::{Digest, Manifest};
 use serde::{Deserialize, Serialize};
 
 const VERSION: u32 = 1;
@@ -73,7 +73,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dmaplane::kv::{DType, Geometry, Layout};
+    use dmaplane_kv::{DType, Geometry, Layout};
 
     fn manifest(seq_len: u64, fill: u8) -> Manifest {
         let geometry = Geometry {

@@ -16,7 +16,7 @@ use libfuzzer_sys::fuzz_target;
 mod check;
 use dmaplane_uapi as uapi;
 
-/// Numbers out of the input, zeroes behind its end.
+/// Numbers from the input, then zeroes.
 struct Numbers<'a>(&'a [u8]);
 
 impl Numbers<'_> {
@@ -116,7 +116,7 @@ fn entry(numbers: &mut Numbers<'_>) {
     }
 }
 
-/// All or nothing, so that entries which use few members are met at all.
+/// A mask of all bits or of none, so that entries which use few members occur at all.
 fn mask(numbers: &mut Numbers<'_>) -> u32 {
     if numbers.byte() % 4 == 0 {
         u32::MAX

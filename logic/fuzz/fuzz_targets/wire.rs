@@ -29,7 +29,7 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// The next message: any bytes, or a right head, so that the rest of it is looked at too.
+/// The next message: any bytes, or a valid head, so that the rest is decoded too.
 fn message(mode: u8, input: &[u8]) -> ([u8; MESSAGE_BYTES], &[u8]) {
     let mut whole = [0; MESSAGE_BYTES];
     let at = if mode == 0 {
@@ -55,7 +55,7 @@ fn message(mode: u8, input: &[u8]) -> ([u8; MESSAGE_BYTES], &[u8]) {
         .min(MESSAGE_BYTES - at);
     let (own, rest) = input.split_at(count);
     whole[at..at + count].copy_from_slice(own);
-    // What is cut short is nothing.
+    // A truncated message is refused.
     assert!(Message::decode(&whole[..MESSAGE_BYTES - 1]).is_err());
     (whole, rest)
 }

@@ -75,7 +75,7 @@ impl Drop for MemoryCgroup {
     }
 }
 
-/// A cgroup (version 2) whose processes get memory of some nodes only. This process moves in, and out on drop.
+/// A cgroup (version 2) whose processes get memory of some nodes only, or run on some processors only. This process moves in, and out on drop.
 #[derive(Debug)]
 pub struct CpusetCgroup {
     root: PathBuf,
@@ -88,10 +88,22 @@ impl CpusetCgroup {
     /// # Errors
     /// A [`Skip`] where version 2 cannot be mounted or has no controller of cpusets.
     pub fn enter(name: &str, mems: &str) -> Result<Self> {
+        Self::with(name, "cpuset.mems", mems)
+    }
+
+    /// Makes a cgroup with the processors `cpus`, as `cpuset.cpus` has them, and moves this process into it.
+    ///
+    /// # Errors
+    /// As [`Self::enter`].
+    pub fn on_processors(name: &str, cpus: &str) -> Result<Self> {
+        Self::with(name, "cpuset.cpus", cpus)
+    }
+
+    fn with(name: &str, file: &str, list: &str) -> Result<Self> {
         let root = mounted(name)?;
         let folder = root.join(name);
         let made = prepare(&root, &folder, "cpuset")
-            .and_then(|()| write(&folder.join("cpuset.mems"), mems))
+            .and_then(|()| write(&folder.join(file), list))
             .and_then(|()| write(&folder.join("cgroup.procs"), "0"));
         let cgroup = Self { root, folder };
         made.map(|()| cgroup)

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What the driver counts of placement, and what it lets an administrator set.
+//! The driver's counters of placement, and the settings that an administrator may change.
 
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-/// What was missed since the driver was loaded.
+/// Placement misses since the driver was loaded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Misses {
     /// Pages elsewhere than wanted.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The page frames behind a mapping, as the kernel's own files tell them: what the driver reports is compared with it.
+//! The page frames behind a mapping, as the kernel's own files show them: tests compare the driver's report with them.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_untouched_page_is_told() {
+    fn an_untouched_page_is_reported() {
         let memory = vec![1u8; 3 * 4096];
         // Without root the frames are hidden, and the error says so.
         match of(memory.as_ptr(), 2) {

@@ -19,7 +19,7 @@ pub enum Topology {
     Numa4,
     /// One guest behind an IOMMU; the peer is in the network namespace `dp1`.
     Iommu,
-    /// One guest that copies what devices reach; likewise.
+    /// One guest whose DMA goes through bounce buffers; likewise.
     Swiotlb,
     /// One guest with one CPU, whose device comes and goes; likewise.
     Unplug,
@@ -58,6 +58,8 @@ pub struct Guest {
     pub peer: IpAddr,
     /// What time limits are multiplied by.
     pub time_scale: u32,
+    /// Whether this is a run in full length, as every night.
+    pub long: bool,
 }
 
 impl Guest {
@@ -107,6 +109,7 @@ impl Guest {
             local: address("DMAPLANE_LOCAL_IP")?,
             peer: address("DMAPLANE_PEER_IP")?,
             time_scale,
+            long: variable("DMAPLANE_LONG").is_some(),
         })
     }
 
@@ -121,6 +124,13 @@ impl Guest {
             Profile::Stock | Profile::Base => fast,
             Profile::Debug => debug,
         }
+    }
+
+    /// Rounds of something that is repeated with random choices: all of them in runs of full length, a third elsewhere,
+    /// where other runs go on with other choices.
+    pub fn rounds(&self, fast: u64, debug: u64) -> u64 {
+        let all = self.pick(fast, debug);
+        if self.long { all } else { all.div_ceil(3) }
     }
 
     /// Where this side can listen: a free port of its RDMA device.
@@ -167,6 +177,12 @@ mod tests {
         assert_eq!(guest.topology, Topology::Pair);
         assert_eq!(guest.limit(2), Duration::from_secs(30));
         assert_eq!(guest.pick(64, 1), 1);
+        assert_eq!((guest.rounds(64, 10), guest.rounds(64, 1)), (4, 1));
+        let long = Guest {
+            long: true,
+            ..guest.clone()
+        };
+        assert_eq!(long.rounds(64, 10), 10);
         let skip = guest
             .require(&[Topology::Numa4], "needs four nodes")
             .expect_err("a skip");

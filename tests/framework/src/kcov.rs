@@ -38,7 +38,7 @@ impl Coverage {
     /// Begins to look.
     ///
     /// # Errors
-    /// When the kernel cannot tell, which says the option.
+    /// When the kernel cannot record coverage; the error names the option.
     pub fn begin() -> Result<Self> {
         let file = File::options()
             .read(true)
@@ -85,7 +85,7 @@ impl Coverage {
         self.word(0).store(0, Ordering::Relaxed);
     }
 
-    /// Shows each program counter since then, again and again if it was run so.
+    /// Passes each program counter since then to `look`, as often as it was run.
     pub fn each(&self, mut look: impl FnMut(u64)) {
         let count = usize::try_from(self.word(0).load(Ordering::Relaxed)).unwrap_or(0);
         for index in 1..=count.min(WORDS - 1) {

@@ -10,8 +10,8 @@
 //! | [`mod@peer`] | the other side of a connection: a process that obeys JSON lines |
 //! | [`transfer`] | streams of writes and receives, counted one by one |
 //! | [`counters`] | what was missed in placing memory, and the driver's settings |
-//! | [`frames`] | the page frames behind a mapping, as the kernel tells them |
-//! | [`pattern`] | data whose bytes tell where they belong |
+//! | [`frames`] | the page frames behind a mapping, as the kernel shows them |
+//! | [`pattern`] | data whose bytes show where they belong |
 //! | [`poll`] | waiting for a condition where there is no event |
 //! | [`netem`] | bad networks, and interfaces that come and go |
 //! | [`netns`], [`rdma`], [`cgroup`], [`module`] | namespaces, rxe links, memory limits, module |
@@ -36,6 +36,8 @@
 
 pub mod cgroup;
 pub mod counters;
+pub mod delay_point;
+pub mod disposable;
 pub mod dmabuf;
 pub mod faults;
 pub mod frames;
@@ -52,10 +54,8 @@ pub mod peer;
 pub mod poll;
 pub mod rdma;
 pub mod run;
-pub mod spare;
 pub mod sys;
 pub mod transfer;
-pub mod window;
 
 pub use anyhow::{Context as ErrorContext, Error, Result, anyhow, bail, ensure};
 pub use gauges::Gauges;

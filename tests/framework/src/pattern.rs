@@ -13,7 +13,7 @@ const PIECE: usize = 64 << 10;
 pub struct Numbers {
     seed: u64,
     /// What comes first, the next one last.
-    tape: Vec<u64>,
+    input: Vec<u64>,
 }
 
 impl Numbers {
@@ -21,27 +21,27 @@ impl Numbers {
     pub fn new(seed: u64) -> Self {
         Self {
             seed,
-            tape: Vec::new(),
+            input: Vec::new(),
         }
     }
 
     /// These numbers, and then the sequence of a seed that follows from them.
-    pub fn played(tape: &[u64]) -> Self {
-        let seed = tape.iter().fold(0, |seed, word| mix(seed ^ word));
+    pub fn played(input: &[u64]) -> Self {
+        let seed = input.iter().fold(0, |seed, word| mix(seed ^ word));
         Self {
             seed,
-            tape: tape.iter().rev().copied().collect(),
+            input: input.iter().rev().copied().collect(),
         }
     }
 
     /// Whether chosen numbers are left.
     pub fn is_playing(&self) -> bool {
-        !self.tape.is_empty()
+        !self.input.is_empty()
     }
 
     /// The next number.
     pub fn next_u64(&mut self) -> u64 {
-        if let Some(next) = self.tape.pop() {
+        if let Some(next) = self.input.pop() {
             return next;
         }
         self.seed = self.seed.wrapping_add(GOLDEN);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The peer's process without a driver: it answers, dies when told to, and ends with its test.
+//! The peer's process without a driver: it answers, dies on request, and ends with its test.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;

@@ -45,7 +45,7 @@ pub struct Bound {
     parent: PathBuf,
 }
 
-fn tell(file: &Path, what: &str) -> Result<()> {
+fn write(file: &Path, what: &str) -> Result<()> {
     fs::write(file, what).with_context(|| format!("cannot write {what} to {}", file.display()))
 }
 
@@ -87,7 +87,7 @@ impl Bound {
     /// # Errors
     /// When that is refused.
     pub fn unbind(&self) -> Result<()> {
-        tell(
+        write(
             Path::new("/sys/bus/pci/drivers/dmaplane/unbind"),
             &self.address,
         )
@@ -98,7 +98,7 @@ impl Bound {
     /// # Errors
     /// When that is refused.
     pub fn bind(&self) -> Result<()> {
-        tell(
+        write(
             Path::new("/sys/bus/pci/drivers/dmaplane/bind"),
             &self.address,
         )
@@ -110,15 +110,15 @@ impl Bound {
     /// When that is refused.
     pub fn remove(&self) -> Result<()> {
         let path = Path::new("/sys/bus/pci/devices").join(&self.address);
-        tell(&path.join("remove"), "1")
+        write(&path.join("remove"), "1")
     }
 
-    /// Has its bus looked for it again.
+    /// Has the kernel scan its bus again.
     ///
     /// # Errors
     /// When that is refused.
     pub fn rescan(&self) -> Result<()> {
-        tell(&self.parent.join("rescan"), "1")
+        write(&self.parent.join("rescan"), "1")
     }
 }
 
@@ -148,7 +148,7 @@ impl Slot {
     /// # Errors
     /// When that is refused.
     fn switch_off(&self) -> Result<()> {
-        tell(&self.0.join("power"), "0")
+        write(&self.0.join("power"), "0")
     }
 }
 
@@ -177,11 +177,11 @@ impl Monitor {
         let path = Path::new("/dev").join(name);
         let port = File::options().read(true).write(true).open(&path)?;
         let reader = BufReader::new(port.try_clone()?);
-        let (told, lines) = mpsc::channel();
+        let (sender, lines) = mpsc::channel();
         // Ends with the process: nothing else ends a read of the port.
         std::thread::spawn(move || {
             for line in reader.lines().map_while(Result::ok) {
-                if told.send(line).is_err() {
+                if sender.send(line).is_err() {
                     return;
                 }
             }
@@ -191,12 +191,12 @@ impl Monitor {
             lines,
             plugged: 0,
         };
-        // Refused when an earlier test has done so, which is as good.
-        monitor.tell("{\"execute\":\"qmp_capabilities\"}")?;
+        // QEMU refuses it if an earlier test has done so, which is as good.
+        monitor.send("{\"execute\":\"qmp_capabilities\"}")?;
         Ok(monitor)
     }
 
-    fn tell(&mut self, command: &str) -> Result<()> {
+    fn send(&mut self, command: &str) -> Result<()> {
         writeln!(self.port, "{command}").context("cannot write to the monitor")
     }
 
@@ -217,14 +217,14 @@ impl Monitor {
         bail!("the monitor never says {what}")
     }
 
-    /// Unplugs the guest's device, as by pressing its button; returns when it is gone. The button leaves 5 s to think
-    /// better of it; `slot` is told not to wait for their end.
+    /// Unplugs the guest's device, as by pressing its button; returns when it is gone. The button leaves 5 s for a
+    /// change of mind; with `slot`, the power is switched off at once instead.
     ///
     /// # Errors
     /// When it does not go in time.
     pub fn unplug(&mut self, guest: &Guest, slot: Option<&Slot>) -> Result<()> {
         let id = "\"id\":\"unplug\"";
-        self.tell(&format!(
+        self.send(&format!(
             "{{\"execute\":\"device_del\",\"arguments\":{{\"id\":\"bar0\"}},{id}}}"
         ))?;
         if let Some(slot) = slot {
@@ -234,7 +234,7 @@ impl Monitor {
         self.wait("DEVICE_DELETED", "\"unplug\"", guest.limit(30))
     }
 
-    /// Plugs one again, of 64 MiB that are its own: QEMU (10.0.2, `hw/misc/ivshmem-pci.c`) does not let go of the name of
+    /// Plugs one again, with 64 MiB of its own: QEMU (10.0.2, `hw/misc/ivshmem-pci.c`) does not let go of the name of
     /// the memory of a device whose memory was switched off before it went, and aborts when it is used again.
     ///
     /// # Errors
@@ -242,12 +242,12 @@ impl Monitor {
     pub fn plug(&mut self, guest: &Guest) -> Result<()> {
         self.plugged += 1;
         let memory = format!("plug{}-{}", std::process::id(), self.plugged);
-        self.tell(&format!(
+        self.send(&format!(
             "{{\"execute\":\"object-add\",\"arguments\":{{\"qom-type\":\"memory-backend-memfd\",\
              \"id\":\"{memory}\",\"size\":67108864,\"share\":true}},\"id\":\"memory\"}}"
         ))?;
         self.wait("\"memory\"", "\"memory\"", guest.limit(30))?;
-        self.tell(&format!(
+        self.send(&format!(
             "{{\"execute\":\"device_add\",\"arguments\":{{\"driver\":\"ivshmem-plain\",\
              \"id\":\"bar0\",\"memdev\":\"{memory}\",\"bus\":\"port0\"}},\"id\":\"plug\"}}"
         ))?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Importers: who may have memory, and what holds of an import whose exporter took the memory back.
+//! Importers: who may have memory, and what holds for an import whose exporter took the memory back.
 
 use dmaplane::{Buffer, Channel, Context, Entry, Errno, Placement, RevokeCause, Standing, State};
 use dmaplane_testkit::dmabuf::vivid::{Kind, Vivid};
@@ -11,8 +11,8 @@ use crate::{one, refusal};
 
 const PAGE: u64 = 4096;
 
-/// Whether this guest copies what devices reach: then no device may have a dma-buf of the driver's, whose memory others
-/// write while it is mapped.
+/// Whether DMA of this guest goes through bounce buffers. Then no device may have a dma-buf of the driver, whose memory
+/// others write while it is mapped.
 pub fn bounces(guest: &Guest) -> bool {
     guest.topology == Topology::Swiotlb
 }
@@ -31,7 +31,7 @@ pub fn device_camera(guest: &Guest) -> Result<Vivid> {
 /// Fails unless everything that can be done with an import says that it was taken back.
 ///
 /// # Errors
-/// What still works, or ends for another reason.
+/// What still works, or fails for another reason.
 pub fn is_gone(guest: &Guest, context: &Context, import: &Buffer) -> Result<()> {
     let info = import.memory()?;
     ensure!(info.standing == Standing::Revoked, "{info:?}");

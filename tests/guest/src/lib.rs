@@ -4,7 +4,7 @@
 
 pub mod device;
 pub mod import;
-mod local;
+mod loopback;
 pub mod numa;
 pub mod race;
 pub mod raw;
@@ -13,7 +13,7 @@ pub mod storm;
 pub mod swept;
 pub mod tool;
 
-pub use local::{Local, Primed};
+pub use loopback::{GrantedLoopback, Loopback};
 
 use std::mem::offset_of;
 use std::ops::Range;
@@ -30,7 +30,7 @@ use dmaplane_testkit::counters::Tuned;
 use dmaplane_testkit::peer::client::unexpected;
 use dmaplane_testkit::peer::protocol::{Id, Reply, Request};
 use dmaplane_testkit::transfer::Tally;
-use dmaplane_testkit::{Guest, Peer, Result, ensure, pattern, poll, sys};
+use dmaplane_testkit::{ErrorContext as _, Guest, Peer, Result, ensure, pattern, poll, sys};
 use dmaplane_uapi as abi;
 
 /// A connection between this process and a peer.
@@ -242,6 +242,33 @@ pub fn complete(channel: &mut Channel, count: u32, limit: Duration) -> Result<Ve
     Ok(channel.completions().take(count as usize).collect())
 }
 
+/// What the kernel says of the driver's polling threads under a word of their status.
+///
+/// # Errors
+/// When /proc cannot be read, or a status lacks the word.
+pub fn poller_status(word: &str) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc")?.flatten() {
+        // One that ends meanwhile has nothing to say.
+        let status = std::fs::read_to_string(entry.path().join("status")).unwrap_or_default();
+        if status.starts_with("Name:\tdmaplane-poll\n") {
+            let line = status.lines().find_map(|line| line.strip_prefix(word));
+            found.push(line.context("no such word")?.trim().to_owned());
+        }
+    }
+    Ok(found)
+}
+
+/// One of the module's limits, as an administrator reads it.
+///
+/// # Errors
+/// When there is no such limit.
+pub fn limit(name: &str) -> Result<usize> {
+    let path = format!("/sys/module/dmaplane/limits/{name}");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    Ok(text.trim().parse()?)
+}
+
 /// An argument of an ioctl, as a program without the library would make it: its size and these 32-bit members.
 pub fn argument(bytes: usize, members: &[(usize, u32)]) -> Vec<u8> {
     let mut raw = vec![0; bytes];
@@ -275,7 +302,7 @@ pub fn refusal<T: std::fmt::Debug>(result: dmaplane::Result<T>) -> Result<Errno>
 }
 
 /// Gives the last wills of this guest's endpoints the time that they take on this machine, until it is dropped: for tests
-/// of what a will says. That 40 ms are kept is not theirs to see.
+/// of what a will says. Those do not test the limit of 40 ms.
 ///
 /// # Errors
 /// When the driver has no such setting.
@@ -283,8 +310,8 @@ pub fn patient_wills(guest: &Guest) -> Result<Tuned> {
     tuned_to(guest, "will_ms", 1)
 }
 
-/// As [`patient_wills`], for answers to revocations and for operations that the provider is to give back: for tests in which
-/// connections must outlive many revocations.
+/// As [`patient_wills`], for answers to revocations and for operations that the provider must give back: for tests in
+/// which connections must outlive many revocations.
 ///
 /// # Errors
 /// When the driver has no such setting.

@@ -34,7 +34,7 @@ pub fn page_nodes(buffer: &Buffer, tag: u64) -> Result<Vec<u32>> {
     sys::page_nodes(buffer.as_ptr(), pages(buffer), 4096)
 }
 
-/// Waits until a pool has so many parts taken: what an operation keeps goes after its completion is seen.
+/// Waits until a pool has `wanted` parts taken: an operation releases its part only after its completion is visible.
 ///
 /// # Errors
 /// When it never has.
@@ -53,8 +53,8 @@ pub fn pages(buffer: &Buffer) -> usize {
     usize::try_from(buffer.len() / PAGE).unwrap_or(usize::MAX)
 }
 
-/// Fails unless driver and get_mempolicy(2) agree on every page's node, and on how many are elsewhere than `wanted` says
-/// by the page's place. Gives that number.
+/// Fails unless driver and get_mempolicy(2) agree on every page's node, and on how many pages are not on the node that
+/// `wanted` gives for their index. Returns that number.
 ///
 /// # Errors
 /// What they disagree on.
@@ -99,22 +99,22 @@ pub fn misses(buffer: &Buffer, wanted: impl Fn(usize) -> Option<u32>) -> Result<
 pub fn orders(buffer: &Buffer) -> Result<(Vec<u64>, u64)> {
     pattern::fill_memory(buffer, 0, buffer.len(), 2, 0);
     let mut wanted = frames::by_order(&frames::of(buffer.as_ptr(), pages(buffer))?)?;
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     let mut small = 0;
     for node in 0..buffer.residency()?.pages_by_node.len() {
         let folios = buffer.folios(u32::try_from(node)?)?;
-        told.resize(folios.pages_by_order.len(), 0);
-        for (sum, pages) in told.iter_mut().zip(&folios.pages_by_order) {
+        reported.resize(folios.pages_by_order.len(), 0);
+        for (sum, pages) in reported.iter_mut().zip(&folios.pages_by_order) {
             *sum += pages;
         }
         small += folios.small_pages;
     }
-    let beyond: u64 = wanted.split_off(told.len()).iter().sum();
+    let beyond: u64 = wanted.split_off(reported.len()).iter().sum();
     ensure!(
-        told == wanted && beyond == 0,
-        "the kernel sees {wanted:?}, the driver {told:?}"
+        reported == wanted && beyond == 0,
+        "the kernel sees {wanted:?}, the driver {reported:?}"
     );
-    Ok((told, small))
+    Ok((reported, small))
 }
 
 /// Strict buffers until the node gives no more, in ever smaller pieces.
@@ -143,9 +143,10 @@ pub fn fill(context: &Context, node: u32, piece: u64, buffers: &mut Vec<Buffer>)
     }
 }
 
-/// Tries until something breaks off: what a node that was filled up still had room for is kept, in `filled`, and tried again.
-/// A node that gives no more may give more a little later: the kernel keeps up to an eighth of it as free pages on lists of
-/// each processor, which neither it nor [`fill_up`] sees before another processor's are drained.
+/// Tries on a node that was filled up until an attempt ends with `Break`: whatever the node still had room for is kept,
+/// in `filled`. A node that gives no more may give more a little later: the kernel keeps up to an eighth of it as free
+/// pages on lists of each processor, which neither it nor [`fill_up`] sees until those of another processor are
+/// drained.
 ///
 /// # Errors
 /// What an attempt fails with, and when the node gave more than it has.

@@ -1,29 +1,31 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Races: with and without their windows forced open, and what must hold whoever wins.
+//! Races, with and without delay points that widen their windows, and what must hold whoever wins.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use dmaplane::{Buffer, Completion, State};
-use dmaplane_testkit::window::Window;
+use dmaplane_testkit::delay_point::DelayPoint;
 use dmaplane_testkit::{ErrorContext as _, Guest, Result, anyhow, ensure};
 
-/// Runs a race without a window and with each of them, so many rounds each.
+/// Runs a race without a delay point and with each of them, so many rounds each.
 ///
 /// # Errors
-/// The first that a round gives, with its window and number.
-pub fn forced(
+/// The first error of a round, with its delay point and number.
+pub fn at_delay_points(
     guest: &Guest,
-    windows: &[&str],
+    delay_points: &[&str],
     rounds: u64,
     race: impl Fn(u64) -> Result<()>,
 ) -> Result<()> {
     let length = Duration::from_micros(guest.pick(2_000, 20_000));
-    for name in [None].into_iter().chain(windows.iter().map(Some)) {
-        let _open = name.map(|name| Window::open(name, length)).transpose()?;
+    for name in [None].into_iter().chain(delay_points.iter().map(Some)) {
+        let _delay = name
+            .map(|name| DelayPoint::open(name, length))
+            .transpose()?;
         for round in 0..rounds {
-            race(round).with_context(|| format!("window {name:?}, round {round}"))?;
+            race(round).with_context(|| format!("delay point {name:?}, round {round}"))?;
         }
     }
     Ok(())

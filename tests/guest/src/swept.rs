@@ -6,7 +6,7 @@ use dmaplane::{Buffer, Channel, Entry, Errno, Error, GrantTerms, Placement};
 use dmaplane_testkit::faults::{self, Swept, record, sweep};
 use dmaplane_testkit::{ErrorContext as _, Gauges, Guest, Result, ensure, gauges, seed};
 
-use crate::{Local, complete};
+use crate::{Loopback, complete};
 
 /// What every call may end in when the kernel has no memory, or user space none to copy from or to.
 pub const ALWAYS: &[Errno] = &[Errno::NOMEM, Errno::FAULT];
@@ -53,11 +53,11 @@ pub fn swept(
     mut round: impl FnMut(&mut faults::Nth) -> Result<bool>,
 ) -> Result<Swept> {
     let before = Gauges::read()?;
-    // Everyday runs look at some of the steps, each time at others.
+    // Everyday runs test some of the steps, each time others.
     let stride = if faults::full() { 1 } else { guest.pick(4, 10) };
     let first = u32::try_from(seed()? % u64::from(stride))?;
     let mut done = Swept::default();
-    // Of few steps, those of one turn may all be such as the kernel makes up for: then the next ones are looked at too.
+    // With few steps, the kernel may compensate for every failure of one turn: then the next steps are tested too.
     for turn in 0..stride {
         let more = sweep((1 + (first + turn) % stride, stride), |nth| {
             let result = round(nth);
@@ -81,7 +81,7 @@ pub fn swept(
 /// # Errors
 /// What went wrong.
 pub fn ordinary(guest: &Guest) -> Result<()> {
-    let local = Local::new(guest).context("the next ordinary connection")?;
+    let local = Loopback::new(guest).context("the next ordinary connection")?;
     let (theirs, _grant, given) = local.granted(guest, &GrantTerms::default())?;
     let mine = Buffer::create(&local.near_context, 4096, Placement::Any)?;
     mine.write_at(0, &[0x5a; 4096]);

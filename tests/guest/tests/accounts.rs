@@ -30,8 +30,8 @@ fn accounts_end_in_a_refusal_and_kill_nobody() {
         let context = Context::open()?;
         // The completion ring is twice as large.
         let most = context.limits().max_ring_entries / 2;
-        // Only what is much larger than what this process needs of its own: at the limit, its next touch of new memory is
-        // what the kernel would kill it for.
+        // Only objects that are much larger than what this process needs itself: at the limit, the kernel would kill it
+        // for its next touch of new memory.
         let rings = until_refused(|| Channel::builder().entries(most).build(&context))?;
         ensure!(!rings.is_empty() && cgroup.oom_kills()? == 0);
         drop(rings);

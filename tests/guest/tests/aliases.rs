@@ -47,7 +47,7 @@ impl Ground for File {
     }
 }
 
-/// A name, and which pages of the ground it shows.
+/// A name, and which of the underlying pages it shows.
 struct Name<'a>(&'a Buffer, Vec<usize>);
 
 impl Name<'_> {

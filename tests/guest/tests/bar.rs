@@ -10,7 +10,7 @@ use dmaplane::{
     Placement, RdmaPath, RevokeCause, Standing, State, Tier,
 };
 use dmaplane_guest_tests::device::{Bound, device, rebound};
-use dmaplane_guest_tests::{Local, complete, refusal};
+use dmaplane_guest_tests::{Loopback, complete, refusal};
 use dmaplane_testkit::pattern::{self, Numbers};
 use dmaplane_testkit::{ErrorContext as _, ensure, sys, test};
 use dmaplane_uapi as abi;
@@ -63,12 +63,12 @@ fn bar_ranges_are_taken_and_given_back() {
             drop(whole);
             let first = take(tier, 2 * PAGE, Some(4 * PAGE))?;
             let kind = first.memory()?.kind;
-            let told = MemoryKind::Device {
+            let expected = MemoryKind::Device {
                 device: number,
                 tier,
                 offset: 4 * PAGE,
             };
-            ensure!(kind == told, "{kind:?}");
+            ensure!(kind == expected, "{kind:?}");
             for (at, bytes, want) in [
                 (4 * PAGE, PAGE, Errno::BUSY),
                 (3 * PAGE, 2 * PAGE, Errno::BUSY),
@@ -81,7 +81,7 @@ fn bar_ranges_are_taken_and_given_back() {
                 let errno = refusal(take(tier, bytes, Some(at)))?;
                 ensure!(errno == want, "{bytes} bytes at {at}: {errno:?}");
             }
-            // What is revoked is free, although its name and its mapping are still there.
+            // A revoked range is free, although its name and its mapping are still there.
             first.revoke()?;
             drop(take(tier, 2 * PAGE, Some(4 * PAGE))?);
             drop(first);
@@ -145,7 +145,7 @@ fn bar_tiers_hold_what_is_written() {
 #[test]
 fn bar_rdma_to_and_from_device_memory() {
     test(|guest| {
-        let local = Local::new(guest)?;
+        let local = Loopback::new(guest)?;
         let device = device(guest, &local.near_context)?;
         let bytes = 256 * KIB;
         let (near, far) = (&local.near_context, &local.far_context);
@@ -204,7 +204,7 @@ fn bar_rdma_to_and_from_device_memory() {
 fn bar_removal_takes_everything_away() {
     test(|guest| {
         sys::replace_taken_pages()?;
-        let local = Local::new(guest)?;
+        let local = Loopback::new(guest)?;
         let found = device(guest, &local.near_context)?;
         let near = &local.near_context;
         let (mine, theirs) = (
@@ -261,7 +261,7 @@ fn bar_child_and_second_mapping_lose_it_too() {
     test(|guest| {
         let context = Context::open()?;
         let device = device(guest, &context)?;
-        let told = Buffer::create(&context, PAGE, Placement::Any)?;
+        let flag = Buffer::create(&context, PAGE, Placement::Any)?;
         let buffer = Buffer::on_device(&context, device.number, Tier::Uncached, 4 * PAGE, None)?;
         buffer.write_at(0, &[1; 8]);
         let second = buffer.map(0..PAGE)?;
@@ -271,14 +271,14 @@ fn bar_child_and_second_mapping_lose_it_too() {
         let child = sys::fork(|| {
             let mut word = [0; 8];
             while word == [0; 8] {
-                told.read_at(0, &mut word);
+                flag.read_at(0, &mut word);
             }
             buffer.write_at(0, &[1]);
             true
         })?;
         let bound = Bound::of(&device)?;
         bound.unbind()?;
-        told.write_at(0, &[1; 8]);
+        flag.write_at(0, &[1; 8]);
         ensure!(child.wait_signal()? == 7, "not SIGBUS");
         sys::replace_taken_pages()?;
         second.read_at(0, &mut seen);

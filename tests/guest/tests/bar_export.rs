@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
 //! A device's memory as dma-bufs: what importers and processes see of it, who is refused, and how all of them lose it, by
-//! its owner and with the device, with each window forced open.
+//! its owner and with the device, at each delay point.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 
@@ -11,12 +11,12 @@ use dmaplane::{
 };
 use dmaplane_guest_tests::device::{Bound, device, rebound};
 use dmaplane_guest_tests::import::{bounces, is_gone};
-use dmaplane_guest_tests::race::{against, forced, once_each};
-use dmaplane_guest_tests::{Local, complete, holds, one, refusal};
+use dmaplane_guest_tests::race::{against, at_delay_points, once_each};
+use dmaplane_guest_tests::{Loopback, complete, holds, one, refusal};
+use dmaplane_testkit::delay_point::DelayPoint;
 use dmaplane_testkit::dmabuf::vivid::{Kind, Vivid};
 use dmaplane_testkit::dmabuf::{self, Access};
 use dmaplane_testkit::sys::{self, Words};
-use dmaplane_testkit::window::Window;
 use dmaplane_testkit::{ErrorContext as _, Gauges, Guest, Result, ensure, gauges, pattern, test};
 
 const PAGE: u64 = 4096;
@@ -93,7 +93,7 @@ fn bar_export_shows_what_is_there() {
 #[test]
 fn bar_export_is_reached_by_rdma_where_it_has_pages() {
     test(|guest| {
-        let local = Local::new(guest)?;
+        let local = Loopback::new(guest)?;
         let giver = Context::open()?;
         let device = device(guest, &giver)?;
         let (target, _own, given) = local.granted(guest, &GrantTerms::default())?;
@@ -127,7 +127,7 @@ fn bar_export_is_refused_to_who_cannot_let_go() {
         let fd = own.export()?;
         for kind in [Kind::Device, Kind::Mapping] {
             let camera = Vivid::open(kind)?;
-            // Of host memory it takes as much: so that the refusal is because of the device.
+            // It accepts as much host memory: so the device is the reason for the refusal.
             let host = Buffer::create(&context, 2 << 20, Placement::Strict(0))?;
             let held = camera.hold(host.export()?.as_fd())?;
             let refused = kind == Kind::Device && bounces(guest);
@@ -136,7 +136,7 @@ fn bar_export_is_refused_to_who_cannot_let_go() {
             let held = camera.hold(fd.as_fd())?;
             ensure!(held.is_err(), "{kind:?} has a device's memory");
         }
-        // Nobody has it: no EBUSY.
+        // Nobody holds it: no EBUSY.
         own.revoke()?;
         drop((own, fd, context));
         gauges::settle(&before, guest.limit(5))
@@ -213,18 +213,24 @@ fn under_copies(
 }
 
 #[test]
-fn bar_export_windows_of_the_owner() {
+fn bar_export_delay_points_of_the_owner() {
     test(|guest| {
         let (giver, taker) = (Context::open()?, Context::open()?);
         let device = device(guest, &giver)?;
-        let windows = ["accepted", "attached", "entered", "revoking", "quiet"];
-        forced(guest, &windows, guest.pick(20, 3), |round| {
+        let delay_points = [
+            "entry_accepted",
+            "dmabuf_attached",
+            "use_begun",
+            "revocation_begun",
+            "drained",
+        ];
+        at_delay_points(guest, &delay_points, guest.pick(20, 3), |round| {
             let tier = device.tiers[round as usize % device.tiers.len()].tier;
             let (own, fd) = exported(&giver, device.number, tier, round)?;
             under_copies(guest, &taker, &fd, || Ok(own.revoke()?))
         })?;
         // An import, and an export, that the revocation meets on the way.
-        forced(guest, &windows, guest.pick(20, 3), |round| {
+        at_delay_points(guest, &delay_points, guest.pick(20, 3), |round| {
             let (own, fd) = exported(&giver, device.number, Tier::Uncached, round)?;
             let import = || Buffer::import_unmapped(&taker, fd.as_fd());
             match against(&own, || Ok(import()))? {
@@ -233,8 +239,13 @@ fn bar_export_windows_of_the_owner() {
             }
             is_dead(&fd, &taker)
         })?;
-        let windows = ["exported", "entered", "revoking", "quiet"];
-        forced(guest, &windows, guest.pick(20, 3), |_| {
+        let delay_points = [
+            "dmabuf_exported",
+            "use_begun",
+            "revocation_begun",
+            "drained",
+        ];
+        at_delay_points(guest, &delay_points, guest.pick(20, 3), |_| {
             let own = Buffer::on_device(&giver, device.number, Tier::Uncached, PAGE, None)?;
             match against(&own, || Ok(own.export()))? {
                 Ok(fd) => is_dead(&fd, &taker),
@@ -247,15 +258,15 @@ fn bar_export_windows_of_the_owner() {
     });
 }
 
-/// The pages are known, and gone before there is memory of them: they used to be looked at all the same.
+/// The import knows the pages, and they are gone before there is memory of them: it used to look at them all the same.
 #[test]
 fn bar_export_goes_with_the_device_under_an_import() {
     test(|guest| {
         let (giver, taker) = (Context::open()?, Context::open()?);
         device(guest, &giver)?;
-        // The import comes into its window first, and is there until the device's memory has gone.
-        let leaving = Window::open("leaving", guest.limit(1) / 20)?;
-        let lent = Window::open("lent", guest.limit(1) / 2)?;
+        // The import reaches its delay point first, and stays there until the device's memory is gone.
+        let leaving = DelayPoint::open("device_removal", guest.limit(1) / 20)?;
+        let lent = DelayPoint::open("pages_mapped", guest.limit(1) / 2)?;
         let mut imports = 0;
         for _ in 0..guest.pick(5, 2) {
             let device = rebound(guest, &giver, 0)?;
@@ -291,10 +302,10 @@ fn bar_export_goes_with_the_device() {
     test(|guest| {
         let before = Gauges::read()?;
         let (giver, taker) = (Context::open()?, Context::open()?);
-        // Only where there is one at all, the next one is waited for.
+        // Skips where there is none: only then is the next one waited for.
         device(guest, &giver)?;
-        let windows = ["leaving", "entered", "revoking", "quiet"];
-        forced(guest, &windows, guest.pick(10, 2), |round| {
+        let delay_points = ["device_removal", "use_begun", "revocation_begun", "drained"];
+        at_delay_points(guest, &delay_points, guest.pick(10, 2), |round| {
             let device = rebound(guest, &giver, 0)?;
             let bound = Bound::of(&device)?;
             let tier = device.tiers[round as usize % device.tiers.len()].tier;

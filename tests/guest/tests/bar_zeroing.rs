@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use dmaplane::{Buffer, Context, DeviceInfo, Errno};
 use dmaplane_guest_tests::device::{Bound, device, rebound};
 use dmaplane_guest_tests::refusal;
-use dmaplane_testkit::window::Window;
+use dmaplane_testkit::delay_point::DelayPoint;
 use dmaplane_testkit::{ErrorContext as _, Guest, Result, bail, ensure, poll, test};
 
 /// Bytes that are zeroed at a time.
@@ -40,7 +40,7 @@ fn bar_zeroing_holds_nobody_up() {
         let (info, tier, bytes) = range(guest, &context)?;
         let before = free(&context, info.number, tier)?;
         // Each part is slow, as behind a slow bus.
-        let slow = Window::open("entered", Duration::from_millis(20))?;
+        let slow = DelayPoint::open("use_begun", Duration::from_millis(20))?;
         let least = Duration::from_millis(20) * u32::try_from(bytes / PART)?;
         std::thread::scope(|scope| {
             let begun = Instant::now();
@@ -74,7 +74,7 @@ fn bar_zeroing_ends_with_the_device() {
         let (info, tier, bytes) = range(guest, &context)?;
         let before = free(&context, info.number, tier)?;
         let bound = Bound::of(&info)?;
-        let slow = Window::open("entered", Duration::from_millis(20))?;
+        let slow = DelayPoint::open("use_begun", Duration::from_millis(20))?;
         std::thread::scope(|scope| {
             let other = Context::open()?;
             let number = info.number;

@@ -103,10 +103,10 @@ fn buffer_lives_in_the_child_after_the_parent_let_go() {
         let (ready, gone) = rustix::pipe::pipe()?;
         let child = sys::fork(|| {
             let mut word = [0];
-            let told = rustix::io::read(&ready, &mut word) == Ok(1);
+            let notified = rustix::io::read(&ready, &mut word) == Ok(1);
             let mut seen = [0; 4096];
             buffer.read_at(MIB - PAGE, &mut seen);
-            told && seen == wanted
+            notified && seen == wanted
         })?;
         ensure!(
             buffer.residency()?.mappings == 2,

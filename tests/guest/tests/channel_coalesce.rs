@@ -7,7 +7,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
 use dmaplane::{Buffer, Channel, Context, Entry, Errno, Placement};
-use dmaplane_guest_tests::{Local, argument, complete, refusal};
+use dmaplane_guest_tests::{Loopback, argument, complete, refusal};
 use dmaplane_testkit::{ErrorContext as _, Result, ensure, sys, test};
 use dmaplane_uapi as abi;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
@@ -86,7 +86,7 @@ fn channel_coalesce_signals_once_for_a_batch() {
 fn channel_coalesce_keeps_nothing_beyond_its_delay() {
     test(|guest| {
         let context = Context::open()?;
-        for delay in [Duration::from_micros(1), Duration::from_millis(30)] {
+        for delay in [1, 300, 30_000].map(Duration::from_micros) {
             let builder = Channel::builder().entries(64);
             let mut channel = builder.coalesced_event(1000, delay).build(&context)?;
             for round in 0..guest.pick(20, 5) {
@@ -99,7 +99,7 @@ fn channel_coalesce_keeps_nothing_beyond_its_delay() {
                 ensure!(took < delay + guest.limit(1), "{delay:?} took {took:?}");
                 channel.completions().for_each(drop);
             }
-            // Nothing new, so nothing to tell.
+            // Nothing new, so no signal.
             ensure!(channel.take_event(4 * delay)? == 0, "a signal for nothing");
         }
         Ok(())
@@ -109,7 +109,7 @@ fn channel_coalesce_keeps_nothing_beyond_its_delay() {
 #[test]
 fn channel_coalesce_loses_none_at_the_end() {
     test(|guest| {
-        let local = Local::new(guest)?;
+        let local = Loopback::new(guest)?;
         let context = &local.near_context;
         let empty = Buffer::create(&local.far_context, 4096, Placement::Any)?;
         let mut far = Channel::builder().entries(4).build(&local.far_context)?;
@@ -126,26 +126,32 @@ fn channel_coalesce_loses_none_at_the_end() {
             }
             channel.push(Entry::recv(&local.near))?;
             channel.submit()?;
-            ensure!(!told(&event, Duration::ZERO)?, "round {round}: early");
+            ensure!(!signalled(&event, Duration::ZERO)?, "round {round}: early");
             drop(channel);
             if round % 2 == 0 {
                 // Before destroying returned.
                 ensure!(
-                    told(&event, Duration::ZERO)?,
+                    signalled(&event, Duration::ZERO)?,
                     "round {round}: three are lost"
                 );
             }
-            ensure!(!told(&event, Duration::ZERO)?, "round {round}: for nothing");
+            ensure!(
+                !signalled(&event, Duration::ZERO)?,
+                "round {round}: for nothing"
+            );
             far.push(Entry::send(&local.far, empty.range(0, 0), 0))?;
             complete(&mut far, 1, guest.limit(10))?[0].result()?;
-            ensure!(told(&event, guest.limit(5))?, "round {round}: one is lost");
+            ensure!(
+                signalled(&event, guest.limit(5))?,
+                "round {round}: one is lost"
+            );
         }
         Ok(())
     });
 }
 
 /// Whether the eventfd was signalled within `limit`. Resets it.
-fn told(event: &OwnedFd, limit: Duration) -> Result<bool> {
+fn signalled(event: &OwnedFd, limit: Duration) -> Result<bool> {
     let mut fds = [PollFd::new(event, PollFlags::IN)];
     if poll(&mut fds, Some(&Timespec::try_from(limit)?))? == 0 {
         return Ok(false);

@@ -160,7 +160,7 @@ fn channel_survives_silly_indices() {
     test(|guest| {
         let context = Context::open()?;
         // A submission tail or a completion head that claims more entries than the ring has. A head that is a
-        // little behind is a lie that nobody can tell from the truth; it harms its owner only.
+        // little behind cannot be distinguished from a correct one; it harms its owner only.
         for (at, values) in [
             (HEADER[1], [9, 1000, 1 << 31, u32::MAX]),
             (HEADER[2], [9, 1000, 1 << 31, u32::MAX - 9]),

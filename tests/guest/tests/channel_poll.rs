@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use dmaplane::{Channel, Context, Entry};
-use dmaplane_guest_tests::{Local, destroy};
+use dmaplane_guest_tests::{Loopback, destroy};
 use dmaplane_testkit::{Guest, Result, anyhow, ensure, test};
 use dmaplane_uapi as abi;
 use rustix::event::epoll;
@@ -50,7 +50,7 @@ fn nop(channel: &mut Channel) -> Result<()> {
 }
 
 #[test]
-fn channel_poll_tells_what_waits() {
+fn channel_poll_reports_what_waits() {
     test(|_| {
         let context = Context::open()?;
         ensure!(ready(&context, Duration::ZERO)?.is_empty(), "no channel");
@@ -60,7 +60,7 @@ fn channel_poll_tells_what_waits() {
         nop(&mut one)?;
         nop(&mut other)?;
         nop(&mut other)?;
-        // Each takes away one reason, the last one readiness.
+        // Each takes away one reason to be ready; after the last one the file is not ready.
         for channel in [&mut one, &mut other] {
             while channel.available() > 0 {
                 let flags = ready(&context, Duration::ZERO)?;
@@ -69,7 +69,7 @@ fn channel_poll_tells_what_waits() {
             }
         }
         ensure!(ready(&context, Duration::ZERO)?.is_empty(), "all are taken");
-        // What goes with its completions is no reason either.
+        // A channel that was destroyed with its completions is no reason either.
         nop(&mut one)?;
         drop(one);
         ensure!(ready(&context, Duration::ZERO)?.is_empty(), "it is gone");
@@ -98,7 +98,7 @@ fn sleeps_until_arrivals(
     guest: &Guest,
     wait: impl Fn(&Context, Duration) -> Result<bool> + Sync,
 ) -> Result<()> {
-    let local = Local::new(guest)?;
+    let local = Loopback::new(guest)?;
     let mut here = Channel::builder().entries(8).build(&local.near_context)?;
     let mut there = Channel::builder().entries(8).build(&local.far_context)?;
     let limit = guest.limit(10);
@@ -117,7 +117,7 @@ fn sleeps_until_arrivals(
                 let start = Instant::now();
                 wait(&local.far_context, limit).map(|came| (came, start.elapsed()))
             });
-            // Every other time it has to come in mid-sleep.
+            // Every other time it comes in mid-sleep.
             if round % 2 == 0 {
                 thread::yield_now();
             }

@@ -11,11 +11,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use dmaplane::{Buffer, Channel, Context, Entry, Errno, GrantTerms, Placement, Polling, State};
-use dmaplane_guest_tests::{Local, argument, complete, destroy, refusal};
+use dmaplane_guest_tests::{Loopback, argument, complete, destroy, poller_status, refusal};
+use dmaplane_testkit::delay_point::DelayPoint;
 use dmaplane_testkit::pattern::Numbers;
-use dmaplane_testkit::window::Window;
 use dmaplane_testkit::{
-    ErrorContext as _, Gauges, Guest, Result, Skip, anyhow, bail, ensure, poll, sys, test,
+    ErrorContext as _, Guest, Result, Skip, anyhow, bail, ensure, poll, sys, test,
 };
 use dmaplane_uapi as abi;
 
@@ -105,7 +105,7 @@ fn channel_sqpoll_takes_without_a_call() {
         for name in 0..guest.pick(200, 20) {
             channel.push(Entry::nop().user_data(name))?;
             if last.elapsed() >= AWAKE.idle {
-                // The guest stood still: it may sleep, and then a call is what it waits for.
+                // The guest stood still: the thread may sleep, and then waits for a call to wake it.
                 channel.submit()?;
             }
             last = Instant::now();
@@ -159,7 +159,7 @@ fn channel_sqpoll_waits_for_slots() {
         for name in 8..16 {
             channel.push(Entry::nop().user_data(name))?;
         }
-        // No slot: they stay where they are, however often the thread is woken.
+        // Without slots they stay in the ring, however often the thread is woken.
         for _ in 0..10 {
             channel.submit()?;
         }
@@ -175,95 +175,21 @@ fn channel_sqpoll_waits_for_slots() {
     });
 }
 
-/// What the kernel says of the driver's polling threads under a word of their status.
-fn threads(word: &str) -> Result<Vec<String>> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc")?.flatten() {
-        // One that ends meanwhile has nothing to say.
-        let status = std::fs::read_to_string(entry.path().join("status")).unwrap_or_default();
-        if status.starts_with("Name:\tdmaplane-poll\n") {
-            let line = status.lines().find_map(|line| line.strip_prefix(word));
-            found.push(line.context("no such word")?.trim().to_owned());
-        }
-    }
-    Ok(found)
-}
-
 /// Waits until the only polling thread sleeps.
 fn sleeps(guest: &Guest) -> Result<()> {
     let asleep = poll::until(guest.limit(5), || {
-        Ok((threads("State:")? == ["I (idle)"]).then_some(()))
+        Ok((poller_status("State:")? == ["I (idle)"]).then_some(()))
     })?;
     ensure!(
         asleep.is_some(),
         "it does not sleep: {:?}",
-        threads("State:")?
+        poller_status("State:")?
     );
     Ok(())
 }
 
 #[test]
-fn channel_sqpoll_runs_on_its_node() {
-    test(|guest| {
-        let context = Context::open()?;
-        let nodes = context.limits().node_ids;
-        for node in 0..nodes {
-            let list = format!("/sys/devices/system/node/node{node}/cpulist");
-            let wanted = std::fs::read_to_string(list)?.trim().to_owned();
-            let polling = Polling {
-                node: Some(node),
-                ..SLEEPY
-            };
-            if wanted.is_empty() {
-                let builder = Channel::builder().polling(polling);
-                ensure!(refusal(builder.build(&context))? == Errno::INVAL);
-                continue;
-            }
-            let mut channel = polled(&context, polling)?;
-            // The last one's is gone when its task is, a moment after its end.
-            let own = poll::until(guest.limit(5), || {
-                Ok((threads("State:")?.len() == 1).then_some(()))
-            })?;
-            ensure!(own.is_some(), "more threads than one");
-            // It takes its place before it takes anything.
-            channel.push(Entry::nop())?;
-            complete(&mut channel, 1, guest.limit(5))?;
-            let found = threads("Cpus_allowed_list:")?;
-            ensure!(found == [wanted.clone()], "{found:?} instead of {wanted}");
-        }
-        Ok(())
-    });
-}
-
-#[test]
-fn channel_sqpoll_threads_have_a_limit() {
-    test(|guest| {
-        let context = Context::open()?;
-        let most = std::fs::read_to_string("/sys/module/dmaplane/parameters/max_pollers");
-        // The parameter need not be readable; 16 is its default.
-        let most = most
-            .ok()
-            .and_then(|text| text.trim().parse().ok())
-            .unwrap_or(16);
-        let mut channels = Vec::new();
-        for _ in 0..most {
-            channels.push(polled(&context, SLEEPY)?);
-        }
-        let other = Context::open()?;
-        let builder = || Channel::builder().polling(SLEEPY);
-        ensure!(refusal(builder().build(&context))? == Errno::DQUOT);
-        ensure!(refusal(builder().build(&other))? == Errno::DQUOT);
-        ensure!(Gauges::read()?.get("pollers") == most);
-        channels.pop();
-        let mut last = builder().build(&other)?;
-        last.push(Entry::nop())?;
-        complete(&mut last, 1, guest.limit(5))?;
-        Ok(())
-    });
-}
-
-#[test]
-fn channel_sqpoll_tells_of_a_broken_ring() {
+fn channel_sqpoll_reports_a_broken_ring() {
     test(|guest| {
         let context = Context::open()?;
         let (tail, head) = (
@@ -281,11 +207,11 @@ fn channel_sqpoll_tells_of_a_broken_ring() {
                     channel.corrupt_header(at, 1000);
                     let _ = channel.submit();
                 }
-                // Who waits is told, and so is who asks later.
+                // The waiting call reports it, and so does a later one.
                 let waited = channel.wait(4, guest.limit(20));
                 ensure!(refusal(waited)? == Errno::INVAL);
                 let broken = || Ok(channel.has_broken_ring().then_some(()));
-                ensure!(poll::until(guest.limit(5), broken)?.is_some(), "not told");
+                ensure!(poll::until(guest.limit(5), broken)?.is_some(), "not seen");
                 // It does not look again and again.
                 sleeps(guest)?;
                 // Right again: woken, it goes on.
@@ -328,7 +254,7 @@ fn hostile_rings_under_a_polling_thread() {
                 };
                 channel.corrupt_header(at, value);
                 if numbers.below(8) == 0 {
-                    // Whatever it says: at worst that its owner's ring makes no sense.
+                    // Any result will do: at worst it reports a broken ring of its owner's.
                     if let Err(error) = channel.enter_raw(0, 0, Duration::ZERO) {
                         ensure!(error.errno() == Some(Errno::INVAL), "{error}");
                     }
@@ -350,7 +276,7 @@ fn hostile_rings_under_a_polling_thread() {
 #[test]
 fn channel_sqpoll_transfers() {
     test(|guest| {
-        let local = Local::new(guest)?;
+        let local = Loopback::new(guest)?;
         let (theirs, _grant, given) = local.granted(guest, &GrantTerms::default())?;
         let mine = Buffer::create(&local.near_context, 4096, Placement::Any)?;
         let mut channel = polled(&local.near_context, Polling::default())?;
@@ -366,15 +292,15 @@ fn channel_sqpoll_transfers() {
     });
 }
 
-/// Ends a channel, its endpoint or the whole context under a thread that takes entries; the gauges tell what is left.
+/// Ends a channel, its endpoint or the whole context under a thread that takes entries; the gauges show what is left.
 fn ends_in_the_midst(guest: &Guest, rounds: u64) -> Result<()> {
     for round in 0..rounds {
-        let Local {
+        let Loopback {
             near,
             far,
             near_context,
             far_context,
-        } = Local::new(guest)?;
+        } = Loopback::new(guest)?;
         let limit = guest.limit(10);
         let theirs = Buffer::create(&far_context, 4096, Placement::Any)?;
         let _grant = far.grant_on(&theirs, 0..4096, &GrantTerms::default(), limit)?;
@@ -432,7 +358,7 @@ fn channel_sqpoll_ends_in_the_midst() {
     test(|guest| ends_in_the_midst(guest, guest.pick(80, 8)));
 }
 
-/// Whether to stop used to be asked after 256 entries only, whatever each of them took.
+/// The thread used to check whether to stop after 256 entries only, however long each of them took.
 #[test]
 fn channel_sqpoll_ends_after_the_entry_that_it_is_at() {
     test(|guest| {
@@ -440,7 +366,7 @@ fn channel_sqpoll_ends_after_the_entry_that_it_is_at() {
         let buffer = Buffer::create(&context, 8192, Placement::Any)?;
         let mut channel = polled(&context, SLEEPY)?;
         let each = Duration::from_millis(guest.pick(500, 1000));
-        let open = Window::open("accepted", each)?;
+        let delay = DelayPoint::open("entry_accepted", each)?;
         for _ in 0..8 {
             channel.push(Entry::copy(buffer.range(0, 4096), &buffer, 4096))?;
         }
@@ -448,33 +374,40 @@ fn channel_sqpoll_ends_after_the_entry_that_it_is_at() {
         let start = Instant::now();
         drop(channel);
         let took = start.elapsed();
-        drop(open);
+        drop(delay);
         ensure!(took < 4 * each, "its end took {took:?}");
         Ok(())
     });
 }
 
 #[test]
-fn window_sqpoll_stop_against_take() {
+fn channel_sqpoll_stop_against_take() {
     test(|guest| {
-        for name in ["accepted", "dozing", "dozed", "roused", "landed", "down"] {
-            let _open = Window::open(name, Duration::from_millis(guest.pick(3, 20)))?;
-            ends_in_the_midst(guest, 4).with_context(|| format!("window {name}"))?;
+        for name in [
+            "entry_accepted",
+            "idle",
+            "before_sleep",
+            "woken",
+            "work_completed",
+            "ending",
+        ] {
+            let _delay = DelayPoint::open(name, Duration::from_millis(guest.pick(3, 20)))?;
+            ends_in_the_midst(guest, 4).with_context(|| format!("delay point {name}"))?;
         }
         Ok(())
     });
 }
 
 #[test]
-fn window_sqpoll_wake_against_sleep() {
+fn channel_sqpoll_wake_against_sleep() {
     test(|guest| {
         let context = Context::open()?;
-        for name in ["dozing", "dozed", "roused"] {
+        for name in ["idle", "before_sleep", "woken"] {
             let length = Duration::from_millis(guest.pick(2, 10));
-            let _open = Window::open(name, length)?;
+            let _delay = DelayPoint::open(name, length)?;
             let mut channel = polled(&context, SLEEPY)?;
             for round in 0..guest.pick(100, 10) {
-                // At moments that move through the window: a wake that is lost is waited for in vain.
+                // At moments that move through the delay: after a lost wake, the completion never comes.
                 let moment = length * (round as u32 % 8) / 4;
                 let started = Instant::now();
                 while started.elapsed() < moment {
@@ -482,7 +415,7 @@ fn window_sqpoll_wake_against_sleep() {
                 }
                 channel.push(Entry::nop().user_data(round))?;
                 let done = complete(&mut channel, 1, guest.limit(10))
-                    .with_context(|| format!("window {name}, round {round}"))?[0];
+                    .with_context(|| format!("delay point {name}, round {round}"))?[0];
                 ensure!(done.is_ok() && done.user_data() == round, "{done:?}");
             }
         }
@@ -490,8 +423,8 @@ fn window_sqpoll_wake_against_sleep() {
     });
 }
 
-/// A thread that is never idle kept tracing tools waiting for ever: it never said that it is in none of their trampolines,
-/// which the kernel asks each task when a tracer goes.
+/// A thread that is never idle kept tracing tools waiting for ever: it never reported a quiescent state, and the kernel
+/// waits for one of each task before it frees the trampolines of a tracer.
 #[test]
 fn channel_sqpoll_lets_tracers_go_on() {
     let tracing = std::path::Path::new("/sys/kernel/tracing");
@@ -503,7 +436,7 @@ fn channel_sqpoll_lets_tracers_go_on() {
         let context = Context::open()?;
         let mut channel = polled(&context, AWAKE)?;
         let (over, done) = (AtomicBool::new(false), AtomicBool::new(false));
-        // Not the first one: its memory is the kernel's own, which never goes.
+        // Not the first one: its memory is the kernel's own, which is never freed.
         let instance = tracing.join("instances/dmaplane-test");
         std::fs::create_dir(&instance)?;
         let ended = thread::scope(|scope| -> Result<_> {

@@ -107,11 +107,11 @@ fn copy_refuses_by_member() {
         for (sqe, field, errno) in cases {
             channel.push(Entry::from_raw(sqe))?;
             let done = complete(&mut channel, 1, guest.limit(10))?[0];
-            let told = done
+            let error = done
                 .result()
                 .err()
                 .map(|error| (error.field(), error.errno()));
-            ensure!(told == Some((field, errno)), "{sqe:?}: {done:?}");
+            ensure!(error == Some((field, errno)), "{sqe:?}: {done:?}");
         }
         Ok(())
     });

@@ -26,16 +26,16 @@ const DEPTH: u32 = 16;
 /// Seconds until a survivor must know, before scaling.
 const SOON: u64 = 15;
 
-/// How the streams of the tests go: without end.
+/// The streams of these tests have no end.
 const FOREVER: Duration = Duration::MAX;
 
-/// Streams to the peer without end, lets `kill` strike while that is under way, and gives what the
-/// stream saw. The survivor has to know within seconds.
+/// Streams to the peer without end, runs `fault` while that is under way, and returns the stream's
+/// tally. The survivor must know within seconds.
 fn stream_and<T>(
     guest: &Guest,
     connection: &mut Connection,
     immediates: bool,
-    strike: impl FnOnce(&mut Connection) -> Result<T>,
+    fault: impl FnOnce(&mut Connection) -> Result<T>,
 ) -> Result<(Tally, T)> {
     let (_, grant) = connection.remote_buffer(guest, BYTES)?;
     let buffer = Buffer::create(&connection.context, BYTES, Placement::Any)?;
@@ -43,7 +43,7 @@ fn stream_and<T>(
         .entries(DEPTH)
         .build(&connection.context)?;
     if immediates {
-        // Its answer never comes, or tells the same from the other side.
+        // Its answer never comes, or reports the same from the other side.
         let _ = connection.peer.begin(Request::Receive {
             endpoint: connection.remote,
             count: u64::MAX,
@@ -67,16 +67,16 @@ fn stream_and<T>(
             Ok::<_, Error>((tally, Instant::now()))
         });
         let started = under_way(&progress, u64::from(DEPTH), guest.limit(60));
-        let struck_at = Instant::now();
-        // Strikes in any case, because only that ends the stream.
-        let struck = strike(connection);
+        let fault_at = Instant::now();
+        // In any case, because only the fault ends the stream.
+        let result = fault(connection);
         let (tally, end) = stream
             .join()
             .map_err(|_| anyhow!("the stream panicked"))??;
         started?;
-        let took = end.saturating_duration_since(struck_at);
+        let took = end.saturating_duration_since(fault_at);
         ensure!(took < guest.limit(SOON), "the survivor knew after {took:?}");
-        Ok((tally, struck?))
+        Ok((tally, result?))
     })
 }
 
@@ -115,8 +115,8 @@ fn death_of_the_receiver() {
     test(|guest| {
         for _ in 0..guest.pick(3, 1) {
             let mut connection = Connection::to_peer(guest)?;
-            let strike = |connection: &mut Connection| kill(connection, guest);
-            let (tally, ()) = stream_and(guest, &mut connection, false, strike)?;
+            let fault = |connection: &mut Connection| kill(connection, guest);
+            let (tally, ()) = stream_and(guest, &mut connection, false, fault)?;
             ended_by_death(&tally)?;
         }
         Ok(())
@@ -128,8 +128,8 @@ fn death_of_the_receiver_of_immediates() {
     test(|guest| {
         for _ in 0..guest.pick(3, 1) {
             let mut connection = Connection::to_peer(guest)?;
-            let strike = |connection: &mut Connection| kill(connection, guest);
-            let (tally, ()) = stream_and(guest, &mut connection, true, strike)?;
+            let fault = |connection: &mut Connection| kill(connection, guest);
+            let (tally, ()) = stream_and(guest, &mut connection, true, fault)?;
             ended_by_death(&tally)?;
         }
         Ok(())
@@ -175,13 +175,13 @@ fn death_of_the_sender() {
                     receive.run(&mut channel, &progress, FOREVER)
                 });
                 let started = under_way(&progress, u64::from(DEPTH), guest.limit(60));
-                let struck_at = Instant::now();
+                let killed_at = Instant::now();
                 peer.kill()?;
                 let received = stream
                     .join()
                     .map_err(|_| anyhow!("the stream panicked"))??;
                 started?;
-                let took = struck_at.elapsed();
+                let took = killed_at.elapsed();
                 ensure!(took < guest.limit(SOON), "the survivor knew after {took:?}");
                 Ok::<_, Error>(received)
             })?;
@@ -191,9 +191,9 @@ fn death_of_the_sender() {
     });
 }
 
-/// Where READs have to be alone, its last will used to wait for all of the READ, and was lost.
+/// Where nothing may be posted behind a READ, its last will used to wait for all of the READ, and was lost.
 #[test]
-fn death_of_a_reader_is_told_at_once() {
+fn death_of_a_reader_is_reported_at_once() {
     const LONG: u32 = 4 << 20;
     test(|guest| {
         let _patience = patient_wills(guest)?;
@@ -218,7 +218,7 @@ fn death_of_a_reader_is_told_at_once() {
         let target = connection
             .peer
             .create(Request::CreateBuffer { bytes: LONG.into() })?;
-        // It takes seconds until all is there.
+        // The READ takes seconds.
         let slow = Netem::on(&Link::only()?, guest.pick("rate 8mbit", "rate 4mbit"))?;
         connection.peer.ask(Request::BeginRead {
             buffer: target,

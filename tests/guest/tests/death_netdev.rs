@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What is below a connection goes: the interface, its address, the RDMA device. Under work, with each moment of the
-//! removal forced open, and without.
+//! What a connection depends on is removed: the interface, its address, the RDMA device. Under work, with a delay at
+//! each step of the removal, and without.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,22 +12,22 @@ use dmaplane::{
     Buffer, Channel, ConnectOptions, Context, Endpoint, EndpointState, Entry, Errno, GrantTerms,
     Listener, Placement, Polling, State,
 };
-use dmaplane_guest_tests::{Connection, Local, complete, refusal, under_way};
-use dmaplane_testkit::spare::{Foundations, Spare, Strike};
-use dmaplane_testkit::window::Window;
+use dmaplane_guest_tests::{Connection, Loopback, complete, refusal, under_way};
+use dmaplane_testkit::delay_point::DelayPoint;
+use dmaplane_testkit::disposable::{DisposableNetdev, LinkFault, SavedLinks};
 use dmaplane_testkit::{
-    ErrorContext as _, Guest, Profile, Result, Skip, anyhow, ensure, poll, test,
+    ErrorContext as _, Guest, Profile, Result, Skip, anyhow, ensure, poll, seed, test,
 };
 
 /// Seconds until both sides must know, before scaling: retries and heartbeats have passed by then.
 const SOON: u64 = 20;
 const DEPTH: u64 = 16;
 
-/// A connection over the spare device. Its address may take a moment to be known there: then a port where nobody listens
-/// refuses.
-fn connect(guest: &Guest, spare: &Spare) -> Result<Local> {
+/// A connection over the disposable device. The device may take a moment to know its address: it does once a port where
+/// nobody listens refuses.
+fn connect(guest: &Guest, netdev: &DisposableNetdev) -> Result<Loopback> {
     let context = Context::open()?;
-    let nobody = SocketAddr::new(spare.address, 1);
+    let nobody = SocketAddr::new(netdev.address, 1);
     let mut last = None;
     let refused = poll::until(guest.limit(30), || {
         let options = ConnectOptions {
@@ -38,7 +38,7 @@ fn connect(guest: &Guest, spare: &Spare) -> Result<Local> {
         Ok((last == Some(Errno::CONNREFUSED)).then_some(()))
     })?;
     ensure!(refused.is_some(), "{nobody} cannot be reached: {last:?}");
-    Local::at(guest, SocketAddr::new(spare.address, 0), (0, 0))
+    Loopback::at(guest, SocketAddr::new(netdev.address, 0), (0, 0))
 }
 
 /// Whether an endpoint has ended because the device went: its own end, or the other's, whichever came first.
@@ -51,7 +51,7 @@ fn went_with_the_device(endpoint: &Endpoint) -> Result<()> {
 
 /// Works over both sides until something fails: writes, receives, and fences. Every operation has its one completion.
 /// Gives the states in which they ended.
-fn work(local: &Local, guest: &Guest, polled: bool, progress: &AtomicU64) -> Result<Vec<State>> {
+fn work(local: &Loopback, guest: &Guest, polled: bool, progress: &AtomicU64) -> Result<Vec<State>> {
     let (_theirs, _grant, given) = local.granted(guest, &GrantTerms::default())?;
     let mine = Buffer::create(&local.near_context, 4096, Placement::Any)?;
     let mut builder = Channel::builder().entries(32);
@@ -89,7 +89,7 @@ fn work(local: &Local, guest: &Guest, polled: bool, progress: &AtomicU64) -> Res
             }
             progress.fetch_add(1, Ordering::Relaxed);
         }
-        // Receives are there again, as long as they end well.
+        // Posts receives again, as long as they end well.
         let arrived: Vec<_> = there.completions().collect();
         for done in arrived {
             if done.is_ok() {
@@ -101,43 +101,48 @@ fn work(local: &Local, guest: &Guest, polled: bool, progress: &AtomicU64) -> Res
     Ok(ends)
 }
 
-/// What survivors may hear.
+/// Whether an operation of a survivor may end like this.
 fn is_an_end(state: State) -> bool {
     matches!(state, State::PeerDead | State::Canceled | State::Error)
 }
 
-/// Strikes while there is work, and looks that all ends and works again afterwards.
-fn strike_and_recover(guest: &Guest, spare: &Spare, how: Strike, polled: bool) -> Result<()> {
-    strike(guest, spare, how, polled)?;
-    spare.restore()?;
-    drop(connect(guest, spare)?);
+/// Injects a fault under work, and checks that all of it ends and that everything works again afterwards.
+fn inject_and_recover(
+    guest: &Guest,
+    netdev: &DisposableNetdev,
+    fault: LinkFault,
+    polled: bool,
+) -> Result<()> {
+    inject(guest, netdev, fault, polled)?;
+    netdev.restore()?;
+    drop(connect(guest, netdev)?);
     Ok(())
 }
 
-/// Strikes while there is work, and looks that all ends.
-fn strike(guest: &Guest, spare: &Spare, strike: Strike, polled: bool) -> Result<()> {
-    let local = connect(guest, spare)?;
+/// Injects a fault under work, and checks that all of it ends.
+fn inject(guest: &Guest, netdev: &DisposableNetdev, fault: LinkFault, polled: bool) -> Result<()> {
+    let local = connect(guest, netdev)?;
     let progress = AtomicU64::new(0);
     let (ends, took) = thread::scope(|scope| -> Result<_> {
         let working = scope.spawn(|| work(&local, guest, polled, &progress));
         let started = under_way(&progress, 2 * DEPTH, guest.limit(20));
         let start = Instant::now();
-        let struck = spare.strike(strike, guest.limit(10));
-        if struck.is_err() {
-            // Or the work has no end.
-            spare.strike(Strike::DeleteLink, guest.limit(10))?;
+        let injected = netdev.inject(fault, guest.limit(10));
+        if injected.is_err() {
+            // Otherwise the work would not end.
+            netdev.inject(LinkFault::DeleteLink, guest.limit(10))?;
         }
         let ends = working.join().map_err(|_| anyhow!("the worker panicked"))?;
-        struck?;
+        injected?;
         started?;
         let ends = ends?;
         let took = start.elapsed();
-        ensure!(took < guest.limit(5), "{strike:?}: {took:?}");
+        ensure!(took < guest.limit(5), "{fault:?}: {took:?}");
         Ok((ends, took))
     })?;
     ensure!(ends.iter().all(|state| is_an_end(*state)), "{ends:?}");
     println!(
-        "{strike:?}: told after {took:?}, {} operations cut off",
+        "{fault:?}: reported after {took:?}, {} operations cut off",
         ends.len()
     );
     for (side, endpoint) in [("near", &local.near), ("far", &local.far)] {
@@ -145,7 +150,7 @@ fn strike(guest: &Guest, spare: &Spare, strike: Strike, polled: bool) -> Result<
             let state = endpoint.query()?.state;
             Ok((state != EndpointState::Up).then_some(()))
         })?;
-        down.with_context(|| format!("{strike:?}: the {side} side is up"))?;
+        down.with_context(|| format!("{fault:?}: the {side} side is up"))?;
         went_with_the_device(endpoint).context(side)?;
     }
     Ok(())
@@ -154,9 +159,9 @@ fn strike(guest: &Guest, spare: &Spare, strike: Strike, polled: bool) -> Result<
 #[test]
 fn death_of_the_own_interface() {
     test(|guest| {
-        Spare::with(|spare| {
+        DisposableNetdev::with(|netdev| {
             for round in 0..guest.pick(6, 2) {
-                strike_and_recover(guest, spare, Strike::DeleteInterface, round % 2 == 1)?;
+                inject_and_recover(guest, netdev, LinkFault::DeleteInterface, round % 2 == 1)?;
             }
             Ok(())
         })
@@ -166,14 +171,14 @@ fn death_of_the_own_interface() {
 #[test]
 fn death_of_the_own_interface_takes_long() {
     test(|guest| {
-        // Longer than the kernel waits before it announces the removal again, to which rxe listens.
+        // Longer than the kernel waits before it announces the removal again: rxe handles each announcement.
         let length = Duration::from_secs(1);
-        Spare::with(|spare| {
-            let _removing = Window::open("removing", length)?;
-            let _down = Window::open("down", length * 7 / 10)?;
-            strike_and_recover(guest, spare, Strike::DeleteInterface, false)
+        DisposableNetdev::with(|netdev| {
+            let _removing = DelayPoint::open("rdma_removal", length)?;
+            let _down = DelayPoint::open("ending", length * 7 / 10)?;
+            inject_and_recover(guest, netdev, LinkFault::DeleteInterface, false)
         })?;
-        // Nobody else notices.
+        // No other device is affected.
         drop(Connection::to_peer(guest)?);
         drop(Connection::from_peer(guest)?);
         Ok(())
@@ -184,17 +189,17 @@ fn death_of_the_own_interface_takes_long() {
 fn death_of_the_provider() {
     test(|guest| {
         if guest.profile == Profile::Debug {
-            let why = "with lockdep, sockets of rxe hold its module, see ARCHITECTURE.md";
+            let why = "with lockdep, sockets of rxe hold its module, see docs/findings.md";
             return Err(Skip::new(why).into());
         }
-        let foundations = Foundations::note(guest)?;
-        Spare::with(|spare| {
+        let saved = SavedLinks::note(guest)?;
+        DisposableNetdev::with(|netdev| {
             for round in 0..4 {
                 let polled = round % 2 == 1;
-                strike(guest, spare, Strike::UnloadProvider, polled)?;
-                foundations.restore()?;
-                spare.restore()?;
-                drop(connect(guest, spare)?);
+                inject(guest, netdev, LinkFault::UnloadProvider, polled)?;
+                saved.restore()?;
+                netdev.restore()?;
+                drop(connect(guest, netdev)?);
             }
             Ok(())
         })
@@ -202,15 +207,34 @@ fn death_of_the_provider() {
 }
 
 #[test]
-fn death_of_the_own_link_in_every_window() {
+fn death_of_the_own_link_at_every_delay_point() {
     test(|guest| {
-        Spare::with(|spare| {
+        let seed = seed()?;
+        DisposableNetdev::with(|netdev| {
             let length = Duration::from_millis(guest.pick(20, 60));
-            let windows = ["removing", "told", "down", "landed", "accepted", "arrived"];
-            for name in [None].into_iter().chain(windows.into_iter().map(Some)) {
-                for strike in [Strike::DeleteLink, Strike::DeleteInterface] {
-                    let local = connect(guest, spare)?;
-                    let open = name.map(|name| Window::open(name, length)).transpose()?;
+            let delay_points = [
+                "rdma_removal",
+                "disconnect_event",
+                "ending",
+                "work_completed",
+                "entry_accepted",
+                "receive_completed",
+            ];
+            let names = [None].into_iter().chain(delay_points.into_iter().map(Some));
+            for (nth, name) in names.enumerate() {
+                let faults = [LinkFault::DeleteLink, LinkFault::DeleteInterface];
+                // Both at each point in runs of full length, one or the other elsewhere.
+                let turn = (nth as u64 + seed) as usize % 2;
+                let faults = if guest.long {
+                    &faults[..]
+                } else {
+                    &faults[turn..=turn]
+                };
+                for fault in faults.iter().copied() {
+                    let local = connect(guest, netdev)?;
+                    let delay = name
+                        .map(|name| DelayPoint::open(name, length))
+                        .transpose()?;
                     let progress = AtomicU64::new(0);
                     let over = AtomicBool::new(false);
                     let result = thread::scope(|scope| -> Result<()> {
@@ -218,7 +242,7 @@ fn death_of_the_own_link_in_every_window() {
                         // Whatever comes up during the removal.
                         let coming = scope.spawn(|| -> Result<()> {
                             let context = Context::open()?;
-                            let address = SocketAddr::new(spare.address, 0);
+                            let address = SocketAddr::new(netdev.address, 0);
                             while !over.load(Ordering::Relaxed) {
                                 let listener = Listener::bind(&context, address, 1);
                                 if listener.is_err() {
@@ -228,23 +252,23 @@ fn death_of_the_own_link_in_every_window() {
                             Ok(())
                         });
                         let started = under_way(&progress, DEPTH, guest.limit(20));
-                        let struck = spare.strike(strike, guest.limit(10));
+                        let injected = netdev.inject(fault, guest.limit(10));
                         let ends = working.join();
                         over.store(true, Ordering::Relaxed);
                         let came = coming.join();
                         started?;
-                        struck?;
+                        injected?;
                         came.map_err(|_| anyhow!("the listener panicked"))??;
                         let ends = ends.map_err(|_| anyhow!("the worker panicked"))??;
                         ensure!(ends.iter().all(|state| is_an_end(*state)), "{ends:?}");
                         Ok(())
                     });
-                    drop(open);
-                    result.with_context(|| format!("window {name:?}, {strike:?}"))?;
+                    drop(delay);
+                    result.with_context(|| format!("delay point {name:?}, {fault:?}"))?;
                     went_with_the_device(&local.near)?;
                     went_with_the_device(&local.far)?;
                     drop(local);
-                    spare.restore()?;
+                    netdev.restore()?;
                 }
             }
             Ok(())
@@ -255,16 +279,16 @@ fn death_of_the_own_link_in_every_window() {
 #[test]
 fn death_of_the_own_address() {
     test(|guest| {
-        Spare::with(|spare| {
-            for strike in [Strike::SetDown, Strike::RemoveAddress] {
-                let local = connect(guest, spare)?;
+        DisposableNetdev::with(|netdev| {
+            for fault in [LinkFault::SetDown, LinkFault::RemoveAddress] {
+                let local = connect(guest, netdev)?;
                 let progress = AtomicU64::new(0);
                 let over = AtomicBool::new(false);
-                // Whether the device still carries what is its own is rxe's affair: all ends well or not, but it ends.
+                // Whether the device still carries traffic to itself is up to rxe: all ends, well or not.
                 thread::scope(|scope| -> Result<()> {
                     let working = scope.spawn(|| until_over(&local, guest, &progress, &over));
                     let started = under_way(&progress, 2 * DEPTH, guest.limit(20));
-                    let struck = spare.strike(strike, guest.limit(10));
+                    let injected = netdev.inject(fault, guest.limit(10));
                     let seen = progress.load(Ordering::Relaxed);
                     let more = poll::until(guest.limit(SOON), || {
                         let more = progress.load(Ordering::Relaxed) > seen + DEPTH;
@@ -275,15 +299,15 @@ fn death_of_the_own_address() {
                         .join()
                         .map_err(|_| anyhow!("the worker panicked"))??;
                     started?;
-                    struck?;
-                    println!("{strike:?}: {ends:?}, carried on: {:?}", more?);
+                    injected?;
+                    println!("{fault:?}: {ends:?}, carried on: {:?}", more?);
                     Ok(())
                 })?;
                 drop(local);
-                // rxe sends no connection manager's messages any more after its interface was down: it is made anew.
-                spare.strike(Strike::DeleteLink, guest.limit(10))?;
-                spare.restore()?;
-                drop(connect(guest, spare)?);
+                // Once its interface was down, rxe sends no more messages of the connection manager: makes it anew.
+                netdev.inject(LinkFault::DeleteLink, guest.limit(10))?;
+                netdev.restore()?;
+                drop(connect(guest, netdev)?);
             }
             Ok(())
         })
@@ -292,7 +316,7 @@ fn death_of_the_own_address() {
 
 /// Writes until it is over or something fails; every operation has its one completion.
 fn until_over(
-    local: &Local,
+    local: &Loopback,
     guest: &Guest,
     progress: &AtomicU64,
     over: &AtomicBool,

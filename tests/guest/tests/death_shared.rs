@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! kill -9 of somebody who takes access away from a peer, where the connection is not his alone: another process has the
-//! file as well, or the memory is taken away by somebody who has none of it. The access ends, the connection lives on.
+//! kill -9 of a process that takes access away from a peer over a connection that is not its alone: another process
+//! shares the file, or the process that takes the memory away has no part in the connection. The access ends, the
+//! connection lives on.
 
 use std::fs::File;
 use std::os::fd::AsFd as _;
@@ -12,11 +13,11 @@ use dmaplane::{
     State, Tier,
 };
 use dmaplane_guest_tests::device::{Bound, device, rebound};
-use dmaplane_guest_tests::{Local, argument, complete, patient_answers};
+use dmaplane_guest_tests::{Loopback, argument, complete, patient_answers};
 use dmaplane_testkit::counters::Tuned;
+use dmaplane_testkit::delay_point::DelayPoint;
 use dmaplane_testkit::faults::{self, Point};
 use dmaplane_testkit::sys::{self, Forked, Room};
-use dmaplane_testkit::window::Window;
 use dmaplane_testkit::{ErrorContext as _, Guest, Result, ensure, poll, test};
 use dmaplane_uapi as abi;
 
@@ -34,12 +35,12 @@ struct Scene {
     there: Channel,
     own: Vec<LocalGrant>,
     given: Vec<RemoteGrant>,
-    local: Local,
+    local: Loopback,
     _patient: [Tuned; 2],
 }
 
 impl Scene {
-    fn new(guest: &Guest, local: Local, buffers: &[&Buffer]) -> Result<Self> {
+    fn new(guest: &Guest, local: Loopback, buffers: &[&Buffer]) -> Result<Self> {
         let mut there = Channel::builder().entries(16).build(&local.far_context)?;
         let here = Channel::builder().entries(64).build(&local.near_context)?;
         let mine = Buffer::create(&local.near_context, BYTES.into(), Placement::Any)?;
@@ -64,7 +65,7 @@ impl Scene {
         })
     }
 
-    /// The near side writes through every grant, more than is done before it is told anything.
+    /// The near side writes through every grant: more than can complete before the revocation reaches it.
     fn write(&mut self) -> Result<()> {
         for given in &self.given {
             for _ in 0..WRITES {
@@ -76,7 +77,7 @@ impl Scene {
         Ok(())
     }
 
-    /// Kills them as soon as the peer was asked for all grants: they wait for its answers.
+    /// Kills the children once the peer was asked for all grants: they wait for its answers.
     fn kill(&self, guest: &Guest, children: Vec<Forked>) -> Result<()> {
         let asked = poll::until(guest.limit(10), || {
             let grants = std::fs::read_to_string("/sys/kernel/debug/dmaplane/state/grants")?;
@@ -89,7 +90,7 @@ impl Scene {
         Ok(())
     }
 
-    /// All grants end in time, for this reason, the writes well or in REVOKED, and the connection does not.
+    /// All grants end in time, for this reason, and the writes end well or in REVOKED. The connection does not end.
     fn ended(&mut self, guest: &Guest, why: u32) -> Result<()> {
         let count = u32::try_from(self.own.len())?;
         for done in complete(&mut self.there, count, guest.limit(20))? {
@@ -105,8 +106,8 @@ impl Scene {
 
     fn up(&self) -> Result<()> {
         for side in [&self.local.near, &self.local.far] {
-            let told = side.query()?;
-            ensure!(told.state == EndpointState::Up, "{told:?}");
+            let info = side.query()?;
+            ensure!(info.state == EndpointState::Up, "{info:?}");
         }
         Ok(())
     }
@@ -144,12 +145,15 @@ impl Scene {
 /// Kills whoever takes away memory that the far side has granted, with writes under way.
 fn killed(
     guest: &Guest,
-    (local, buffer): (Local, &Buffer),
+    (local, buffer): (Loopback, &Buffer),
     why: u32,
     start: impl FnOnce(&Scene) -> Result<Vec<Forked>>,
 ) -> Result<()> {
     let mut scene = Scene::new(guest, local, &[buffer; GRANTS])?;
-    let late = Window::open("mailed", Duration::from_millis(guest.pick(300, 600)))?;
+    let late = DelayPoint::open(
+        "message_received",
+        Duration::from_millis(guest.pick(300, 600)),
+    )?;
     scene.write()?;
     let children = start(&scene)?;
     scene.kill(guest, children)?;
@@ -163,7 +167,7 @@ fn killed(
 fn death_of_one_holder_leaves_the_connection() {
     test(|guest| {
         for round in 0..guest.pick(4, 1) {
-            let local = Local::new(guest)?;
+            let local = Loopback::new(guest)?;
             let buffer = Buffer::create(&local.far_context, BYTES.into(), Placement::Any)?;
             let why = abi::GRANT_END_REVOKED;
             killed(guest, (local, &buffer), why, Scene::holders)
@@ -179,7 +183,7 @@ fn death_of_one_holder_with_a_peer_that_is_silent() {
     test(|guest| {
         faults::require()?;
         faults::quiet()?;
-        let local = Local::new(guest)?;
+        let local = Loopback::new(guest)?;
         let buffer = Buffer::create(&local.far_context, BYTES.into(), Placement::Any)?;
         let mut scene = Scene::new(guest, local, &[&buffer; GRANTS])?;
         // Less than the ten seconds after which a silent peer counts as dead.
@@ -202,12 +206,12 @@ fn death_of_one_holder_with_a_peer_that_is_silent() {
 }
 
 /// Several grants of one killed thread, over memory that it takes away as a whole. It used to wait for their answers no
-/// longer than for a will, and then cut off what was under way.
+/// longer than for a last will, and then cut off what was under way.
 #[test]
 fn death_while_memory_is_taken_away() {
     test(|guest| {
         for round in 0..guest.pick(4, 1) {
-            let local = Local::new(guest)?;
+            let local = Loopback::new(guest)?;
             let buffer = Buffer::create(&local.far_context, BYTES.into(), Placement::Any)?;
             let taker = |_: &Scene| Ok(vec![sys::fork(|| buffer.revoke().is_ok())?]);
             killed(guest, (local, &buffer), abi::GRANT_END_MEMORY, taker)
@@ -217,12 +221,12 @@ fn death_while_memory_is_taken_away() {
     });
 }
 
-/// Whoever exported memory has nothing to do with the connections of whoever imported it.
+/// The exporter of memory has no part in the connections of its importer.
 #[test]
 fn death_while_an_exporter_takes_back() {
     test(|guest| {
         for round in 0..guest.pick(4, 1) {
-            let local = Local::new(guest)?;
+            let local = Loopback::new(guest)?;
             let exporter = Context::open()?;
             let original = Buffer::create(&exporter, BYTES.into(), Placement::Any)?;
             let import = Buffer::import(&local.far_context, original.export()?.as_fd())?;
@@ -234,12 +238,12 @@ fn death_while_an_exporter_takes_back() {
     });
 }
 
-/// Nor has whoever unbinds a device.
+/// Nor has a process that unbinds a device.
 #[test]
 fn death_while_a_device_is_taken_away() {
     test(|guest| {
         for round in 0..guest.pick(4, 1) {
-            let local = Local::new(guest)?;
+            let local = Loopback::new(guest)?;
             let far = &local.far_context;
             // Skips where there is none at all.
             device(guest, far)?;
@@ -256,7 +260,7 @@ fn death_while_a_device_is_taken_away() {
                 Ok(vec![child])
             };
             let tried = killed(guest, (local, &buffer), abi::GRANT_END_MEMORY, taker);
-            // There again in any case, for whoever comes next.
+            // Bound again in any case, for the next test.
             bound.bind()?;
             tried.with_context(|| format!("round {round}"))?;
         }
@@ -264,16 +268,17 @@ fn death_while_a_device_is_taken_away() {
     });
 }
 
-/// A process that inherited a mapping, and no descriptor, kept the connections of its owner up: the peer heard nothing.
+/// A process that inherited a mapping, but no descriptor, used to keep the connections of its owner up: the peer saw no
+/// end.
 #[test]
 fn death_is_reported_though_somebody_inherited_a_mapping() {
     test(|guest| {
-        let Local {
+        let Loopback {
             near,
             far,
             near_context,
             far_context,
-        } = Local::new(guest)?;
+        } = Loopback::new(guest)?;
         let buffer = Buffer::create(&near_context, 4096, Placement::Any)?;
         buffer.write_at(0, b"kept");
         let mapping = buffer.into_mapping();
@@ -285,10 +290,10 @@ fn death_is_reported_though_somebody_inherited_a_mapping() {
         let heir = sys::fork(|| {
             let closed = sys::close_behind(near_context.as_fd()).is_ok();
             let mut word = [0];
-            let told = rustix::io::read(&ready, &mut word) == Ok(1);
+            let notified = rustix::io::read(&ready, &mut word) == Ok(1);
             let mut seen = [0; 4];
             mapping.read_at(0, &mut seen);
-            closed && told && &seen == b"kept"
+            closed && notified && &seen == b"kept"
         })?;
         // As if the owner died: its descriptor goes before what it names.
         sys::close_behind(near_context.as_fd())?;

@@ -1,31 +1,31 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! kill -9 of a process that waits in the kernel for an answer, with the answer late: the peer is told why all the same.
-//! Where the windows do not reach, because the peer has a kernel of its own, the kill comes at whatever moment it does.
+//! kill -9 of a process that waits in the kernel for a late answer: the peer learns the reason all the same. Where the
+//! peer has a kernel of its own, which these delay points do not affect, the kill comes at an arbitrary moment.
 
 use std::time::Duration;
 
 use dmaplane::{Buffer, Channel, EndpointState, Entry, Errno, Placement, State};
 use dmaplane_guest_tests::{Connection, complete, patient_answers, patient_wills};
 use dmaplane_testkit::counters::Tuned;
+use dmaplane_testkit::delay_point::DelayPoint;
 use dmaplane_testkit::peer::protocol::{Id, Request};
-use dmaplane_testkit::window::Window;
 use dmaplane_testkit::{
     ErrorContext as _, Gauges, Guest, Result, Skip, ensure, gauges, poll, test,
 };
 use dmaplane_uapi as abi;
 
 const BYTES: u64 = 64 << 10;
-/// What the driver tells of grants.
+/// What the driver shows of grants.
 const GRANTS: &str = "/sys/kernel/debug/dmaplane/state/grants";
 /// Writes of the survivor's: some milliseconds of them.
 const WRITES: u32 = 64;
 
-/// The name of the receive that tells of the end.
+/// The name of the receive that reports the end.
 const WORD: u64 = u64::MAX;
 
-/// Strikes while this side goes on submitting `work`, if it has any, and looks whether it is told that the peer died.
-fn told_why(
+/// Kills the peer while this side goes on submitting `work`, if any, and checks that the death is reported as such.
+fn kill_and_check(
     guest: &Guest,
     connection: &mut Connection,
     channel: &mut Channel,
@@ -36,10 +36,10 @@ fn told_why(
         channel.push(entry)?;
     }
     channel.submit()?;
-    let struck = connection.peer.strike()?;
+    let killed = connection.peer.start_kill()?;
     let mut word = None;
     while word.is_none() {
-        ensure!(struck.elapsed() < guest.limit(10), "told nothing");
+        ensure!(killed.elapsed() < guest.limit(10), "nothing reported");
         channel.submit_and_wait(1, guest.limit(1))?;
         while let Some(done) = channel.next_completion() {
             if done.user_data() == WORD {
@@ -56,21 +56,21 @@ fn told_why(
         }
     }
     ensure!(word == Some(State::PeerDead), "the receive: {word:?}");
-    let told = connection.endpoint.query()?;
+    let info = connection.endpoint.query()?;
     let well =
-        told.state == EndpointState::Down(Errno::OWNERDEAD) && told.peer_end == abi::PEER_END_DIED;
-    ensure!(well, "told {:?}, {}", told.state, told.peer_end);
+        info.state == EndpointState::Down(Errno::OWNERDEAD) && info.peer_end == abi::PEER_END_DIED;
+    ensure!(well, "reported {:?}, {}", info.state, info.peer_end);
     Ok(())
 }
 
-/// The killed thread used to end the connection at once, without a word.
+/// The killed thread used to end the connection at once, without a last will.
 #[test]
 fn death_in_a_registration() {
     test(|guest| {
         let _patient = patient_wills(guest)?;
         let before = Gauges::read()?;
         for round in 0..guest.pick(10, 3) {
-            // A peer of before must not be taken for this one.
+            // The previous peer must not be taken for this one.
             gauges::settle(&before, guest.limit(10))?;
             let mut connection = Connection::to_peer(guest)?;
             let (_buffer, _given, grant) = connection.local_buffer(guest, BYTES)?;
@@ -78,23 +78,26 @@ fn death_in_a_registration() {
                 .peer
                 .create(Request::CreateBuffer { bytes: BYTES })?;
             let mut channel = Channel::builder().entries(4).build(&connection.context)?;
-            let window = Window::open("registered", Duration::from_millis(guest.pick(100, 500)))?;
+            let delay = DelayPoint::open(
+                "registration_done",
+                Duration::from_millis(guest.pick(100, 500)),
+            )?;
             send_for_ever(&mut connection, source, grant)?;
-            told_why(guest, &mut connection, &mut channel, None)
+            kill_and_check(guest, &mut connection, &mut channel, None)
                 .with_context(|| format!("round {round}"))?;
-            drop(window);
+            drop(delay);
         }
         Ok(())
     });
 }
 
-/// The provider's answer comes later than a killed thread waits for it, which then ends the connection itself. It used to
-/// do so without a word.
+/// The provider's answer comes later than the teardown of a killed process waits for its last will. The connection used to
+/// end without one.
 #[test]
 fn death_in_a_registration_that_takes_long() {
     test(|guest| {
         if guest.topology.is_pair() {
-            return Err(Skip::new("another kernel's windows are its own").into());
+            return Err(Skip::new("delay points do not affect another kernel").into());
         }
         let _patience = Tuned::set("will_ms", guest.pick(40, 300))?;
         let before = Gauges::read()?;
@@ -106,11 +109,11 @@ fn death_in_a_registration_that_takes_long() {
                 .peer
                 .create(Request::CreateBuffer { bytes: BYTES })?;
             let mut channel = Channel::builder().entries(4).build(&connection.context)?;
-            let window = Window::open("registered", Duration::from_secs(1))?;
+            let delay = DelayPoint::open("registration_done", Duration::from_secs(1))?;
             send_for_ever(&mut connection, source, grant)?;
-            told_why(guest, &mut connection, &mut channel, None)
+            kill_and_check(guest, &mut connection, &mut channel, None)
                 .with_context(|| format!("round {round}"))?;
-            drop(window);
+            drop(delay);
         }
         Ok(())
     });
@@ -162,7 +165,9 @@ fn killed_while_revoking(guest: &Guest, scene: &Scene) -> Result<()> {
     let write = Entry::write(mine.range(0, scene.bytes), grant.at(0));
     channel.push(write)?;
     complete(&mut channel, 1, guest.limit(10))?[0].result()?;
-    let late = scene.late.map(|length| Window::open("mailed", length));
+    let late = scene
+        .late
+        .map(|length| DelayPoint::open("message_received", length));
     let _late = late.transpose()?;
     let _ = connection.peer.begin(if scene.memory {
         Request::Revoke { buffer: theirs }
@@ -176,7 +181,7 @@ fn killed_while_revoking(guest: &Guest, scene: &Scene) -> Result<()> {
         })?;
         asked.context("the grant is not taken back")?;
     }
-    told_why(guest, &mut connection, &mut channel, Some(write))
+    kill_and_check(guest, &mut connection, &mut channel, Some(write))
 }
 
 /// The killed thread used to end the access at once, which broke the connection when this side was writing.
@@ -186,14 +191,14 @@ fn death_in_a_revocation() {
         let _patient = (patient_wills(guest)?, patient_answers(guest)?);
         let pair = guest.topology.is_pair();
         let scene = Scene {
-            // Another kernel is not as patient as this one is told to be.
+            // Another kernel keeps its shorter limits.
             bytes: if pair { 4096 } else { 64 << 10 },
             late: (!pair).then(|| Duration::from_millis(guest.pick(100, 500))),
             memory: false,
         };
         let before = Gauges::read()?;
         for round in 0..guest.pick(10, 3) {
-            // A peer of before must not be taken for this one.
+            // The previous peer must not be taken for this one.
             gauges::settle(&before, guest.limit(10))?;
             killed_while_revoking(guest, &scene).with_context(|| format!("round {round}"))?;
         }
@@ -201,15 +206,15 @@ fn death_in_a_revocation() {
     });
 }
 
-/// With megabytes under way the answer takes longer than a thread that was killed waits. It used to end the access in
-/// mid-write then, without a word.
+/// With megabytes under way the answer takes longer than a killed thread waits. It used to end the access in mid-write
+/// then, without a last will.
 #[test]
 fn death_in_a_revocation_that_is_not_answered() {
     test(|guest| {
         if guest.topology.is_pair() {
             return Err(Skip::new("another kernel answers when it likes").into());
         }
-        // The answer comes behind the window, and the will has the same time once more to arrive.
+        // The answer comes after the delay, and the last will has the same time once more to arrive.
         let _patience = Tuned::set("will_ms", guest.pick(40, 300))?;
         let scene = Scene {
             bytes: 1 << 20,
@@ -225,7 +230,7 @@ fn death_in_a_revocation_that_is_not_answered() {
     });
 }
 
-/// As above, of memory that is taken away as a whole.
+/// The same with memory that is taken away as a whole.
 #[test]
 fn death_in_a_revocation_of_memory() {
     test(|guest| {
@@ -237,7 +242,7 @@ fn death_in_a_revocation_of_memory() {
             Tuned::set("will_ms", guest.pick(40, 300))?,
         );
         let scene = Scene {
-            // The answer comes when all that is under way has, which is slow on a kernel that checks everything.
+            // The answer comes after all the data under way, which is slow on a debug kernel.
             bytes: guest.pick(1 << 20, 64 << 10),
             late: Some(Duration::from_millis(guest.pick(200, 1000))),
             memory: true,

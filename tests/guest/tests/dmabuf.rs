@@ -16,6 +16,7 @@ use dmaplane_testkit::peer::protocol::{Reply, Request};
 use dmaplane_testkit::sys::{self, Words};
 use dmaplane_testkit::{Gauges, Peer, Result, bail, ensure, gauges, module, pattern, poll, test};
 use rustix::mm::{MapFlags, ProtFlags};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 const PAGE: u64 = 4096;
 const MIB: u64 = 1 << 20;
@@ -77,8 +78,8 @@ fn dmabuf_bad_input_is_refused() {
             (0..u64::MAX - PAGE + 1, Errno::RANGE),
         ];
         for (range, errno) in cases {
-            let told = refusal(buffer.export_range(range.clone(), ExportAccess::ReadWrite))?;
-            ensure!(told == errno, "{range:?}: {told} instead of {errno}");
+            let got = refusal(buffer.export_range(range.clone(), ExportAccess::ReadWrite))?;
+            ensure!(got == errno, "{range:?}: {got} instead of {errno}");
         }
         let fd = buffer.export()?;
         let shared = ProtFlags::READ | ProtFlags::WRITE;
@@ -93,6 +94,39 @@ fn dmabuf_bad_input_is_refused() {
             ensure!(mapped == Err(errno), "{offset}, {pages} pages: {mapped:?}");
         }
         ensure!(exports()? == 1);
+        Ok(())
+    });
+}
+
+/// Exports of one buffer have a limit: a revocation looks at each, and the kernel's part of a dma-buf is charged to nobody.
+#[test]
+fn dmabuf_exports_of_one_buffer_are_limited() {
+    const MOST: usize = 4096;
+    test(|_| {
+        let before = getrlimit(Resource::Nofile);
+        let enough = Rlimit {
+            current: Some(2 * MOST as u64),
+            maximum: before.maximum.map(|most| most.max(2 * MOST as u64)),
+        };
+        setrlimit(Resource::Nofile, enough)?;
+        let context = Context::open()?;
+        let buffer = Buffer::create(&context, PAGE, Placement::Any)?;
+        let mut all = Vec::new();
+        for _ in 0..MOST {
+            all.push(buffer.export()?);
+        }
+        ensure!(refusal(buffer.export())? == Errno::DQUOT);
+        // One that is released makes room for another, wherever it is in the row.
+        drop(all.swap_remove(MOST / 2));
+        all.push(buffer.export()?);
+        ensure!(refusal(buffer.export())? == Errno::DQUOT);
+        buffer.revoke()?;
+        for fd in [&all[0], &all[MOST - 1]] {
+            let mapped = map(fd, 0, PAGE).err().map(|error| error.to_string());
+            ensure!(mapped.is_some(), "it is mapped after the revocation");
+        }
+        drop(all);
+        setrlimit(Resource::Nofile, before)?;
         Ok(())
     });
 }
@@ -242,11 +276,11 @@ fn dmabuf_mapping_is_inherited_by_fork() {
         let (ready, gone) = rustix::pipe::pipe()?;
         let child = sys::fork(|| {
             let mut word = [0];
-            let told = rustix::io::read(&ready, &mut word) == Ok(1);
+            let notified = rustix::io::read(&ready, &mut word) == Ok(1);
             let mut seen = [0; 4096];
             pattern::Memory::get(&words, MIB - PAGE, &mut seen);
             pattern::Memory::put(&words, 0, &[0x5a; 4096]);
-            told && seen == wanted
+            notified && seen == wanted
         })?;
         drop((words, fd));
         let kept = buffer.map(0..PAGE)?;

@@ -10,7 +10,7 @@ use dmaplane::{
     Buffer, Channel, Completion, Context, Entry, Errno, ExportAccess, Field, GrantTerms, Placement,
     Rights,
 };
-use dmaplane_guest_tests::{Local, complete, holds, one, refusal};
+use dmaplane_guest_tests::{Loopback, complete, holds, one, refusal};
 use dmaplane_testkit::dmabuf::vgem::Vgem;
 use dmaplane_testkit::dmabuf::vivid::{Kind, Vivid};
 use dmaplane_testkit::dmabuf::{self, Access};
@@ -23,7 +23,7 @@ use rustix::mm::{MapFlags, ProtFlags};
 
 const PAGE: u64 = 4096;
 const BYTES: u64 = 256 << 10;
-/// No more than what the DMA API takes for udmabuf's longest segment, see ARCHITECTURE.md.
+/// At most what the DMA API accepts as udmabuf's longest segment, see docs/findings.md.
 const UDMABUF_BYTES: u64 = 64 << 10;
 
 fn map(fd: &OwnedFd, bytes: u64) -> Result<Words> {
@@ -126,7 +126,7 @@ fn dmabuf_import_copies() {
 #[test]
 fn dmabuf_import_transfers() {
     test(|guest| {
-        let local = Local::new(guest)?;
+        let local = Loopback::new(guest)?;
         let limit = guest.limit(10);
         let mut near = Channel::builder().entries(8).build(&local.near_context)?;
         let mut far = Channel::builder().entries(8).build(&local.far_context)?;
@@ -172,12 +172,12 @@ fn dmabuf_import_transfers() {
             // A message would have to be written when it comes, without asking the exporter.
             let receive = Entry::recv_into(&local.far, theirs.range(0, 64));
             let refused = one(&mut far, guest, receive)?;
-            let told = refused
+            let error = refused
                 .result()
                 .err()
                 .map(|error| (error.field(), error.errno()));
             ensure!(
-                told == Some((Field::Buffer, Errno::OPNOTSUPP)),
+                error == Some((Field::Buffer, Errno::OPNOTSUPP)),
                 "{refused:?}"
             );
             drop(host_grant);
@@ -236,11 +236,11 @@ fn dmabuf_import_of_what_has_no_kernel_mapping() {
         let mut channel = Channel::builder().entries(8).build(&context)?;
         let copy = Entry::copy(import.range(0, 64), &own, 0);
         let done = one(&mut channel, guest, copy)?;
-        let told = done
+        let error = done
             .result()
             .err()
             .map(|error| (error.field(), error.errno()));
-        ensure!(told == Some((Field::Buffer, Errno::OPNOTSUPP)), "{done:?}");
+        ensure!(error == Some((Field::Buffer, Errno::OPNOTSUPP)), "{done:?}");
         Ok(())
     });
 }
@@ -248,7 +248,7 @@ fn dmabuf_import_of_what_has_no_kernel_mapping() {
 #[test]
 fn dmabuf_import_for_reading_only() {
     test(|guest| {
-        let local = Local::new(guest)?;
+        let local = Loopback::new(guest)?;
         let context = &local.near_context;
         let heap = dmabuf::heap_read_only(BYTES)?;
         ensure!(refusal(Buffer::import(context, heap.as_fd()))? == Errno::ACCESS);
@@ -261,11 +261,11 @@ fn dmabuf_import_for_reading_only() {
         one(&mut channel, guest, out)?.result()?;
         let into = Entry::copy(host.range(0, 64), &import, 0);
         let done = one(&mut channel, guest, into)?;
-        let told = done
+        let error = done
             .result()
             .err()
             .map(|error| (error.field(), error.errno()));
-        ensure!(told == Some((Field::Grant, Errno::ACCESS)), "{done:?}");
+        ensure!(error == Some((Field::Grant, Errno::ACCESS)), "{done:?}");
         let limit = guest.limit(10);
         let granted = |rights| {
             let terms = GrantTerms {

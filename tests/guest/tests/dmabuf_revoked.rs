@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Shared memory that is taken back: what becomes of whoever has it, and races against whatever comes in between, with
-//! each window forced open.
+//! Shared memory that is taken back: what happens to those who have it, and races against other operations, at each
+//! delay point.
 
 use std::fs::{self, File};
 use std::os::fd::{AsFd as _, AsRawFd as _};
@@ -12,8 +12,8 @@ use dmaplane::{
     Buffer, Channel, Context, Entry, Errno, ExportAccess, GrantTerms, Placement, Standing, State,
 };
 use dmaplane_guest_tests::import::{device_camera, is_gone};
-use dmaplane_guest_tests::race::{against, forced, once_each};
-use dmaplane_guest_tests::{Local, complete, holds, refusal};
+use dmaplane_guest_tests::race::{against, at_delay_points, once_each};
+use dmaplane_guest_tests::{Loopback, complete, holds, refusal};
 use dmaplane_testkit::dmabuf::vivid::{Kind, Vivid};
 use dmaplane_testkit::dmabuf::{self, Access};
 use dmaplane_testkit::sys::{self, Words};
@@ -49,10 +49,10 @@ fn dmabuf_import_is_taken_back() {
             true
         })?;
         own.revoke()?;
-        let told = complete(&mut channel, 1, guest.limit(10))?[0];
+        let done = complete(&mut channel, 1, guest.limit(10))?[0];
         ensure!(
-            told.is_ok() && told.imm() == abi::REVOKE_EXPORTER,
-            "{told:?}"
+            done.is_ok() && done.imm() == abi::REVOKE_EXPORTER,
+            "{done:?}"
         );
         ensure!(child.wait_signal()? == 7, "not SIGBUS");
         is_gone(guest, &taker, &import)?;
@@ -82,7 +82,7 @@ fn dmabuf_importer_that_never_unmaps() {
         let camera = device_camera(guest)?;
         ensure!(camera.hold(fd.as_fd())?.is_ok());
         let begun = Instant::now();
-        // The camera cannot be told: everybody else lost the memory, and the errno says that somebody did not.
+        // The camera cannot be notified: everybody else lost the memory, and the errno says that somebody did not.
         ensure!(refusal(own.revoke())? == Errno::BUSY);
         ensure!(begun.elapsed() < guest.limit(2), "{:?}", begun.elapsed());
         ensure!(own.memory()?.standing == Standing::Revoked);
@@ -98,7 +98,7 @@ fn dmabuf_importer_that_never_unmaps() {
 #[test]
 fn dmabuf_import_under_transfer_is_taken_back() {
     test(|guest| {
-        let local = Local::new(guest)?;
+        let local = Loopback::new(guest)?;
         let giver = Context::open()?;
         let host = Buffer::create(&local.far_context, BYTES, Placement::Any)?;
         let limit = guest.limit(10);
@@ -129,11 +129,16 @@ fn dmabuf_import_under_transfer_is_taken_back() {
 }
 
 #[test]
-fn dmabuf_window_export() {
+fn dmabuf_delay_point_export() {
     test(|guest| {
         let context = Context::open()?;
-        let windows = ["exported", "entered", "revoking", "quiet"];
-        forced(guest, &windows, guest.pick(20, 3), |_| {
+        let delay_points = [
+            "dmabuf_exported",
+            "use_begun",
+            "revocation_begun",
+            "drained",
+        ];
+        at_delay_points(guest, &delay_points, guest.pick(20, 3), |_| {
             let own = Buffer::create(&context, PAGE, Placement::Any)?;
             match against(&own, || Ok(own.export()))? {
                 // It came first, and is dead all the same.
@@ -149,11 +154,16 @@ fn dmabuf_window_export() {
 }
 
 #[test]
-fn dmabuf_window_import() {
+fn dmabuf_delay_point_import() {
     test(|guest| {
         let (giver, taker) = (Context::open()?, Context::open()?);
-        let windows = ["attached", "entered", "revoking", "quiet"];
-        forced(guest, &windows, guest.pick(20, 3), |_| {
+        let delay_points = [
+            "dmabuf_attached",
+            "use_begun",
+            "revocation_begun",
+            "drained",
+        ];
+        at_delay_points(guest, &delay_points, guest.pick(20, 3), |_| {
             let own = Buffer::create(&giver, PAGE, Placement::Any)?;
             let fd = own.export()?;
             let import = || Buffer::import_unmapped(&taker, fd.as_fd());
@@ -167,16 +177,21 @@ fn dmabuf_window_import() {
 }
 
 #[test]
-fn dmabuf_window_map() {
+fn dmabuf_delay_point_map() {
     test(|guest| {
         let giver = Context::open()?;
         let camera = device_camera(guest)?;
-        // Without a race it holds such a buffer: so that a refusal below is the race's.
+        // Without a race it holds such a buffer: so a refusal below comes from the race.
         let whole = Buffer::create(&giver, FRAMES, Placement::Strict(0))?;
         camera.hold(whole.export()?.as_fd())??;
         camera.let_go()?;
-        let windows = ["mapped", "entered", "revoking", "quiet"];
-        forced(guest, &windows, guest.pick(20, 3), |_| {
+        let delay_points = [
+            "addresses_mapped",
+            "use_begun",
+            "revocation_begun",
+            "drained",
+        ];
+        at_delay_points(guest, &delay_points, guest.pick(20, 3), |_| {
             let own = Buffer::create(&giver, FRAMES, Placement::Strict(0))?;
             let fd = own.export()?;
             let (revoked, held) = std::thread::scope(|scope| -> Result<_> {
@@ -199,16 +214,21 @@ fn dmabuf_window_map() {
 }
 
 #[test]
-fn dmabuf_window_copy_and_registration() {
+fn dmabuf_delay_point_copy_and_registration() {
     test(|guest| {
-        let local = Local::new(guest)?;
+        let local = Loopback::new(guest)?;
         let giver = Context::open()?;
         let limit = guest.limit(10);
         let (_theirs, _grant, given) = local.granted(guest, &GrantTerms::default())?;
-        let windows = [
-            "accepted", "entered", "landed", "revoking", "taken", "quiet",
+        let delay_points = [
+            "entry_accepted",
+            "use_begun",
+            "work_completed",
+            "revocation_begun",
+            "dequeued",
+            "drained",
         ];
-        forced(guest, &windows, guest.pick(20, 3), |_| {
+        at_delay_points(guest, &delay_points, guest.pick(20, 3), |_| {
             let own = Buffer::create(&giver, PAGE, Placement::Any)?;
             let fd = own.export()?;
             let import = Buffer::import_unmapped(&local.near_context, fd.as_fd())?;
@@ -227,8 +247,8 @@ fn dmabuf_window_copy_and_registration() {
     });
 }
 
-/// A descriptor for a path keeps the dma-buf, but not its file, whose place another one takes: that one's mappings are none
-/// of the revocation's.
+/// A descriptor opened with O_PATH keeps the dma-buf, but not its file, whose memory another file reuses: revocation
+/// must leave that file's mappings alone.
 #[test]
 fn dmabuf_is_taken_back_when_only_its_path_is_left() {
     test(|guest| {
@@ -257,8 +277,8 @@ fn dmabuf_is_taken_back_when_only_its_path_is_left() {
     });
 }
 
-/// Another driver may have a dma-buf mapped through a file of its own, of whose mode the framework makes nothing. A private
-/// mapping comes as far as that without such a driver.
+/// Another driver may map a dma-buf through a file of its own, whose mode the framework ignores. A private mapping
+/// reaches the same code without such a driver.
 #[test]
 fn dmabuf_for_reading_is_never_mapped_for_writing() {
     test(|_| {

@@ -5,8 +5,8 @@
 use std::time::{Duration, Instant};
 
 use dmaplane::{Buffer, Channel, EndpointState, Entry, Errno, GrantTerms, Placement, State};
-use dmaplane_guest_tests::{Local, complete, patient_answers, patient_wills, refusal};
-use dmaplane_testkit::window::Window;
+use dmaplane_guest_tests::{Loopback, complete, patient_answers, patient_wills, refusal};
+use dmaplane_testkit::delay_point::DelayPoint;
 use dmaplane_testkit::{Result, ensure, poll, test};
 use dmaplane_uapi as abi;
 
@@ -14,14 +14,14 @@ fn channel(context: &dmaplane::Context) -> Result<Channel> {
     Ok(Channel::builder().entries(64).build(context)?)
 }
 
-fn is_up(local: &Local) -> Result<bool> {
+fn is_up(local: &Loopback) -> Result<bool> {
     Ok(local.near.query()?.state == EndpointState::Up)
 }
 
 #[test]
 fn cancel_one_that_waits() {
     test(|guest| {
-        let local = Local::new(guest)?;
+        let local = Loopback::new(guest)?;
         let mine = Buffer::create(&local.near_context, 4096, Placement::Any)?;
         let mut here = channel(&local.near_context)?;
         let mut other = channel(&local.near_context)?;
@@ -53,7 +53,7 @@ fn cancel_one_that_waits() {
 #[test]
 fn cancel_ends_the_endpoint_only_when_it_may() {
     test(|guest| {
-        let local = Local::new(guest)?;
+        let local = Loopback::new(guest)?;
         let (_theirs, _grant, given) = local.granted(guest, &GrantTerms::default())?;
         let mine = Buffer::create(&local.near_context, 4 << 20, Placement::Any)?;
         let big = Buffer::create(&local.far_context, 4 << 20, Placement::Any)?;
@@ -63,11 +63,18 @@ fn cancel_ends_the_endpoint_only_when_it_may() {
         let _own = local.far.grant_on(&big, 0..4 << 20, &terms, limit)?;
         let given = local.near.wait_grant(limit)?;
         let mut here = channel(&local.near_context)?;
+        // Registers the buffer, so that the next operations are posted at once.
+        here.push(Entry::write(mine.range(0, 8), given.at(0)))?;
+        complete(&mut here, 1, limit)?[0].result()?;
+        // The provider has not given back the first of them yet, nor those behind it.
+        let delay = DelayPoint::open(
+            "work_completed",
+            Duration::from_millis(guest.pick(300, 1000)),
+        )?;
         for name in 0..8 {
-            here.push(Entry::write(mine.range(0, 4 << 20), given.at(0)).user_data(name))?;
+            here.push(Entry::write(mine.range(0, 512 << 10), given.at(0)).user_data(name))?;
         }
         here.submit()?;
-        // The last of 32 MiB is still there: these megabytes take tens of milliseconds.
         here.push(Entry::cancel(&local.near, 7).queued_only().user_data(8))?;
         here.push(Entry::cancel(&local.near, 7).user_data(9))?;
         let mut states = [State::Ok; 10];
@@ -77,6 +84,7 @@ fn cancel_ends_the_endpoint_only_when_it_may() {
             states[name] = done.state();
             errnos[name] = done.result().err().map(|error| error.errno());
         }
+        drop(delay);
         ensure!(errnos[8] == Some(Errno::BUSY), "{errnos:?}");
         ensure!(states[9] == State::Ok, "{states:?} {errnos:?}");
         ensure!(states[7] == State::Canceled, "{states:?}");
@@ -94,7 +102,7 @@ fn cancel_ends_the_endpoint_only_when_it_may() {
 #[test]
 fn deadline_ends_what_waits() {
     test(|guest| {
-        let local = Local::new(guest)?;
+        let local = Loopback::new(guest)?;
         let mine = Buffer::create(&local.near_context, 4096, Placement::Any)?;
         let mut here = channel(&local.near_context)?;
         let limit = Duration::from_millis(30);
@@ -105,7 +113,7 @@ fn deadline_ends_what_waits() {
         here.push(Entry::watch(&local.near, 0, 0, 1).time_limit(limit * 4))?;
         let done = complete(&mut here, 4, guest.limit(10))?;
         ensure!(start.elapsed() >= limit * 4, "{:?}", start.elapsed());
-        // The fence is behind nothing once the operation before it has ended.
+        // The fence has nothing to wait for once the operation before it has ended.
         let ended = |op| done.iter().find(|done| done.op() == op);
         for op in [abi::OP_SEND, abi::OP_RECV, abi::OP_WATCH] {
             let done = ended(op).map(|done| (done.state(), done.latency() >= limit));
@@ -121,7 +129,7 @@ fn deadline_ends_what_waits() {
 #[test]
 fn canceled_receive_leaves_its_credit_and_loses_nothing() {
     test(|guest| {
-        let local = Local::new(guest)?;
+        let local = Loopback::new(guest)?;
         let mine = Buffer::create(&local.near_context, 4096, Placement::Any)?;
         let theirs = Buffer::create(&local.far_context, 4096, Placement::Any)?;
         mine.write_at(0, b"kept");
@@ -156,12 +164,12 @@ fn canceled_receive_leaves_its_credit_and_loses_nothing() {
 #[test]
 fn canceled_receive_keeps_what_came_beyond_the_end() {
     test(|guest| {
-        let Local {
+        let Loopback {
             near,
             far,
             near_context,
             far_context,
-        } = Local::new(guest)?;
+        } = Loopback::new(guest)?;
         let mine = Buffer::create(&near_context, 4096, Placement::Any)?;
         let theirs = Buffer::create(&far_context, 4096, Placement::Any)?;
         mine.write_at(0, b"kept");
@@ -180,7 +188,7 @@ fn canceled_receive_keeps_what_came_beyond_the_end() {
         let down = poll::until(guest.limit(10), || {
             Ok((far.query()?.state != EndpointState::Up).then_some(()))
         })?;
-        ensure!(down.is_some(), "the far side never heard of the end");
+        ensure!(down.is_some(), "the far side never saw the end");
         there.push(Entry::recv_into(&far, theirs.range(0, 4)).user_data(1))?;
         let done = complete(&mut there, 1, guest.limit(10))?[0];
         ensure!((done.is_ok(), done.imm()) == (true, 77), "{done:?}");
@@ -195,7 +203,7 @@ fn canceled_receive_keeps_what_came_beyond_the_end() {
 #[test]
 fn grant_ends_with_its_time_to_live() {
     test(|guest| {
-        let local = Local::new(guest)?;
+        let local = Loopback::new(guest)?;
         let terms = GrantTerms {
             // It must not be over before the near side has taken the grant.
             time_to_live: Some(guest.pick(Duration::from_millis(500), Duration::from_secs(2))),
@@ -211,7 +219,7 @@ fn grant_ends_with_its_time_to_live() {
         here.push(Entry::write(mine.range(0, 8), given.at(0)))?;
         let done = complete(&mut here, 1, guest.limit(10))?[0];
         ensure!(done.state() == State::Revoked, "{done:?}");
-        // Who asks later is told at once.
+        // A later watch ends at once.
         there.push(Entry::watch_grant(&local.far, &own))?;
         let done = complete(&mut there, 1, guest.limit(10))?[0];
         ensure!(done.imm() == abi::GRANT_END_EXPIRED, "{done:?}");
@@ -220,30 +228,34 @@ fn grant_ends_with_its_time_to_live() {
     });
 }
 
-/// The peer used to be told of the grant after it had been taken back, and then knew one that nobody ever took back.
+/// The grant used to be announced to the peer after it had been taken back: the peer then knew one that nobody took
+/// back.
 #[test]
-fn grant_that_is_over_before_it_is_told_is_refused() {
+fn grant_that_is_over_before_its_announcement_is_refused() {
     test(|guest| {
-        let local = Local::new(guest)?;
+        let local = Loopback::new(guest)?;
         let theirs = Buffer::create(&local.far_context, 4096, Placement::Any)?;
         let mut there = channel(&local.far_context)?;
         let terms = GrantTerms {
             time_to_live: Some(Duration::from_millis(1)),
             ..Default::default()
         };
-        // The clock runs for this while the grant is not told.
+        // The endpoint's timer runs for this receive while the grant is not announced yet.
         let soon = Duration::from_millis(guest.pick(50, 200));
         there.push(Entry::recv(&local.far).time_limit(soon))?;
         there.submit()?;
-        let window = Window::open("granting", Duration::from_millis(guest.pick(300, 1000)))?;
+        let delay = DelayPoint::open(
+            "grant_unannounced",
+            Duration::from_millis(guest.pick(300, 1000)),
+        )?;
         let limit = guest.limit(10);
         let granted = local.far.grant_on(&theirs, 0..4096, &terms, limit);
-        drop(window);
+        drop(delay);
         let errno = refusal(granted)?;
         ensure!(errno == Errno::STALE, "{errno:?}");
         let done = complete(&mut there, 1, limit)?[0];
         ensure!(done.state() == State::Timeout, "{done:?}");
-        // What is told next is the first that the peer hears of.
+        // The next grant is the first that the peer learns of.
         let terms = GrantTerms {
             label: 7,
             ..Default::default()
@@ -260,12 +272,12 @@ fn grant_that_is_over_before_it_is_told_is_refused() {
     });
 }
 
-/// Time limits used to be looked at only when the peer had answered, or its time for that was over.
+/// Time limits used to be checked only when the peer had answered, or when the limit for its answer was over.
 #[test]
 fn time_limits_do_not_wait_for_a_peers_answer() {
     test(|guest| {
         let _patient = patient_answers(guest)?;
-        let local = Local::new(guest)?;
+        let local = Loopback::new(guest)?;
         let terms = GrantTerms {
             time_to_live: Some(Duration::from_millis(50)),
             ..Default::default()
@@ -273,13 +285,13 @@ fn time_limits_do_not_wait_for_a_peers_answer() {
         let theirs = Buffer::create(&local.far_context, 4096, Placement::Any)?;
         let mut there = channel(&local.far_context)?;
         let limit = guest.limit(10);
-        let window = Window::open("mailed", Duration::from_secs(1))?;
+        let delay = DelayPoint::open("message_received", Duration::from_secs(1))?;
         let own = local.far.grant_on(&theirs, 0..4096, &terms, limit)?;
         there.push(Entry::watch_grant(&local.far, &own).user_data(1))?;
         let soon = Duration::from_millis(100);
         there.push(Entry::recv(&local.far).time_limit(soon).user_data(2))?;
         let done = complete(&mut there, 2, limit)?;
-        drop(window);
+        drop(delay);
         ensure!(done[0].user_data() == 2, "{done:?}");
         ensure!(done[0].state() == State::Timeout, "{done:?}");
         ensure!(done[1].imm() == abi::GRANT_END_EXPIRED, "{done:?}");
@@ -291,7 +303,7 @@ fn time_limits_do_not_wait_for_a_peers_answer() {
 #[test]
 fn grant_ends_with_its_uses() {
     test(|guest| {
-        let local = Local::new(guest)?;
+        let local = Loopback::new(guest)?;
         let terms = GrantTerms {
             max_uses: 3,
             ..Default::default()
@@ -329,11 +341,11 @@ fn grant_ends_with_its_uses() {
 fn peer_says_why_it_ends() {
     test(|guest| {
         let _patient = patient_wills(guest)?;
-        let local = Local::new(guest)?;
+        let local = Loopback::new(guest)?;
         let mut here = channel(&local.near_context)?;
         here.push(Entry::watch(&local.near, 0, 0, 1))?;
         here.submit()?;
-        let Local {
+        let Loopback {
             near,
             far,
             near_context: _here,

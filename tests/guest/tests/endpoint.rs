@@ -276,7 +276,7 @@ fn endpoint_listen_refusals() {
         let listener = Listener::bind(&context, guest.local_any_port(), 1)?;
         ensure!(
             listener.local().port() != 0,
-            "the port that was taken is told"
+            "the chosen port is not reported"
         );
         let errno = refusal(Listener::bind(&context, listener.local(), 1))?;
         ensure!(errno == Errno::ADDRINUSE, "the same address again: {errno}");

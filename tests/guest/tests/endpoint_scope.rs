@@ -99,11 +99,11 @@ fn both_ways(guest: &Guest, mine: &LinkLocal, theirs: &LinkLocal) -> Result<()> 
     let accepted = listener.accept(DEFAULT_RECV_DEPTH, limit)?;
     peer.finish(connect)?;
     // The index on this side, not the one that the peer used.
-    let told = accepted.query()?;
+    let info = accepted.query()?;
     for (which, address) in [
         ("ACCEPT's peer", Some(accepted.peer())),
-        ("the peer", told.peer),
-        ("the local address", told.local),
+        ("the peer", info.peer),
+        ("the local address", info.local),
     ] {
         let scope = scope_of(address)?;
         ensure!(
@@ -115,7 +115,7 @@ fn both_ways(guest: &Guest, mine: &LinkLocal, theirs: &LinkLocal) -> Result<()> 
     let wanted = format!("peer=[{}%{}]:", theirs.ip, mine.index);
     ensure!(shown.contains(&wanted), "no {wanted} in {shown}");
 
-    // Whoever was connected to can call back.
+    // The accepting side can connect back to that address.
     let bind = || peer.listen(theirs.at(0, theirs.index), 4);
     let (remote, address) = when_known(guest, bind)?;
     let accept = peer.begin(Request::Accept {
@@ -131,8 +131,8 @@ fn both_ways(guest: &Guest, mine: &LinkLocal, theirs: &LinkLocal) -> Result<()> 
     };
     let endpoint = Endpoint::connect(&context, back, &options)?;
     peer.finish(accept)?;
-    let told = endpoint.query()?;
-    for address in [told.local, told.peer] {
+    let info = endpoint.query()?;
+    for address in [info.local, info.peer] {
         let scope = scope_of(address)?;
         ensure!(scope == mine.index, "scope {scope}: {address:?}");
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! As the suite `faults_nth`, of the calls that are about what is there already, of threads of the kernel's, and of files
-//! that are closed with everything in use.
+//! As the suite `faults_nth`, for calls on existing objects, for kernel threads, and for files that are closed with
+//! everything in use.
 
 use std::fs;
 use std::os::fd::AsFd as _;
@@ -14,7 +14,7 @@ use dmaplane::{
 };
 use dmaplane_guest_tests::device::device;
 use dmaplane_guest_tests::swept::{as_documented, ordinary, swept};
-use dmaplane_guest_tests::{Local, complete, destroy};
+use dmaplane_guest_tests::{Loopback, complete, destroy};
 use dmaplane_testkit::faults::{self, Swept, record};
 use dmaplane_testkit::{
     ErrorContext as _, Gauges, Guest, Result, bail, ensure, gauges, seed, sys, test,
@@ -27,7 +27,7 @@ fn nth_questions() {
     test(|guest| {
         faults::require()?;
         faults::quiet()?;
-        let local = Local::new(guest)?;
+        let local = Loopback::new(guest)?;
         let context = &local.near_context;
         let buffer = Buffer::create(context, BYTES, Placement::Any)?;
         let done = swept(guest, "questions", |nth| {
@@ -84,7 +84,7 @@ fn nth_mapping_touch_and_revocation() {
                 if entered.is_err() {
                     channel.submit()?;
                 }
-                // It ends whatever cannot be allocated: only its argument may be out of reach.
+                // Revoking works without memory: it only fails if its argument cannot be copied.
                 let revoked = nth.step(|| buffer.revoke())?;
                 failed |= as_documented(&revoked, &[])?;
                 if revoked.is_err() {
@@ -102,7 +102,7 @@ fn nth_mapping_touch_and_revocation() {
     });
 }
 
-/// A polling thread takes the entries: what fails there fails in no call, but in completions.
+/// A polling thread takes the entries: completions, not calls, report what fails there.
 #[test]
 fn nth_polled_channel() {
     test(|guest| {
@@ -138,7 +138,7 @@ fn nth_polled_channel() {
     });
 }
 
-/// The only polling thread that there is: where its fault is said and how much of it is left.
+/// The `fail-nth` file of the only polling thread: it sets the fault, and shows how many steps are left.
 fn polling_thread() -> Result<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
@@ -154,9 +154,9 @@ fn polling_thread() -> Result<PathBuf> {
 }
 
 /// One operation of each kind, the first of them on memory that is not registered yet, with a fault in the thread that
-/// takes them; whether it was met, and whether something failed for it.
+/// takes them. Returns whether the fault was injected, and whether something failed because of it.
 fn taken_by_a_thread(guest: &Guest, n: u32) -> Result<(bool, bool)> {
-    let local = Local::new(guest)?;
+    let local = Loopback::new(guest)?;
     let (theirs, own, given) = local.granted(guest, &GrantTerms::default())?;
     let mine = Buffer::create(&local.near_context, BYTES, Placement::Any)?;
     let builder = Channel::builder().entries(16).polling(Polling::default());
@@ -182,7 +182,7 @@ fn taken_by_a_thread(guest: &Guest, n: u32) -> Result<(bool, bool)> {
         here.push(entry)?;
     }
     here.submit()?;
-    // Those that wait for what never comes end by the second of these.
+    // The cancel ends the operations that wait for what never comes.
     let mut done = complete(&mut here, 5, guest.limit(10))?;
     here.push(Entry::cancel_all())?;
     done.extend(complete(&mut here, 4, guest.limit(10))?);
@@ -206,7 +206,7 @@ fn taken_by_a_thread(guest: &Guest, n: u32) -> Result<(bool, bool)> {
     Ok((left == 0, failed))
 }
 
-/// Each fallible step of a polling thread, on behalf of which no call can fail.
+/// Each fallible step of a polling thread: no call can report its failure.
 #[test]
 fn nth_polling_thread() {
     test(|guest| {
@@ -244,7 +244,7 @@ fn nth_watch_of_a_grant() {
         faults::quiet()?;
         let done = swept(guest, "grant: watch, destroy", |nth| {
             // Of its own: a message that is not sent ends the connection.
-            let local = Local::new(guest)?;
+            let local = Loopback::new(guest)?;
             let mut there = Channel::builder().entries(4).build(&local.far_context)?;
             let (theirs, own, given) = local.granted(guest, &GrantTerms::default())?;
             there.push(Entry::watch_grant(&local.far, &own))?;
@@ -268,8 +268,8 @@ fn nth_watch_of_a_grant() {
     });
 }
 
-/// A file is closed with everything in use, as the kernel does it when a process dies. Not by a death: its faults would meet
-/// the kernel's own work too, of which 9p does not survive all.
+/// A file is closed with everything in use, as the kernel does it when a process dies. The process does not die: the
+/// faults would hit other work of the kernel as well, and 9p does not survive all of them.
 #[test]
 fn nth_close_with_everything_in_use() {
     test(|guest| {
@@ -278,12 +278,12 @@ fn nth_close_with_everything_in_use() {
         let watching = Context::open()?;
         let devices = DeviceInfo::list(&watching)?.len();
         let done = swept(guest, "close with everything in use", |nth| {
-            let Local {
+            let Loopback {
                 near,
                 far,
                 near_context,
                 far_context,
-            } = Local::new(guest)?;
+            } = Loopback::new(guest)?;
             let (terms, limit) = (GrantTerms::default(), guest.limit(10));
             let mine = Buffer::create(&near_context, BYTES, Placement::Any)?;
             let theirs = Buffer::create(&far_context, BYTES, Placement::Any)?;
@@ -339,7 +339,7 @@ fn nth_close_with_everything_in_use() {
                 ensure!(well, "{done:?}");
             }
             drop((exported, other, given, theirs, there, far, far_context));
-            // Nobody is left to be told of a failure.
+            // Nobody is left to report a failure to.
             Ok(false)
         });
         let done = done?;

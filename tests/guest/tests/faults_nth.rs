@@ -88,7 +88,7 @@ fn nth_buffer() {
     });
 }
 
-/// Memory that could not be made used to wait for the device's lock, which its maker held.
+/// Freeing memory that could not be made used to wait for the device's lock, which its maker held.
 #[test]
 fn nth_device_buffer() {
     test(|guest| {
@@ -105,7 +105,7 @@ fn nth_device_buffer() {
                 failed |= as_documented(&nth.step(|| buffer.memory())?, &[])?;
                 nth.step(|| drop(buffer))?;
             }
-            // What failed has given its range back, if only with the context: a destruction may fail as well.
+            // A failed call has given its range back, at the latest with the context: destroying may fail as well.
             drop(context);
             let device = device(guest, &watching)?;
             for tier in &device.tiers {
@@ -254,7 +254,7 @@ fn nth_grant_wait_gives_the_grant_again() {
     test(|guest| {
         faults::require()?;
         faults::quiet()?;
-        let local = dmaplane_guest_tests::Local::new(guest)?;
+        let local = dmaplane_guest_tests::Loopback::new(guest)?;
         let theirs = Buffer::create(&local.far_context, 4096, Placement::Any)?;
         let terms = dmaplane::GrantTerms::default();
         let limit = guest.limit(10);

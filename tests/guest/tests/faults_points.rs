@@ -18,8 +18,8 @@ enum Needs {
     Nothing,
     /// An operation of more than one work request.
     Big,
-    /// To stay connected until hearts beat, by which this point is passed.
-    Beats(&'static str),
+    /// A connection that stays up until heartbeats pass this point.
+    Heartbeats(&'static str),
     /// That the RDMA device goes and comes.
     Device,
     /// That the driver takes a device with memory, which may fail.
@@ -29,8 +29,8 @@ enum Needs {
 fn needs(point: &str) -> Needs {
     match point {
         "post_part" | "complete_part" => Needs::Big,
-        "beat_lost" => Needs::Beats("beat_lost"),
-        "clock_late" => Needs::Beats("clock_late"),
+        "heartbeat_lost" => Needs::Heartbeats("heartbeat_lost"),
+        "timer_late" => Needs::Heartbeats("timer_late"),
         "alloc_device" | "remove_slow" => Needs::Device,
         "probe_bar" => Needs::Bar,
         _ => Needs::Nothing,
@@ -62,7 +62,7 @@ fn go(guest: &Guest, needs: Needs, polled: bool) -> Result<bool> {
         polled,
         bytes: if needs == Needs::Big { BIG } else { 4096 },
         until: match needs {
-            Needs::Beats(point) => Some(point),
+            Needs::Heartbeats(point) => Some(point),
             _ => None,
         },
     };
@@ -182,26 +182,26 @@ fn point_storm_by_seed() {
         let mut failed = 0;
         for round in 0..rounds {
             let mut points = Vec::new();
-            let mut told = Vec::new();
+            let mut setup = Vec::new();
             let mut asked = Needs::Nothing;
             for _ in 0..1 + numbers.below(4) {
                 let name = &all[numbers.below(all.len() as u64) as usize];
-                // One scenario cannot pass all of them: it passes what is not passed anyway of the first.
+                // One scenario cannot meet the needs of all of them: it meets those of the first that has any.
                 if asked == Needs::Nothing {
                     asked = needs(name);
                 }
-                // By counting and not by chance, so that the seed says all that the threads' turns do not.
+                // By counting, not by chance: so only the scheduling of the threads is not determined by the seed.
                 let interval = 2 + numbers.below(40);
-                // What is said last of one that comes twice holds.
+                // If a point comes twice, its last setting holds.
                 points.push(Point::every(name, interval)?);
-                told.push(format!("{name} each {interval}"));
+                setup.push(format!("{name} each {interval}"));
             }
             let big = numbers.below(16) == 0;
             let polled = numbers.below(4) == 0;
             let needs = if big { Needs::Big } else { asked };
-            told.extend(polled.then(|| "a polling thread".to_owned()));
+            setup.extend(polled.then(|| "a polling thread".to_owned()));
             let once = go(guest, needs, polled)
-                .with_context(|| format!("seed {seed}, round {round}: {}", told.join(", ")))?;
+                .with_context(|| format!("seed {seed}, round {round}: {}", setup.join(", ")))?;
             failed += u64::from(once);
             drop(points);
             afresh(needs)?;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! A user without any privilege who ill-treats the driver, beside one who works with it. The frame of the test proves
-//! that nothing is left behind.
+//! A user without any privilege who ill-treats the driver, beside one who works with it. The gauges checked around each
+//! test prove that nothing is left behind.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -189,7 +189,7 @@ fn work(
 fn hostile_user_harms_nobody_else() {
     test(|guest| {
         let seed = seed()?;
-        let calls = guest.pick(1_000_000, 100_000);
+        let calls = guest.rounds(1_000_000, 100_000);
         let program = Program::copy()?;
         let _restricted = Restricted::to(NOBODY, 0o660)?;
         let mut connection = Connection::to_peer(guest)?;

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! A KV cache is moved from and to every kind of memory, and what is wrong with it is told to both sides.
+//! A KV cache is moved from and to every kind of memory, and both sides learn what is wrong with it.
 
 use std::thread;
 
-use dmaplane::kv::transfer::{self, Home, Limits, Order, ReceiveOptions, SendOptions, Source};
-use dmaplane::kv::transfer::{Received, Stats, TransferError};
-use dmaplane::kv::{DType, Geometry, Layout, Manifest};
 use dmaplane::{Context, Listener, MemoryKind, Placement, RdmaPath, Tier};
 use dmaplane_guest_tests::device::device;
+use dmaplane_kv::transfer::{
+    self, Limits, MemoryLocation, Order, ReceiveOptions, SendOptions, Source,
+};
+use dmaplane_kv::transfer::{Received, Stats, TransferError};
+use dmaplane_kv::{DType, Geometry, Layout, Manifest};
 use dmaplane_testkit::{Guest, Result, anyhow, ensure, pattern, test};
 
 /// Layers whose length is no multiple of a chunk's.
@@ -25,7 +27,7 @@ const GEOMETRY: Geometry = Geometry {
 
 type Outcome<T> = std::result::Result<T, TransferError>;
 
-/// A cache of bytes that can be told from others.
+/// A cache with a pattern, in which misplaced bytes show.
 fn cache() -> Result<(Manifest, Vec<u8>)> {
     let bytes = usize::try_from(Manifest::new(GEOMETRY)?.bytes())?;
     let mut data = vec![0; bytes];
@@ -33,13 +35,13 @@ fn cache() -> Result<(Manifest, Vec<u8>)> {
     Ok((Manifest::describe(GEOMETRY, &data)?, data))
 }
 
-/// Moves a cache within the guest, and what either side says.
+/// Moves a cache within the guest; returns the results of both sides.
 fn move_cache(
     guest: &Guest,
     manifest: Manifest,
     data: &[u8],
-    from: Home,
-    to: Home,
+    from: MemoryLocation,
+    to: MemoryLocation,
 ) -> Result<(Outcome<Stats>, Outcome<Received>)> {
     let limits = Limits {
         connect: guest.limit(10),
@@ -53,7 +55,7 @@ fn move_cache(
             let options = ReceiveOptions {
                 // Fewer than chunks, so that receives are posted again.
                 depth: 8,
-                home: to,
+                location: to,
                 limits,
                 ..Default::default()
             };
@@ -77,27 +79,36 @@ fn move_cache(
 fn kv_moves_between_all_kinds_of_memory() {
     test(|guest| {
         let (manifest, data) = cache()?;
-        let host = Home::Host(Placement::Any);
-        let mut homes = vec![host];
+        let host = MemoryLocation::Host(Placement::Any);
+        let mut locations = vec![host];
         let context = Context::open()?;
         // Where there is no device, the host's memory is all there is. Not every machine has each tier.
         if let Ok(found) = device(guest, &context) {
-            homes.extend(found.tiers.iter().map(|info| Home::Device(info.tier)));
+            locations.extend(
+                found
+                    .tiers
+                    .iter()
+                    .map(|info| MemoryLocation::Device(info.tier)),
+            );
         }
-        let pairs = homes
+        let pairs = locations
             .iter()
-            .flat_map(|home| [(*home, host), (host, *home), (*home, *home)]);
+            .flat_map(|location| [(*location, host), (host, *location), (*location, *location)]);
         for (from, to) in pairs {
             let (sent, received) = move_cache(guest, manifest.clone(), &data, from, to)?;
             let (sent, received) = (sent?, received?);
             ensure!(sent.bytes == manifest.bytes(), "{from} to {to}: {sent:?}");
             ensure!(received.data[..data.len()] == data, "{from} to {to}");
-            let direct = matches!(to, Home::Host(_) | Home::Device(Tier::Uncached));
+            let direct = matches!(
+                to,
+                MemoryLocation::Host(_) | MemoryLocation::Device(Tier::Uncached)
+            );
             let memory = received.memory;
             ensure!((memory.rdma == RdmaPath::Direct) == direct, "{memory:?}");
             match (to, memory.kind) {
-                (Home::Host(_), MemoryKind::Host) => {}
-                (Home::Device(want), MemoryKind::Device { tier, .. }) if tier == want => {}
+                (MemoryLocation::Host(_), MemoryKind::Host) => {}
+                (MemoryLocation::Device(want), MemoryKind::Device { tier, .. }) if tier == want => {
+                }
                 (_, other) => return Err(anyhow!("{to} became {other:?}")),
             }
             let (keys, _) = received.layer(1)?;
@@ -113,7 +124,7 @@ fn kv_with_a_wrong_byte_is_refused() {
         let (manifest, mut data) = cache()?;
         let last = data.len() - 1;
         data[last] ^= 1;
-        let host = Home::default();
+        let host = MemoryLocation::default();
         let (sent, received) = move_cache(guest, manifest, &data, host, host)?;
         let (sent, received) = (sent.unwrap_err(), received.unwrap_err());
         ensure!(matches!(sent, TransferError::Refused(_)), "{sent}");
@@ -128,7 +139,7 @@ fn kv_with_a_wrong_byte_is_refused() {
 fn kv_into_memory_that_is_not_there_is_refused() {
     test(|guest| {
         let (manifest, data) = cache()?;
-        let host = Home::default();
+        let host = MemoryLocation::default();
         let context = Context::open()?;
         // All of it is taken, or there is none.
         let _taken = match device(guest, &context) {
@@ -145,7 +156,7 @@ fn kv_into_memory_that_is_not_there_is_refused() {
             }
             Err(_) => None,
         };
-        let to = Home::Device(Tier::Uncached);
+        let to = MemoryLocation::Device(Tier::Uncached);
         let (sent, received) = move_cache(guest, manifest, &data, host, to)?;
         let (sent, received) = (sent.unwrap_err(), received.unwrap_err());
         ensure!(matches!(sent, TransferError::Refused(_)), "{sent}");

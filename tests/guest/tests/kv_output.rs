@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What `dmaplane kv` calls received is on the disk, with all that was sent; and work is not silence.
+//! A cache that `dmaplane kv` reports as received is on the disk, with all that was sent; and a working peer does not
+//! count as silent.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -8,13 +9,13 @@ use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dmaplane::kv::auxiliary::Auxiliary;
-use dmaplane::kv::file::{self, KvFile};
-use dmaplane::kv::transfer::TransferError;
-use dmaplane::kv::transfer::{self, Home, Limits, ReceiveOptions, SendOptions, Source};
-use dmaplane::kv::{DType, Digest, Geometry, Layout, Manifest};
 use dmaplane::{ConnectOptions, Context, Endpoint, Listener};
 use dmaplane_guest_tests::tool::{Receiver, said, send, tool};
+use dmaplane_kv::auxiliary::Auxiliary;
+use dmaplane_kv::file::{self, KvFile};
+use dmaplane_kv::transfer::TransferError;
+use dmaplane_kv::transfer::{self, Limits, MemoryLocation, ReceiveOptions, SendOptions, Source};
+use dmaplane_kv::{DType, Digest, Geometry, Layout, Manifest};
 use dmaplane_testkit::{Guest, Result, anyhow, ensure, pattern, test};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
@@ -33,7 +34,7 @@ fn geometry(layout: Layout, dtype: DType) -> Geometry {
     }
 }
 
-/// A cache of bytes that can be told from others, with tensors beside its layers.
+/// A cache with a pattern, in which misplaced bytes show, and with tensors beside its layers.
 fn cache(geometry: Geometry, seed: u64) -> Result<(Manifest, Vec<u8>)> {
     let layers = usize::try_from(Manifest::new(geometry.clone())?.bytes())?;
     let mut data = vec![0; layers];
@@ -84,12 +85,12 @@ fn kv_output_that_cannot_be_is_refused_before_listening() {
         for wrong in ["absent/out", "folder", "new/"] {
             let out = folder.path().join(wrong);
             let listen = guest.local_any_port();
-            let told = match Receiver::start(listen, &out, &["--accept-timeout", "1"]) {
+            let text = match Receiver::start(listen, &out, &["--accept-timeout", "1"]) {
                 Ok(_) => return Err(anyhow!("{wrong}: it listens")),
                 Err(error) => error.to_string(),
             };
-            ensure!(told.contains("exit status: 1"), "{wrong}: {told}");
-            ensure!(told.contains("cannot"), "{wrong}: {told}");
+            ensure!(text.contains("exit status: 1"), "{wrong}: {text}");
+            ensure!(text.contains("cannot"), "{wrong}: {text}");
         }
         Ok(())
     });
@@ -225,7 +226,7 @@ fn kv_with_a_wrong_byte_beside_the_layers_is_refused_by_name() {
 
 type Outcome = std::result::Result<(), TransferError>;
 
-/// Moves a cache within the guest to a receiver that keeps it like this; what either side says.
+/// Moves a cache within the guest to a receiver that stores it with `keep`; returns the results of both sides.
 fn moved(
     guest: &Guest,
     manifest: Manifest,
@@ -249,7 +250,7 @@ fn moved(
             let endpoint = transfer::accept(&listener, &options)?;
             transfer::receive_and_keep(&far, &endpoint, &options, |_, _| {}, keep).map(drop)
         });
-        let source = Source::new(&near, manifest, data, Home::default())?;
+        let source = Source::new(&near, manifest, data, MemoryLocation::default())?;
         let endpoint = transfer::connect(&near, address, None, limits.connect)?;
         let options = SendOptions {
             limits: Limits {
@@ -289,7 +290,7 @@ fn kv_sender_notices_a_receiver_that_does_nothing() {
         let limit = guest.limit(10);
         let idle = guest.limit(1);
         let (manifest, data) = cache(geometry(Layout::KeysAndValues, DType::F16), 6)?;
-        let source = Source::new(&near, manifest, &data, Home::default())?;
+        let source = Source::new(&near, manifest, &data, MemoryLocation::default())?;
         thread::scope(|scope| {
             let silent = scope.spawn(|| listener.accept(16, limit));
             let endpoint = transfer::connect(&near, address, None, limit)?;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! No late writes: once a grant is taken back, nothing of the peer's lands in its range, however busily the peer
-//! writes, and the peer is told.
+//! No late writes: once a grant is taken back, nothing of the peer's arrives in its range, however busily the peer
+//! writes, and the peer is notified.
 
 use std::time::Instant;
 
@@ -140,7 +140,7 @@ fn late_write_none_at_any_moment() {
         })?;
         // A guest that stands still for a second would lose the connection, and with it the tight loop of writes.
         let _patient = patient_answers(guest)?;
-        let rounds = guest.pick(10_000, 200);
+        let rounds = guest.rounds(10_000, 200);
         let start = Instant::now();
         let mut seen = 0;
         for number in 0..rounds {

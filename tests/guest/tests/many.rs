@@ -36,12 +36,12 @@ fn connect(
     Ok(endpoint)
 }
 
-/// How long closing many objects at once may take. It is said for hardware.
+/// How long closing many objects at once may take. The limit is meant for hardware.
 fn at_once(guest: &Guest) -> Duration {
     guest.limit(1)
 }
 
-/// What a test without a second guest's gauges would see of the test before it.
+/// Unless a test checks the second guest's gauges at its end, the next one still sees these objects.
 #[test]
 fn many_objects_of_a_peer_are_gone_before_the_next_test() {
     test(|guest| {
@@ -96,18 +96,18 @@ fn many_objects_of_one_context_end_at_once() {
         }
         channel.submit()?;
 
-        let struck = peer.strike()?;
+        let killed = peer.start_kill()?;
         for done in complete(&mut channel, count, guest.limit(20))? {
             ensure!(done.state() == State::PeerDead, "{done:?}");
         }
-        let told = struck.elapsed();
+        let seen = killed.elapsed();
         let gone = poll::until(guest.limit(20), || {
             let now = observer.gauges()?;
             let left = now.get("contexts") - before.get("contexts") - own;
             let names = ["buffers", "endpoints"];
             let others = names.map(|name| now.get(name) - before.get(name));
             let wanted = [0, own * u64::from(endpoints)];
-            Ok((left == 0 && others == wanted).then(|| struck.elapsed()))
+            Ok((left == 0 && others == wanted).then(|| killed.elapsed()))
         })?;
         let gone = gone.context("the peer's context is not gone")?;
 
@@ -116,10 +116,10 @@ fn many_objects_of_one_context_end_at_once() {
         let closed = start.elapsed();
         println!(
             "{endpoints} endpoints (connected in {connecting:?}), {channels} channels, {buffers} buffers of one context: \
-             gone {gone:?} after kill -9; the survivor knew of all after {told:?} and closed its own in {closed:?}"
+             gone {gone:?} after kill -9; the survivor knew of all after {seen:?} and closed its own in {closed:?}"
         );
         ensure!(gone < at_once(guest), "gone after {gone:?}");
-        ensure!(told < at_once(guest), "told after {told:?}");
+        ensure!(seen < at_once(guest), "seen after {seen:?}");
         ensure!(closed < at_once(guest), "closed in {closed:?}");
         Ok(())
     });

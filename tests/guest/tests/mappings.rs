@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Which mappings are accepted: the same of a buffer, of an import of it and of its dma-buf.
+//! Which mappings are accepted: the same for a buffer, an import of it and its dma-buf.
 
 use std::fs::File;
 use std::mem::offset_of;

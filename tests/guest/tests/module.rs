@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use dmaplane::{
     Buffer, Channel, Context, EndpointState, Entry, Errno, GrantTerms, Placement, Rights, State,
 };
-use dmaplane_guest_tests::{Connection, Local, complete, destroy, holds, refusal};
+use dmaplane_guest_tests::{Connection, Loopback, complete, destroy, holds, refusal};
+use dmaplane_testkit::delay_point::DelayPoint;
 use dmaplane_testkit::faults::{self, Point};
 use dmaplane_testkit::guest::Topology;
 use dmaplane_testkit::module::with_parameters;
@@ -17,7 +18,6 @@ use dmaplane_testkit::peer::client::unexpected;
 use dmaplane_testkit::peer::protocol::{Reply, Request};
 use dmaplane_testkit::rdma::Link;
 use dmaplane_testkit::run::test_without_gauges;
-use dmaplane_testkit::window::Window;
 use dmaplane_testkit::{ErrorContext as _, Gauges, ensure, gauges, module, netns, poll};
 use dmaplane_uapi as abi;
 
@@ -26,7 +26,7 @@ fn module_loads_and_unloads_again_and_again() {
     test_without_gauges(|guest| {
         let path = module::path()?;
         let limit = guest.limit(5);
-        for cycle in 0..guest.pick(100, 10) {
+        for cycle in 0..guest.rounds(100, 10) {
             module::unload(limit).with_context(|| format!("cycle {cycle}"))?;
             ensure!(!module::is_loaded(), "cycle {cycle}: it is still there");
             module::load(&path, limit).with_context(|| format!("cycle {cycle}"))?;
@@ -81,14 +81,49 @@ fn module_quotas_hold_for_each_context() {
     });
 }
 
-/// Who holds what a peer took back had no bound but that of handles, for as much as the peer liked to give.
+/// What the RDMA device keeps for registrations is charged to nobody, and used to have no bound but that of grants.
+#[test]
+fn module_registrations_have_a_quota() {
+    test_without_gauges(|guest| {
+        let here = [Topology::Numa2, Topology::Numa4];
+        guest.require(&here, "both sides must be this module's")?;
+        with_parameters(guest, c"max_provider_mib=1", || {
+            const BYTES: u64 = 2 << 20;
+            let local = Loopback::new(guest)?;
+            let mine = Buffer::create(&local.far_context, BYTES, Placement::Any)?;
+            let limit = guest.limit(10);
+            let give = || {
+                let terms = GrantTerms::default();
+                local.far.grant_on(&mine, 0..BYTES, &terms, limit)
+            };
+            let mut held = Vec::new();
+            let refused = loop {
+                match give() {
+                    Ok(own) => held.push((own, local.near.wait_grant(limit)?)),
+                    Err(error) => break error,
+                }
+                ensure!(held.len() < 1000, "{} grants in a MiB", held.len());
+            };
+            ensure!(refused.errno() == Some(Errno::DQUOT), "{refused}");
+            ensure!(held.len() > 10, "{} grants in a MiB", held.len());
+            // A released grant makes room for exactly one.
+            held.pop();
+            let _again = give()?;
+            ensure!(refusal(give())? == Errno::DQUOT);
+            Ok(())
+        })
+    });
+}
+
+/// Grants that a peer took back and this side still holds used to have no bound but that of handles, however many the
+/// peer gave.
 #[test]
 fn module_grants_of_peers_are_charged() {
     test_without_gauges(|guest| {
         let here = [Topology::Numa2, Topology::Numa4];
         guest.require(&here, "both sides must be this module's")?;
         with_parameters(guest, c"max_context_mib=1", || {
-            let local = Local::new(guest)?;
+            let local = Loopback::new(guest)?;
             let theirs = Buffer::create(&local.far_context, 4096, Placement::Any)?;
             // A page is left for grants.
             let _mine = Buffer::create(&local.near_context, 255 << 12, Placement::Any)?;
@@ -112,7 +147,8 @@ fn module_grants_of_peers_are_charged() {
             };
             ensure!(refused.errno() == Some(Errno::DQUOT), "{refused}");
             ensure!(held.len() > 1, "{} grants in a page", held.len());
-            // What was refused was taken back meanwhile; the next ones find room as soon as there is some, in their order.
+            // The refused grant was taken back meanwhile; the next ones find room as soon as there is some, in their
+            // order.
             let _again = (give(1)?, give(2)?);
             ensure!(refusal(local.near.wait_grant(limit))? == Errno::DQUOT);
             held.truncate(1);
@@ -124,10 +160,10 @@ fn module_grants_of_peers_are_charged() {
     });
 }
 
-/// Heartbeats a minute apart: what they would find as well is found before.
+/// Heartbeats a minute apart: so another mechanism must find what they would find as well.
 const RARE: &CStr = c"heartbeat_ms=60000";
 
-/// Used to wait for the next heartbeat, and where the message was a CREDIT, not even to end.
+/// It used to wait for the next heartbeat, and after a lost CREDIT it did not end at all.
 #[test]
 fn module_broken_endpoint_ends_at_once() {
     test_without_gauges(|guest| {
@@ -136,13 +172,13 @@ fn module_broken_endpoint_ends_at_once() {
         with_parameters(guest, RARE, || {
             for lost in ["a grant", "a credit"] {
                 let heartbeat = Instant::now() + Duration::from_secs(60);
-                let local = Local::new(guest)?;
+                let local = Loopback::new(guest)?;
                 let theirs = Buffer::create(&local.far_context, 4096, Placement::Any)?;
                 let mut here = Channel::builder().entries(4).build(&local.near_context)?;
                 let mut there = Channel::builder().entries(4).build(&local.far_context)?;
                 there.push(Entry::recv(&local.far))?;
                 there.submit()?;
-                // The credit has gone by: the next message is the one that is lost.
+                // The credit has arrived: the next message is the one that is lost.
                 local.credited(guest, 1)?;
                 let point = Point::always("post_message")?;
                 here.push(Entry::recv(&local.near))?;
@@ -166,7 +202,7 @@ fn module_broken_endpoint_ends_at_once() {
     });
 }
 
-/// They stayed until the next heartbeat, and so did what the peer could reach.
+/// They used to stay until the next heartbeat, and the peer could reach the memory until then.
 #[test]
 fn module_grants_end_with_their_endpoint() {
     test_without_gauges(|guest| {
@@ -174,7 +210,7 @@ fn module_grants_end_with_their_endpoint() {
         guest.require(&here, "both sides must be this module's")?;
         with_parameters(guest, RARE, || {
             let heartbeat = Instant::now() + Duration::from_secs(60);
-            let local = Local::new(guest)?;
+            let local = Loopback::new(guest)?;
             let (_theirs, own, _given) = local.granted(guest, &GrantTerms::default())?;
             let mut there = Channel::builder().entries(4).build(&local.far_context)?;
             there.push(Entry::watch_grant(&local.far, &own))?;
@@ -189,7 +225,7 @@ fn module_grants_end_with_their_endpoint() {
     });
 }
 
-/// Who has rarer heartbeats than its peer was taken for dead by it, which counted its own.
+/// A side with rarer heartbeats than its peer used to be taken for dead: the peer counted in its own interval.
 #[test]
 fn module_heartbeats_need_not_be_equal() {
     test_without_gauges(|guest| {
@@ -197,11 +233,12 @@ fn module_heartbeats_need_not_be_equal() {
         faults::quiet()?;
         let here = [Topology::Numa2, Topology::Numa4];
         guest.require(&here, "both sides must be this module's")?;
-        let beat = guest.pick(c"heartbeat_ms=50", c"heartbeat_ms=250");
-        with_parameters(guest, beat, || {
-            // The side that connects has heartbeats that are 40 times rarer: the other one's ten are long over.
-            let rare = Point::once_here("beat_rare")?;
-            let local = Local::new(guest)?;
+        let parameters = guest.pick(c"heartbeat_ms=50", c"heartbeat_ms=250");
+        with_parameters(guest, parameters, || {
+            // The connecting side has heartbeats that are 40 times rarer: ten intervals of the other side pass between
+            // them.
+            let rare = Point::once_here("heartbeat_rare")?;
+            let local = Loopback::new(guest)?;
             ensure!(rare.fired()? == 1, "{} sides are slow", rare.fired()?);
             drop(rare);
             let mut here = Channel::builder().entries(4).build(&local.near_context)?;
@@ -218,50 +255,52 @@ fn module_heartbeats_need_not_be_equal() {
     });
 }
 
-/// A receive that is held back while the endpoint's clock runs took that run for the one that tells of it, which was over.
+/// A receive that was posted while the endpoint's timer ran used to rely on that run to announce it, which was too
+/// late.
 #[test]
-fn module_receive_is_told_though_the_clock_runs() {
+fn module_receive_is_reported_though_the_timer_runs() {
     test_without_gauges(|guest| {
         let here = [Topology::Numa2, Topology::Numa4];
         guest.require(&here, "both sides must be this module's")?;
         with_parameters(guest, RARE, || {
             let heartbeat = Instant::now() + Duration::from_secs(60);
-            let local = Local::new(guest)?;
+            let local = Loopback::new(guest)?;
             let mut there = Channel::builder().entries(16).build(&local.far_context)?;
             for _ in 0..8 {
                 there.push(Entry::recv(&local.far))?;
             }
             there.submit()?;
             local.credited(guest, 8)?;
-            let open = Window::open("ticking", Duration::from_millis(500))?;
-            // Its end is the clock's doing, which is in the window then.
+            let delay = DelayPoint::open("timer_running", Duration::from_millis(500))?;
+            // The timer ends the watch, and then is at the delay point.
             let limit = Duration::from_millis(20);
             there.push(Entry::watch(&local.far, 0, 0, 1).time_limit(limit))?;
             let done = complete(&mut there, 1, guest.limit(10))?;
             ensure!(done[0].state() == State::Timeout, "{done:?}");
-            // The peer has more than half of them, so that it need not know of this one at once.
+            // The peer has more than half of the credits left, so this one is not announced at once.
             there.push(Entry::recv(&local.far))?;
             there.submit()?;
-            drop(open);
+            drop(delay);
             local.credited(guest, 9)?;
-            ensure!(Instant::now() < heartbeat, "the heartbeat told of it");
+            ensure!(Instant::now() < heartbeat, "the heartbeat announced it");
             Ok(())
         })
     });
 }
 
-/// Where READs have to be alone, a long one used to keep the heartbeats back: the peer then took this side for dead.
+/// Where nothing may be posted behind a READ, a long one used to hold the heartbeats back: the peer took this side for
+/// dead.
 #[test]
 fn module_heartbeats_pass_a_long_read() {
     const BYTES: u32 = 4 << 20;
     test_without_gauges(|guest| {
         let here = [Topology::Numa2, Topology::Numa4];
         guest.require(&here, "both sides must be this module's")?;
-        let (beat, rate) = guest.pick(
+        let (parameters, rate) = guest.pick(
             (c"heartbeat_ms=100", "rate 16mbit"),
             (c"heartbeat_ms=500", "rate 4mbit"),
         );
-        with_parameters(guest, beat, || {
+        with_parameters(guest, parameters, || {
             let mut connection = Connection::to_peer(guest)?;
             let rights = Rights::from_bits(Rights::WRITE.bits() | Rights::READ.bits());
             let (theirs, given) = connection.remote_buffer_for(guest, BYTES.into(), rights)?;
@@ -306,11 +345,11 @@ fn module_heartbeat_finds_a_silent_peer() {
         let here = [Topology::Numa2, Topology::Numa4];
         guest.require(&here, "both sides must be this module's")?;
         // Far below the time that the transport's own retries take.
-        let beat = guest.pick(c"heartbeat_ms=50", c"heartbeat_ms=500");
-        with_parameters(guest, beat, || {
+        let parameters = guest.pick(c"heartbeat_ms=50", c"heartbeat_ms=500");
+        with_parameters(guest, parameters, || {
             let mut connection = Connection::to_peer(guest)?;
             let mut channel = Channel::builder().entries(8).build(&connection.context)?;
-            // Idle, but alive: more than ten beats pass.
+            // Idle, but alive: more than ten heartbeats pass.
             let idle = guest.pick(Duration::from_millis(700), Duration::from_secs(7));
             channel.push(Entry::watch(&connection.endpoint, 0, 0, 1).time_limit(idle))?;
             let done = complete(&mut channel, 1, guest.limit(20))?[0];
@@ -327,7 +366,7 @@ fn module_heartbeat_finds_a_silent_peer() {
                 }
             })?;
             ensure!(found == Some(Errno::TIMEDOUT.raw_os_error()), "{found:?}");
-            // The peer's end reaches this side, which hears though it is not heard.
+            // The peer's end reaches this side: only the other direction is cut.
             let done = complete(&mut channel, 1, guest.limit(20))?[0];
             drop(muted);
             ensure!(done.state() == State::PeerDead, "{done:?}");

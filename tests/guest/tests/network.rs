@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Bad networks: what was said to have been carried out is there, right and in order, and what was not ends in a documented
-//! state.
+//! Bad networks: the data of every operation that ended well is there, right and in order; all others end in a
+//! documented state.
 
 use std::time::Instant;
 
-use dmaplane::observe::state::State;
 use dmaplane::{Buffer, Channel, Entry, Placement, RemoteGrant, Rights, State as End};
 use dmaplane_guest_tests::{Connection, holds, one};
+use dmaplane_observe::state::State;
 use dmaplane_testkit::iproute2::ip;
 use dmaplane_testkit::netem::Netem;
 use dmaplane_testkit::peer::protocol::{Id, Reply, Request};
@@ -43,7 +43,7 @@ fn kind_of(chunk: u32) -> Kind {
     }
 }
 
-/// Whether the peer needs a receive for it, and tells of it.
+/// Whether the peer needs a receive for it, and reports its arrival.
 fn arrives(chunk: u32) -> bool {
     matches!(kind_of(chunk), Kind::WriteImm | Kind::Send)
 }
@@ -112,8 +112,8 @@ impl Way {
         }
     }
 
-    /// Transfers every chunk once. How each ended. When a quarter has ended `begin` happens, then more is submitted, so that
-    /// something is under way at `finish`.
+    /// Transfers every chunk once; returns how each ended. Calls `begin` when a quarter has ended, then submits more,
+    /// so that something is under way at `finish`.
     fn transfer<T>(
         &self,
         guest: &Guest,
@@ -181,7 +181,7 @@ impl Way {
             );
         }
         let count = (0..self.chunks).filter(|chunk| arrives(*chunk)).count();
-        // Those for which nothing comes any more end with their endpoint, which may have to notice that first.
+        // Receives for which nothing comes any more end with their endpoint, which may have to notice the end first.
         let received = match self.connection.peer.ask(Request::WaitReceives {
             count: u32::try_from(count)?,
             limit_ms: self.connection.peer.limit_ms(),
@@ -251,8 +251,8 @@ fn works_again(guest: &Guest) -> Result<()> {
     way.verify(&states)
 }
 
-/// Whether an operation of this machine's takes longer than any that gets through. The peer may be heard all the same, where
-/// only what goes there is lost.
+/// Whether an operation of this machine takes longer than any that gets through. If only packets to the peer are lost,
+/// the peer may be heard all the same.
 fn is_stuck(state: &State) -> bool {
     const SECOND_NS: u64 = 1_000_000_000;
     !state.stuck(SECOND_NS).is_empty()
@@ -319,7 +319,7 @@ fn network_netem_loses_reorders_duplicates_and_corrupts() {
     });
 }
 
-/// What is lost is sent again, as often as it takes: no READ fails for it, nor for what comes twice.
+/// Lost packets are sent again, as often as it takes: no READ fails because of them, nor because of duplicates.
 #[test]
 fn network_reads_survive_losses() {
     const BYTES: u32 = 4096;
@@ -364,7 +364,7 @@ fn network_partition_that_heals_in_time() {
         let begin = || Ok((Instant::now(), both_ways(&links, "loss 100%")?));
         let states = way.transfer(guest, begin, |(begun, bad)| {
             println!("{:?} until it is cut off", begun.elapsed());
-            // It is felt by then; the seconds after which the peer counts as dead are not over.
+            // Operations are stuck by then; the seconds after which the peer counts as dead are not over.
             seen(guest, "an operation that is stuck", is_stuck)?;
             println!("{:?} until it is stuck", begun.elapsed());
             end(bad)?;
@@ -391,7 +391,7 @@ fn network_partition_that_lasts() {
         let states = states?;
         let last = states.last().copied();
         ensure!(last == Some(End::PeerDead), "{states:?}");
-        // The peer's memory holds what was written before, also when the peer has to be asked by another way.
+        // The peer's memory holds what was written before, even if the peer has to be asked another way.
         way.verify(&states)?;
         drop(way);
         works_again(guest)
@@ -424,7 +424,7 @@ fn network_mtu_shrinks_and_grows() {
         println!("all well: {}", all_ok(&states));
         way.verify(&states)?;
         drop(way);
-        // A connection that is made meanwhile uses what there is.
+        // A connection that is made meanwhile uses the MTU of that time.
         mtu(1500)?;
         let small = works_again(guest);
         mtu(4200)?;

@@ -5,11 +5,11 @@
 use std::fs;
 use std::ops::ControlFlow;
 
-use dmaplane::observe::tracefs::Recording;
 use dmaplane::topology::numa_nodes;
 use dmaplane::{Buffer, Context, Errno, Placement};
 use dmaplane_guest_tests::numa::{MIB, fill_up, nodes_with_memory, until_full};
 use dmaplane_guest_tests::refusal;
+use dmaplane_observe::tracefs::Recording;
 use dmaplane_testkit::{ErrorContext as _, Result, Topology, ensure, pattern, sys, test};
 
 /// Fails unless driver and get_mempolicy(2) see each page of the buffer on `node`.
@@ -155,10 +155,10 @@ fn numa_strict_fails_and_preferred_spills_on_a_full_node() {
                 _ => ControlFlow::Break(()),
             })
         })?;
-        // One event, of the one buffer that is not where it was to be.
-        let told = recording.events()?;
-        let pages: Vec<_> = told.iter().map(|event| event.number("pages")).collect();
-        ensure!(pages == [Some(spilled)], "{told:?}");
+        // One event, for the one buffer that is not where it should be.
+        let events = recording.events()?;
+        let pages: Vec<_> = events.iter().map(|event| event.number("pages")).collect();
+        ensure!(pages == [Some(spilled)], "{events:?}");
 
         Buffer::create(&context, 4 * MIB, Placement::Strict(other)).context("the other node")?;
         drop(buffers);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Placement policies page by page, on empty and on full nodes, and what is told of misses.
+//! Placement policies page by page, on empty and on full nodes, and the reports of misses.
 
 use std::fs;
 use std::ops::ControlFlow;
@@ -318,7 +318,7 @@ fn numa_arguments_that_do_not_go_together() {
 }
 
 #[test]
-fn numa_full_node_is_told_by_every_policy() {
+fn numa_full_node_is_reported_by_every_policy() {
     test(|guest| {
         needs_nodes(guest)?;
         let context = Context::open()?;

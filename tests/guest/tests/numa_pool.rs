@@ -4,7 +4,7 @@
 
 use dmaplane::{Buffer, Channel, Context, Entry, Errno, GrantTerms, Placement, Pool, State};
 use dmaplane_guest_tests::numa::{self, MIB, PAGE, carved, nodes_with_memory};
-use dmaplane_guest_tests::{Local, complete, refusal};
+use dmaplane_guest_tests::{Loopback, complete, refusal};
 use dmaplane_testkit::cgroup::MemoryCgroup;
 use dmaplane_testkit::pattern::Numbers;
 use dmaplane_testkit::{
@@ -101,8 +101,8 @@ fn numa_pool_refuses_what_it_cannot_give() {
     });
 }
 
-/// Fails unless the driver reports of each page of a part what is wanted of it. get_mempolicy(2) and pagemap do not look at
-/// pages that are not theirs to keep.
+/// Fails unless the driver reports each page of a part on its wanted node. get_mempolicy(2) and pagemap do not show
+/// pages that nobody may pin.
 fn is_on(part: &Buffer, wanted: impl Fn(usize) -> u32) -> Result<()> {
     let residency = part.residency()?;
     let mut by_node = vec![0; residency.pages_by_node.len()];
@@ -263,7 +263,7 @@ fn numa_pool_outlives_its_name_and_frees_parts_with_their_last_keeper() {
 #[test]
 fn numa_pool_is_registered_once_for_all() {
     test(|guest| {
-        let local = Local::new(guest)?;
+        let local = Loopback::new(guest)?;
         let limit = guest.limit(10);
         let (target, _own, grant) = local.granted_bytes(guest, MIB, &GrantTerms::default())?;
         let pool = Pool::builder(4 * MIB).create(&local.near_context)?;
@@ -308,7 +308,7 @@ fn numa_pool_is_registered_once_for_all() {
 #[test]
 fn numa_pool_part_is_taken_until_its_transfer_is_over() {
     test(|guest| {
-        let local = Local::new(guest)?;
+        let local = Loopback::new(guest)?;
         let limit = guest.limit(10);
         let (_target, _own, grant) = local.granted(guest, &GrantTerms::default())?;
         let pool = Pool::builder(MIB).create(&local.near_context)?;
@@ -398,8 +398,8 @@ fn numa_pool_is_charged_once() {
     });
 }
 
-/// What is known of the pages of a large pool alone is more than the cgroup allows: that used to be where it ended, and not
-/// without the OOM killer.
+/// The tables for the pages of a large pool alone exceed the limit of the cgroup: allocating them used to trigger the
+/// OOM killer.
 #[test]
 fn numa_pool_beyond_the_cgroup_kills_nobody() {
     test(|_| {

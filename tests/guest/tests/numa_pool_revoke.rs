@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Parts of pools that are taken away, shared, or looked at by those who would keep them: none of it is anybody else's.
+//! Parts of pools that are revoked, shared, or pinned: none of it affects another part.
 
 use std::os::fd::AsFd as _;
 use std::path::Path;
@@ -9,8 +9,8 @@ use dmaplane::{
     Buffer, Channel, Context, Entry, Errno, GrantTerms, Placement, Pool, Standing, State,
 };
 use dmaplane_guest_tests::numa::{self, MIB, PAGE, carved};
-use dmaplane_guest_tests::race::{against, forced, once_each};
-use dmaplane_guest_tests::{Local, complete, holds, one, refusal};
+use dmaplane_guest_tests::race::{against, at_delay_points, once_each};
+use dmaplane_guest_tests::{Loopback, complete, holds, one, refusal};
 use dmaplane_testkit::sys::{self, Words};
 use dmaplane_testkit::{ErrorContext as _, Gauges, ensure, gauges, pattern, test};
 
@@ -63,13 +63,13 @@ fn numa_pool_part_is_revoked_alone() {
 #[test]
 fn numa_pool_part_is_revoked_under_transfer() {
     test(|guest| {
-        let local = Local::new(guest)?;
+        let local = Loopback::new(guest)?;
         let limit = guest.limit(10);
         let (target, _own, grant) = local.granted_bytes(guest, MIB, &GrantTerms::default())?;
         let pool = Pool::builder(2 * MIB).create(&local.near_context)?;
         let neighbour = pool.carve(MIB)?;
-        let windows = ["entered", "revoking", "quiet"];
-        forced(guest, &windows, guest.pick(20, 3), |round| {
+        let delay_points = ["use_begun", "revocation_begun", "drained"];
+        at_delay_points(guest, &delay_points, guest.pick(20, 3), |round| {
             let mut channel = Channel::builder().entries(64).build(&local.near_context)?;
             let part = pool.carve(MIB)?;
             for name in 0..32 {
@@ -82,7 +82,7 @@ fn numa_pool_part_is_revoked_under_transfer() {
             for done in done.iter().filter(|done| done.user_data() % 4 == 3) {
                 ensure!(done.is_ok(), "the neighbour's: {done:?}");
             }
-            // The registration is the pool's, and serves whoever has the part next.
+            // The registration is the pool's, and serves the next owner of the part.
             drop(part);
             carved(&pool, 1, limit)?;
             let next = pool.carve(MIB)?;

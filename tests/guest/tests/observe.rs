@@ -6,10 +6,10 @@ use std::fs;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::process::Command;
 
-use dmaplane::observe::files;
-use dmaplane::observe::state::{self, Line, State};
 use dmaplane::{Buffer, Channel, Context, Entry, GrantTerms, Placement, Rights};
-use dmaplane_guest_tests::{Local, complete, guest_program};
+use dmaplane_guest_tests::{Loopback, complete, guest_program};
+use dmaplane_observe::files;
+use dmaplane_observe::state::{self, Line, State};
 use dmaplane_testkit::iproute2::rdma;
 use dmaplane_testkit::{Gauges, Result, ensure, gauges, poll, test};
 
@@ -24,7 +24,7 @@ fn with<'a>(lines: &'a [Line], name: &str, value: &str) -> Result<&'a Line> {
 fn observe_names_what_each_operation_waits_for() {
     test(|guest| {
         // A window of one request.
-        let local = Local::with_window(guest, (1, 1))?;
+        let local = Loopback::with_window(guest, (1, 1))?;
         let terms = GrantTerms {
             rights: Rights::WRITE,
             ..GrantTerms::default()
@@ -50,7 +50,7 @@ fn observe_names_what_each_operation_waits_for() {
         ensure!(of("502")? == "write_imm order", "{}", of("502")?);
         ensure!(of("503")? == "recv arrival", "{}", of("503")?);
         ensure!(of("504")? == "watch arrivals", "{}", of("504")?);
-        // The first two are what somebody should look at; the others wait for the peer's wish to send.
+        // The first two count as stuck; the others wait until the peer sends something.
         let stuck = shown.stuck(0);
         ensure!(stuck.len() == 2, "{stuck:?}");
         let endpoint = with(&shown.operations, "trace_id", "501")?.text("endpoint");
@@ -80,7 +80,7 @@ fn observe_names_what_each_operation_waits_for() {
 }
 
 #[test]
-fn observe_fdinfo_tells_what_a_file_holds() {
+fn observe_fdinfo_lists_what_a_file_holds() {
     test(|_| {
         let context = Context::open()?;
         let read =
@@ -133,7 +133,7 @@ fn observe_sysfs_counts_as_the_gauges_do() {
 fn observe_debugfs_is_for_root_only_and_names_no_address() {
     use std::os::unix::fs::PermissionsExt as _;
     test(|guest| {
-        let local = Local::new(guest)?;
+        let local = Loopback::new(guest)?;
         let (_target, _own, _given) = local.granted(guest, &GrantTerms::default())?;
         for entry in fs::read_dir(state::DEBUGFS)? {
             let path = entry?.path();
@@ -199,7 +199,7 @@ fn observe_reading_races_with_everything() {
             });
             let work = || -> Result<()> {
                 for _ in 0..guest.pick(30, 5) {
-                    let local = Local::new(guest)?;
+                    let local = Loopback::new(guest)?;
                     let (_target, own, given) = local.granted(guest, &GrantTerms::default())?;
                     let source = Buffer::create(&local.near_context, 4096, Placement::Any)?;
                     let mut near = Channel::builder().entries(8).build(&local.near_context)?;
@@ -225,7 +225,7 @@ fn observe_reading_races_with_everything() {
 #[test]
 fn observe_rdma_resource_names_the_driver() {
     test(|guest| {
-        let _local = Local::new(guest)?;
+        let _local = Loopback::new(guest)?;
         for object in ["cq", "pd", "cm_id"] {
             let text = rdma(&format!("resource show {object}"))?;
             ensure!(text.contains("dmaplane"), "{object}: {text}");
@@ -277,8 +277,9 @@ impl Bpftrace {
         Ok(fs::read_to_string(self.output.path())?)
     }
 
-    /// Ends the script, which prints its maps then. bpftrace 0.17 hears a signal only while it sleeps, and forgets one that
-    /// comes while it prints: so it is told again, but not so soon that its end would be cut off.
+    /// Ends the script, which prints its maps then. bpftrace 0.17 handles a signal only while it sleeps, and loses one
+    /// that arrives while it prints: so the signal is sent again, but not so soon that it would cut off the final
+    /// output.
     fn finish(mut self, guest: &dmaplane_testkit::Guest) -> Result<String> {
         let pid = rustix::process::Pid::from_child(&self.child);
         for _ in 0..10 {
@@ -313,7 +314,7 @@ fn observe_scripts_print_what_happens() {
         ];
         for (name, live, last) in scripts {
             let mut running = Bpftrace::start(name)?;
-            // Attaching takes a while: something is done until it is seen.
+            // Attaching takes a while: repeats the operations until the script shows them.
             let seen = poll::until(guest.limit(60), || {
                 happenings(guest)?;
                 ensure!(
@@ -326,7 +327,7 @@ fn observe_scripts_print_what_happens() {
             let text = running.text()?;
             ensure!(seen.is_some(), "{name}.bt never printed {live:?}: {text}");
             if name == "latency" {
-                // It prints nothing before its ten seconds are over: the last words tell.
+                // It prints nothing before its ten seconds are over: the output at its end is checked.
                 let map = poll::until(guest.limit(60), || {
                     happenings(guest)?;
                     Ok(running.text()?.contains(last).then_some(()))
@@ -351,7 +352,7 @@ fn observe_scripts_print_what_happens() {
 
 /// A stall, a transfer, a cancel, a grant that is taken back, and the end of it all.
 fn happenings(guest: &dmaplane_testkit::Guest) -> Result<()> {
-    let local = Local::new(guest)?;
+    let local = Loopback::new(guest)?;
     let (_target, own, given) = local.granted(guest, &GrantTerms::default())?;
     let source = Buffer::create(&local.near_context, 4096, Placement::Any)?;
     let mut near = Channel::builder().entries(8).build(&local.near_context)?;
@@ -372,9 +373,9 @@ fn observe_trace_is_followed_from_one_side_to_the_other() {
     test(|guest| {
         let folder = tempfile::tempdir()?;
         let file = folder.path().join("both.trace");
-        let recording = dmaplane::observe::tracefs::Recording::start(&[])?;
+        let recording = dmaplane_observe::tracefs::Recording::start(&[])?;
         {
-            let local = Local::new(guest)?;
+            let local = Loopback::new(guest)?;
             let (_target, _own, given) = local.granted(guest, &GrantTerms::default())?;
             let source = Buffer::create(&local.near_context, 4096, Placement::Any)?;
             let mut near = Channel::builder().entries(8).build(&local.near_context)?;

@@ -1,32 +1,33 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What the driver shows of what was taken away or is ending, and what it shows nowhere.
+//! What the driver shows of memory that was taken away and of objects that are ending, and what it shows nowhere.
 
 use std::fs;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
 use std::time::Duration;
 
-use dmaplane::observe::state::{self, State};
-use dmaplane::observe::trace::Event;
-use dmaplane::observe::tracefs::Recording;
 use dmaplane::{Buffer, Channel, Context, Entry, Placement};
-use dmaplane_guest_tests::{Local, complete};
+use dmaplane_guest_tests::{Loopback, complete};
+use dmaplane_observe::state::{self, State};
+use dmaplane_observe::trace::Event;
+use dmaplane_observe::tracefs::Recording;
+use dmaplane_testkit::delay_point::DelayPoint;
 use dmaplane_testkit::iproute2::rdma;
-use dmaplane_testkit::window::Window;
 use dmaplane_testkit::{ErrorContext as _, Result, anyhow, ensure, poll, test};
 
 const BYTES: u64 = 16 << 10;
 
-/// A registration that a revocation ended used to be shown as live until its buffer went, and told as ended then.
+/// A registration that a revocation ended used to be shown as live until its buffer was gone, and only then traced as
+/// ended.
 #[test]
 fn observe_regions_end_with_their_memory() {
     test(|guest| {
         let recording = Recording::start(&["region_revoke"])?;
-        let local = Local::new(guest)?;
-        let primed = local.primed(guest, BYTES)?;
+        let local = Loopback::new(guest)?;
+        let granted = local.granted_whole(guest, BYTES)?;
         let serial = |state: &State| -> Result<String> {
-            let handle = primed.mine.raw_handle().to_string();
+            let handle = granted.mine.raw_handle().to_string();
             let mut buffers = state.buffers.iter();
             let own = buffers.find(|line| line.text("handle") == handle);
             Ok(own
@@ -46,7 +47,7 @@ fn observe_regions_end_with_their_memory() {
                 .collect()
         };
         ensure!(states(&shown) == ["live"], "{:?}", shown.regions);
-        primed.mine.revoke()?;
+        granted.mine.revoke()?;
         let shown = State::read()?;
         ensure!(states(&shown) == ["revoked"], "{:?}", shown.regions);
         let own = shown
@@ -63,7 +64,7 @@ fn observe_regions_end_with_their_memory() {
     });
 }
 
-/// They used to be told with no bytes at all.
+/// They used to be reported with no bytes at all.
 #[test]
 fn observe_all_memory_has_its_size_and_place() {
     test(|_| {
@@ -121,24 +122,25 @@ fn observe_watches_of_memory_wait_for_its_revocation() {
     });
 }
 
-/// An endpoint whose end takes long, and a file whose close does, used to be shown no more: nobody saw what was stuck.
+/// An endpoint that takes long to end, and a file that takes long to close, used to be hidden: nobody saw what was
+/// stuck.
 #[test]
 fn observe_shows_what_is_ending() {
     test(|guest| {
         for close in [false, true] {
-            let Local {
+            let Loopback {
                 near,
                 far,
                 near_context,
                 far_context,
-            } = Local::new(guest)?;
+            } = Loopback::new(guest)?;
             let link = State::read()?
                 .endpoints
                 .first()
                 .context("none")?
                 .text("link")
                 .to_owned();
-            let window = Window::open("down", Duration::from_secs(1))?;
+            let delay = DelayPoint::open("ending", Duration::from_secs(1))?;
             let seen = std::thread::scope(|scope| -> Result<_> {
                 let ender = scope.spawn(move || {
                     if close {
@@ -172,7 +174,7 @@ fn observe_shows_what_is_ending() {
                 ended?;
                 Ok(seen)
             })?;
-            drop(window);
+            drop(delay);
             seen.with_context(|| format!("never shown, close: {close}"))?;
             drop((far, far_context));
         }
@@ -208,18 +210,18 @@ fn texts(guest_fd: i32, recording: &Recording) -> Result<Vec<(String, String)>> 
     Ok(texts)
 }
 
-/// The keys of all regions, as `rdma resource show` tells them to root.
+/// The keys of all regions, which `rdma resource show` shows to root.
 #[test]
 fn observe_keys_are_nowhere() {
     test(|guest| {
         let recording = Recording::start(&[])?;
-        let local = Local::new(guest)?;
-        let mut primed = local.primed(guest, BYTES)?;
-        primed.here.push(primed.whole()?)?;
-        complete(&mut primed.here, 1, guest.limit(10))?;
-        let told = rdma("-d -j resource show mr")?;
+        let local = Loopback::new(guest)?;
+        let mut granted = local.granted_whole(guest, BYTES)?;
+        granted.here.push(granted.whole()?)?;
+        complete(&mut granted.here, 1, guest.limit(10))?;
+        let shown = rdma("-d -j resource show mr")?;
         let mut keys = Vec::new();
-        let regions: serde_json::Value = serde_json::from_str(&told)?;
+        let regions: serde_json::Value = serde_json::from_str(&shown)?;
         for region in regions.as_array().context("no list")? {
             for name in ["rkey", "lkey"] {
                 if let Some(text) = region[name].as_str() {
@@ -229,8 +231,8 @@ fn observe_keys_are_nowhere() {
             }
         }
         keys.retain(|key| *key != 0);
-        // A granted region and a registered one: without them this would look for nothing.
-        ensure!(keys.len() >= 2, "{told}");
+        // A granted region and a registered one: without them the test would search for nothing.
+        ensure!(keys.len() >= 2, "{shown}");
         let fd = local.near_context.as_fd().as_raw_fd();
         for (name, text) in texts(fd, &recording)? {
             let words = text.split(|c: char| !c.is_ascii_alphanumeric());
@@ -244,9 +246,9 @@ fn observe_keys_are_nowhere() {
                     .into_iter()
                     .flatten()
                     .find(|number| keys.contains(number));
-                ensure!(key.is_none(), "{name} tells a key: {word}");
+                ensure!(key.is_none(), "{name} shows a key: {word}");
             }
-            ensure!(!text.contains("ffff8"), "{name} tells an address");
+            ensure!(!text.contains("ffff8"), "{name} shows an address");
         }
         Ok(())
     });

@@ -5,7 +5,7 @@
 use std::process::Command;
 
 use dmaplane::{Buffer, Channel, EndpointState, Entry, GrantTerms, Placement, State};
-use dmaplane_guest_tests::{Connection, Local, complete, guest_program};
+use dmaplane_guest_tests::{Connection, Loopback, complete, guest_program};
 use dmaplane_testkit::faults::{self, Point, record};
 use dmaplane_testkit::module::with_parameters;
 use dmaplane_testkit::peer::protocol::Request;
@@ -57,12 +57,13 @@ fn observe_finds_a_peer_without_receives() {
     });
 }
 
-/// Its kernel takes what comes and says nothing any more: of the receive that its process has posted, the sender never hears.
+/// The peer's kernel still accepts what arrives, but sends nothing: the sender never learns of the receive that was
+/// posted.
 #[test]
 fn observe_finds_a_frozen_peer() {
     test(|guest| {
         faults::require()?;
-        // Ten of them in silence and the peer counts as dead: not before it was looked at in three ways.
+        // After ten intervals of silence the peer counts as dead: long enough for three ways of finding it.
         let heartbeats = guest.pick(c"heartbeat_ms=1000", c"heartbeat_ms=2500");
         with_parameters(guest, heartbeats, || find_a_frozen_peer(guest))
     });
@@ -70,14 +71,14 @@ fn observe_finds_a_frozen_peer() {
 
 fn find_a_frozen_peer(guest: &Guest) -> Result<()> {
     faults::quiet()?;
-    let local = Local::new(guest)?;
+    let local = Loopback::new(guest)?;
     let (_theirs, _grant, given) = local.granted(guest, &GrantTerms::default())?;
     let source = Buffer::create(&local.near_context, 4096, Placement::Any)?;
     let mut here = Channel::builder().entries(8).build(&local.near_context)?;
     let mut there = Channel::builder().entries(8).build(&local.far_context)?;
     here.push(Entry::write_imm(source.range(0, 4096), given.at(0), 3).trace_id(5151))?;
     here.submit()?;
-    // What the far side does next is to look whether it may tell of its receive.
+    // The far side's next step is to check whether it may announce its receive.
     there.push(Entry::recv(&local.far))?;
     let frozen = Point::once("freeze")?;
     there.submit()?;
@@ -87,16 +88,16 @@ fn find_a_frozen_peer(guest: &Guest) -> Result<()> {
         Ok(text.contains("trace 5151").then_some(text))
     })?;
     println!("{}", seen.ok_or_else(|| anyhow!("never named"))?);
-    // Unlike where a process posts nothing, the kernel is silent: it would not tell of a receive.
+    // Unlike with a process that posts nothing, the kernel is silent: it would not announce a receive.
     let silent = poll::until(guest.limit(10), || {
         let text = tool(&["top", "--once", "--stuck-ms", "1"])?;
-        let told = text.lines().find(|line| line.contains("trace 5151"));
-        let told = told.filter(|line| line.contains("nothing has come from its kernel"));
-        Ok(told.map(str::to_owned))
+        let line = text.lines().find(|line| line.contains("trace 5151"));
+        let line = line.filter(|line| line.contains("nothing has come from its kernel"));
+        Ok(line.map(str::to_owned))
     })?;
     println!(
         "{}",
-        silent.ok_or_else(|| anyhow!("its silence is not told"))?
+        silent.ok_or_else(|| anyhow!("its silence is not shown"))?
     );
     let followed = tool(&["trace", "follow", "5151", "--live", "0.1"])?;
     println!("{followed}");
@@ -115,7 +116,7 @@ fn find_a_frozen_peer(guest: &Guest) -> Result<()> {
         std::fs::read_to_string("/sys/kernel/debug/dmaplane/state/endpoints")?
     );
     drop(frozen);
-    // Nobody waits for it for ever.
+    // The operation ends nevertheless.
     let done = complete(&mut here, 1, guest.limit(30))?[0];
     ensure!(done.state() == State::PeerDead, "{done:?}");
     let state = local.near.query()?.state;

@@ -2,9 +2,12 @@
 
 //! READ, SEND, FENCE and WATCH: what they do, and what they refuse.
 
+use std::time::Duration;
+
 use dmaplane::{Buffer, Channel, Entry, Errno, Field, GrantTerms, Placement, Rights, State};
-use dmaplane_guest_tests::{Local, complete};
-use dmaplane_testkit::{Result, ensure, test};
+use dmaplane_guest_tests::{Loopback, complete};
+use dmaplane_testkit::delay_point::DelayPoint;
+use dmaplane_testkit::{Result, ensure, poll, test};
 
 const READABLE: GrantTerms = GrantTerms {
     rights: Rights::READ,
@@ -20,7 +23,7 @@ fn channel(context: &dmaplane::Context) -> Result<Channel> {
 #[test]
 fn read_brings_the_peers_bytes() {
     test(|guest| {
-        let local = Local::new(guest)?;
+        let local = Loopback::new(guest)?;
         let (theirs, _grant, given) = local.granted(guest, &READABLE)?;
         theirs.write_at(100, b"read me");
         let mine = Buffer::create(&local.near_context, 4096, Placement::Any)?;
@@ -36,7 +39,7 @@ fn read_brings_the_peers_bytes() {
 #[test]
 fn read_and_write_need_their_rights() {
     test(|guest| {
-        let local = Local::new(guest)?;
+        let local = Loopback::new(guest)?;
         let (_one, _grant, readable) = local.granted(guest, &READABLE)?;
         let (_other, _grant2, writable) = local.granted(guest, &GrantTerms::default())?;
         let mine = Buffer::create(&local.near_context, 4096, Placement::Any)?;
@@ -45,8 +48,8 @@ fn read_and_write_need_their_rights() {
         channel.push(Entry::read(mine.range(0, 8), writable.at(0)))?;
         for done in complete(&mut channel, 2, guest.limit(10))? {
             let error = done.result().err();
-            let told = error.map(|error| (error.errno(), error.field()));
-            ensure!(told == Some((Errno::PERM, Field::Grant)), "{done:?}");
+            let cause = error.map(|error| (error.errno(), error.field()));
+            ensure!(cause == Some((Errno::PERM, Field::Grant)), "{done:?}");
         }
         Ok(())
     });
@@ -55,7 +58,7 @@ fn read_and_write_need_their_rights() {
 #[test]
 fn send_brings_bytes_and_immediate() {
     test(|guest| {
-        let local = Local::new(guest)?;
+        let local = Loopback::new(guest)?;
         let most = local.near_context.limits().max_send_bytes;
         let mine = Buffer::create(&local.near_context, 4096, Placement::Any)?;
         let theirs = Buffer::create(&local.far_context, 4096, Placement::Any)?;
@@ -86,7 +89,7 @@ fn send_brings_bytes_and_immediate() {
 #[test]
 fn send_refuses_what_is_too_long_on_either_side() {
     test(|guest| {
-        let local = Local::new(guest)?;
+        let local = Loopback::new(guest)?;
         let most = local.near_context.limits().max_send_bytes;
         let mine = Buffer::create(&local.near_context, 4096, Placement::Any)?;
         let theirs = Buffer::create(&local.far_context, 4096, Placement::Any)?;
@@ -94,11 +97,11 @@ fn send_refuses_what_is_too_long_on_either_side() {
         let mut there = channel(&local.far_context)?;
         here.push(Entry::send(&local.near, mine.range(0, most + 1), 0))?;
         let done = complete(&mut here, 1, guest.limit(10))?[0];
-        let told = done
+        let error = done
             .result()
             .err()
             .map(|error| (error.errno(), error.field()));
-        ensure!(told == Some((Errno::MSGSIZE, Field::Length)), "{done:?}");
+        ensure!(error == Some((Errno::MSGSIZE, Field::Length)), "{done:?}");
         // A receive with less room, and one with none.
         there.push(Entry::recv_into(&local.far, theirs.range(0, 4)))?;
         there.push(Entry::recv(&local.far))?;
@@ -126,7 +129,7 @@ fn send_refuses_what_is_too_long_on_either_side() {
 #[test]
 fn fence_comes_after_what_was_before() {
     test(|guest| {
-        let local = Local::new(guest)?;
+        let local = Loopback::new(guest)?;
         let (_theirs, _grant, given) = local.granted(guest, &GrantTerms::default())?;
         let mine = Buffer::create(&local.near_context, 4096, Placement::Any)?;
         let mut here = channel(&local.near_context)?;
@@ -152,13 +155,13 @@ fn fence_comes_after_what_was_before() {
 #[test]
 fn fence_waits_for_what_waits_for_credits() {
     test(|guest| {
-        let local = Local::new(guest)?;
+        let local = Loopback::new(guest)?;
         let mut here = channel(&local.near_context)?;
         let mut there = channel(&local.far_context)?;
         let mine = Buffer::create(&local.near_context, 4096, Placement::Any)?;
         here.push(Entry::send(&local.near, mine.range(0, 0), 1).user_data(1))?;
         here.push(Entry::fence(&local.near).user_data(2))?;
-        let nothing = here.submit_and_wait(1, std::time::Duration::from_millis(50))?;
+        let nothing = here.submit_and_wait(1, Duration::from_millis(50))?;
         ensure!(nothing.available == 0, "{nothing:?}");
         there.push(Entry::recv(&local.far))?;
         there.submit()?;
@@ -180,7 +183,7 @@ fn fence_waits_for_what_waits_for_credits() {
 #[test]
 fn watch_counts_what_matches() {
     test(|guest| {
-        let local = Local::new(guest)?;
+        let local = Loopback::new(guest)?;
         let mut here = channel(&local.near_context)?;
         let mut there = channel(&local.far_context)?;
         let mine = Buffer::create(&local.near_context, 4096, Placement::Any)?;
@@ -202,8 +205,68 @@ fn watch_counts_what_matches() {
         {
             there.push(Entry::watch(&local.far, imm, mask, count))?;
             let done = complete(&mut there, 1, guest.limit(10))?[0];
-            let told = done.result().err().map(|error| error.field());
-            ensure!(told == Some(field), "{done:?}");
+            let named = done.result().err().map(|error| error.field());
+            ensure!(named == Some(field), "{done:?}");
+        }
+        Ok(())
+    });
+}
+
+/// The receive of an arrival has completed, and the watches have not been looked at: one that is added now used to count
+/// that arrival.
+#[test]
+fn watch_counts_only_what_comes_after_it() {
+    test(|guest| {
+        let local = Loopback::new(guest)?;
+        let (_theirs, _grant, given) = local.granted(guest, &GrantTerms::default())?;
+        let mine = Buffer::create(&local.near_context, 4096, Placement::Any)?;
+        let mut here = channel(&local.near_context)?;
+        let mut there = channel(&local.far_context)?;
+        there.push(Entry::recv(&local.far))?;
+        there.submit()?;
+        local.credited(guest, 1)?;
+        let slow = DelayPoint::open(
+            "arrival_delivered",
+            guest.pick(Duration::from_millis(300), Duration::from_secs(1)),
+        )?;
+        here.push(Entry::write_imm(mine.range(0, 8), given.at(0), 1))?;
+        here.submit()?;
+        complete(&mut there, 1, guest.limit(10))?[0].result()?;
+        let later = guest.pick(Duration::from_secs(1), Duration::from_secs(3));
+        there.push(Entry::watch(&local.far, 0, 0, 1).time_limit(later))?;
+        let done = complete(&mut there, 1, guest.limit(10))?[0];
+        drop(slow);
+        ensure!(done.state() == State::Timeout, "{done:?}");
+        complete(&mut here, 1, guest.limit(10))?[0].result()?;
+        Ok(())
+    });
+}
+
+/// The only operation that waits for receives is canceled: nothing waits any more, and the time stands still.
+#[test]
+fn stall_ends_with_what_waited() {
+    test(|guest| {
+        let local = Loopback::new(guest)?;
+        let (_theirs, _grant, given) = local.granted(guest, &GrantTerms::default())?;
+        let mine = Buffer::create(&local.near_context, 4096, Placement::Any)?;
+        let mut here = channel(&local.near_context)?;
+        for round in 1..3 {
+            let waiting = Entry::write_imm(mine.range(0, 8), given.at(0), 1);
+            here.push(waiting.user_data(1))?;
+            here.submit()?;
+            let stalled = poll::until(guest.limit(5), || {
+                Ok((local.near.query()?.stalls == round).then_some(()))
+            })?;
+            ensure!(
+                stalled.is_some(),
+                "round {round}: {:?}",
+                local.near.query()?
+            );
+            here.push(Entry::cancel(&local.near, 1).user_data(2))?;
+            complete(&mut here, 2, guest.limit(10))?;
+            let then = local.near.query()?.stalled;
+            let now = local.near.query()?.stalled;
+            ensure!(then == now, "round {round}: {then:?}, then {now:?}");
         }
         Ok(())
     });
@@ -212,7 +275,7 @@ fn watch_counts_what_matches() {
 #[test]
 fn window_of_one_carries_everything() {
     test(|guest| {
-        let local = Local::with_window(guest, (1, 1))?;
+        let local = Loopback::with_window(guest, (1, 1))?;
         let (_theirs, _grant, given) = local.granted(guest, &GrantTerms::default())?;
         let mine = Buffer::create(&local.near_context, 4096, Placement::Any)?;
         let mut here = channel(&local.near_context)?;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Revocation of memory that somebody keeps through a mapping that he had: it is reported, for as long as it is so.
+//! Revocation of memory whose pages somebody has pinned through an earlier mapping: the pins are reported as long as
+//! they last.
 
 use std::mem::offset_of;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -35,17 +36,17 @@ fn revoke_around(
     ensure!(held(buffer, context.as_fd())? == (0, abi::MEMORY_LIVE));
     let refused = refusal(buffer.revoke())?;
     ensure!(refused == Errno::BUSY, "{refused}");
-    let told = held(buffer, context.as_fd())?;
-    ensure!(told == (abi::HELD_PAGES, abi::MEMORY_REVOKED), "{told:?}");
+    let now = held(buffer, context.as_fd())?;
+    ensure!(now == (abi::HELD_PAGES, abi::MEMORY_REVOKED), "{now:?}");
     let_go()?;
     buffer.revoke()?;
-    let told = held(buffer, context.as_fd())?;
-    ensure!(told == (0, abi::MEMORY_REVOKED), "{told:?}");
+    let now = held(buffer, context.as_fd())?;
+    ensure!(now == (0, abi::MEMORY_REVOKED), "{now:?}");
     Ok(())
 }
 
 #[test]
-fn pins_of_fixed_buffers_are_told_by_revocation() {
+fn pins_of_fixed_buffers_are_reported_by_revocation() {
     test(|_| {
         let context = Context::open()?;
         for bytes in [PAGE, 64 * PAGE, 4 << 20] {
@@ -60,7 +61,7 @@ fn pins_of_fixed_buffers_are_told_by_revocation() {
 }
 
 #[test]
-fn pins_of_pipes_are_told_by_revocation() {
+fn pins_of_pipes_are_reported_by_revocation() {
     test(|_| {
         let context = Context::open()?;
         let buffer = Buffer::create(&context, 2 * PAGE, Placement::Any)?;
@@ -78,7 +79,7 @@ fn pins_of_pipes_are_told_by_revocation() {
 }
 
 #[test]
-fn pins_through_a_dmabuf_mapping_are_told_by_revocation() {
+fn pins_through_a_dmabuf_mapping_are_reported_by_revocation() {
     test(|_| {
         let context = Context::open()?;
         let buffer = Buffer::create(&context, 2 * PAGE, Placement::Any)?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The caller's memory policy and cpuset, as memory of user space keeps to them.
+//! Buffers follow the caller's memory policy and cpuset, as memory of user space does.
 
 use dmaplane::{Buffer, Context, Errno, Placement, Pool};
 use dmaplane_guest_tests::numa::{MIB, PAGE, nodes_with_memory};
@@ -66,7 +66,7 @@ fn policies_of_the_caller_are_followed() {
             ensure!(here.abs_diff(there) <= most, "{here} and {there} pages");
             Ok(())
         })?;
-        // A policy of the buffer's own goes first.
+        // The buffer's own policy has precedence.
         under(Policy::Bind(1 << first), || {
             let buffer = Buffer::create(&context, bytes, Placement::Strict(second))?;
             ensure!(

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The table of races: each event that ends something, against work that is under way, at random moments and with the
-//! driver's windows forced open. Whoever wins, every operation ends once, nothing is left, and the next transfer works.
+//! The table of races: each event that ends something, against work that is under way, at random moments and with
+//! delays at the driver's delay points. Whoever wins, every operation ends once, nothing is left, and the next transfer
+//! works.
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
@@ -14,15 +15,15 @@ use dmaplane::{
 };
 use dmaplane_guest_tests::device::{Bound, device, rebound};
 use dmaplane_guest_tests::swept::ordinary;
-use dmaplane_guest_tests::{Connection, Local};
+use dmaplane_guest_tests::{Connection, Loopback};
+use dmaplane_testkit::delay_point::DelayPoint;
+use dmaplane_testkit::disposable::{DisposableNetdev, LinkFault};
 use dmaplane_testkit::faults::{self, record};
 use dmaplane_testkit::guest::Topology;
 use dmaplane_testkit::pattern::Numbers;
 use dmaplane_testkit::peer::protocol::Request;
 use dmaplane_testkit::rdma::Link;
 use dmaplane_testkit::run::test_without_gauges;
-use dmaplane_testkit::spare::{Spare, Strike};
-use dmaplane_testkit::window::Window;
 use dmaplane_testkit::{
     ErrorContext as _, Gauges, Guest, Result, anyhow, ensure, gauges, module, seed, sys, test,
 };
@@ -30,10 +31,10 @@ use dmaplane_testkit::{
 const PAGE: u32 = 4096;
 /// Operations under way.
 const WORK: u64 = 32;
-/// Between two looks at the gauges.
+/// Rounds between two checks of the gauges.
 const INTERVAL: u64 = 25;
 
-/// How often each race is run, with and without windows.
+/// How often each race is run, with and without delay points.
 fn iterations(guest: &Guest) -> u64 {
     let asked = std::env::var("DMAPLANE_ITERATIONS").ok();
     asked.and_then(|text| text.parse().ok()).unwrap_or_else(|| {
@@ -46,11 +47,11 @@ fn iterations(guest: &Guest) -> u64 {
     })
 }
 
-/// Runs a race so many times without a window, and so many times again with each of them in turn.
+/// Runs a race so many times without a delay point, and so many times again with each of them in turn.
 fn race(
     guest: &Guest,
     name: &str,
-    windows: &[&str],
+    delay_points: &[&str],
     mut once: impl FnMut(&mut Numbers) -> Result<()>,
 ) -> Result<()> {
     let seed = seed()?;
@@ -58,27 +59,30 @@ fn race(
     let before = Gauges::read()?;
     let count = iterations(guest);
     let length = Duration::from_micros(guest.pick(1_000, 10_000));
-    for (kind, rounds) in [(None, count), (Some(windows), count)] {
+    for (kind, rounds) in [(None, count), (Some(delay_points), count)] {
         let start = Instant::now();
         for round in 0..rounds {
-            let window = kind.and_then(|names| names.get(round as usize % names.len().max(1)));
-            let _open = window.map(|name| Window::open(name, length)).transpose()?;
+            let point = kind.and_then(|names| names.get(round as usize % names.len().max(1)));
+            let _delay = point
+                .map(|name| DelayPoint::open(name, length))
+                .transpose()?;
             let done = once(&mut numbers);
-            done.with_context(|| format!("seed {seed}, window {window:?}, round {round}"))?;
+            done.with_context(|| format!("seed {seed}, delay point {point:?}, round {round}"))?;
             if round % INTERVAL == 0 || round + 1 == rounds {
-                gauges::settle(&before, guest.limit(10))
-                    .with_context(|| format!("seed {seed}, window {window:?}, round {round}"))?;
+                gauges::settle(&before, guest.limit(10)).with_context(|| {
+                    format!("seed {seed}, delay point {point:?}, round {round}")
+                })?;
             }
         }
-        let forced = if kind.is_some() { ", windows" } else { "" };
+        let suffix = if kind.is_some() { ", delayed" } else { "" };
         let milliseconds = u64::try_from(start.elapsed().as_millis())?;
-        println!("{name}{forced}: {rounds} iterations in {milliseconds} ms");
-        record(|record| record.race(&format!("{name}{forced}"), rounds, milliseconds))?;
+        println!("{name}{suffix}: {rounds} iterations in {milliseconds} ms");
+        record(|record| record.race(&format!("{name}{suffix}"), rounds, milliseconds))?;
     }
     ordinary(guest)
 }
 
-/// A moment, up to so long: what is done meanwhile gets on by a random bit.
+/// Spins for a random time up to `microseconds`: meanwhile the operations proceed.
 fn moment(numbers: &mut Numbers, microseconds: u64) {
     let end = Instant::now() + Duration::from_micros(numbers.below(microseconds));
     while Instant::now() < end {
@@ -107,7 +111,7 @@ impl Work {
         numbers: &mut Numbers,
     ) -> Result<Self> {
         let mut builder = Channel::builder().entries(64);
-        // Entries are taken by the caller, or by a thread of the kernel's that gets on by itself.
+        // The caller takes the entries, or a kernel thread by itself.
         if numbers.below(4) == 0 {
             builder = builder.polling(Polling::default());
         }
@@ -143,7 +147,7 @@ impl Work {
         self.finish_and(guest, states, || Ok(()))
     }
 
-    /// As above; `meanwhile` is done between two looks.
+    /// As [`Self::finish`]; calls `meanwhile` between two checks.
     fn finish_and(
         &mut self,
         guest: &Guest,
@@ -170,7 +174,7 @@ impl Work {
         Ok(())
     }
 
-    /// Cancels what waits for the other side, for ever otherwise, and finishes.
+    /// Cancels what would wait for the other side for ever, and finishes.
     fn cancel_and_finish(&mut self, guest: &Guest, states: &[State]) -> Result<()> {
         let near = self.mine.context().clone();
         let mut other = Channel::builder().entries(1).build(&near)?;
@@ -190,15 +194,15 @@ struct Field {
     work: Work,
     own: dmaplane::LocalGrant,
     theirs: Buffer,
-    local: Local,
+    local: Loopback,
 }
 
 impl Field {
     fn new(guest: &Guest, numbers: &mut Numbers) -> Result<Self> {
-        Self::of(guest, Local::new(guest)?, numbers)
+        Self::of(guest, Loopback::new(guest)?, numbers)
     }
 
-    fn of(guest: &Guest, local: Local, numbers: &mut Numbers) -> Result<Self> {
+    fn of(guest: &Guest, local: Loopback, numbers: &mut Numbers) -> Result<Self> {
         let terms = GrantTerms {
             rights: dmaplane::Rights::from_bits(3),
             ..Default::default()
@@ -214,7 +218,7 @@ impl Field {
     }
 }
 
-/// How operations end that something was in the way of.
+/// How operations end that were interrupted.
 const CUT: &[State] = &[
     State::Ok,
     State::Canceled,
@@ -229,7 +233,7 @@ fn race_close() {
         race(
             guest,
             "close",
-            &["accepted", "landed", "down", "taken"],
+            &["entry_accepted", "work_completed", "ending", "dequeued"],
             |numbers| {
                 let mut field = Field::new(guest, numbers)?;
                 field.work.submit(&field.local.near)?;
@@ -246,15 +250,20 @@ fn race_close() {
 #[test]
 fn race_munmap() {
     test(|guest| {
-        race(guest, "munmap", &["accepted", "landed"], |numbers| {
-            let mut field = Field::new(guest, numbers)?;
-            let second = field.work.mine.map(0..PAGE.into())?;
-            second.write_at(0, &[7; 64]);
-            field.work.submit(&field.local.near)?;
-            moment(numbers, 1000);
-            drop(second);
-            field.work.cancel_and_finish(guest, CUT)
-        })
+        race(
+            guest,
+            "munmap",
+            &["entry_accepted", "work_completed"],
+            |numbers| {
+                let mut field = Field::new(guest, numbers)?;
+                let second = field.work.mine.map(0..PAGE.into())?;
+                second.write_at(0, &[7; 64]);
+                field.work.submit(&field.local.near)?;
+                moment(numbers, 1000);
+                drop(second);
+                field.work.cancel_and_finish(guest, CUT)
+            },
+        )
     });
 }
 
@@ -264,7 +273,7 @@ fn race_destroy() {
         race(
             guest,
             "destroy",
-            &["accepted", "landed", "down", "taken"],
+            &["entry_accepted", "work_completed", "ending", "dequeued"],
             |numbers| {
                 let Field {
                     mut work,
@@ -272,7 +281,7 @@ fn race_destroy() {
                     theirs,
                     local,
                 } = Field::new(guest, numbers)?;
-                let Local {
+                let Loopback {
                     near,
                     far,
                     near_context: _near,
@@ -295,11 +304,11 @@ fn race_destroy() {
 #[test]
 fn race_revoke() {
     test(|guest| {
-        let local = Local::new(guest)?;
+        let local = Loopback::new(guest)?;
         let done = race(
             guest,
             "revoke",
-            &["answered", "landed", "accepted"],
+            &["grant_returned", "work_completed", "entry_accepted"],
             |numbers| {
                 let (theirs, own, given) = local.granted(guest, &GrantTerms::default())?;
                 let mut channel = Channel::builder().entries(64).build(&local.near_context)?;
@@ -337,7 +346,7 @@ fn race_kill() {
         race(
             guest,
             "kill -9",
-            &["landed", "arrived", "down"],
+            &["work_completed", "receive_completed", "ending"],
             |numbers| {
                 let mut connection = Connection::to_peer(guest)?;
                 let (_theirs, given) = connection.remote_buffer(guest, PAGE.into())?;
@@ -360,7 +369,7 @@ fn race_kill() {
                 let mut work = Work::new(&connection.context, given, numbers)?;
                 work.submit(&connection.endpoint)?;
                 moment(numbers, 5000);
-                connection.peer.strike()?;
+                connection.peer.start_kill()?;
                 work.finish(guest, CUT)
             },
         )
@@ -374,14 +383,14 @@ fn race_link_removal() {
         race(
             guest,
             "rdma link del",
-            &["down", "landed", "accepted"],
+            &["ending", "work_completed", "entry_accepted"],
             |numbers| {
                 let mut field = Field::new(guest, numbers)?;
                 field.work.submit(&field.local.near)?;
                 moment(numbers, 3000);
                 let deleted = link.delete();
                 let finished = field.work.finish(guest, CUT);
-                // There again in any case, for whoever comes next.
+                // Made again in any case, for the next test.
                 link.add()?;
                 deleted?;
                 finished
@@ -398,11 +407,11 @@ fn race_device_removal() {
         race(
             guest,
             "PCI remove",
-            &["leaving", "revoking", "entered", "quiet"],
+            &["device_removal", "revocation_begun", "use_begun", "drained"],
             |numbers| {
                 let device = rebound(guest, &watching, 0)?;
                 let bound = Bound::of(&device)?;
-                let local = Local::new(guest)?;
+                let local = Loopback::new(guest)?;
                 let near = &local.near_context;
                 let mine =
                     Buffer::on_device(near, device.number, Tier::Uncached, PAGE.into(), None)?;
@@ -416,7 +425,7 @@ fn race_device_removal() {
                 moment(numbers, 2000);
                 let unbound = bound.unbind();
                 let finished = work.cancel_and_finish(guest, CUT);
-                // There again in any case, for whoever comes next.
+                // Bound again in any case, for the next test.
                 bound.bind()?;
                 unbound?;
                 finished
@@ -431,15 +440,15 @@ fn race_netdev_removal() {
         race(
             guest,
             "netdev removal",
-            &["down", "landed", "accepted"],
+            &["ending", "work_completed", "entry_accepted"],
             |numbers| {
-                Spare::with(|spare| {
-                    let address = SocketAddr::new(spare.address, 0);
-                    let local = Local::at(guest, address, (0, 0));
-                    let mut field = Field::of(guest, local.context("on the spare")?, numbers)?;
+                DisposableNetdev::with(|netdev| {
+                    let address = SocketAddr::new(netdev.address, 0);
+                    let local = Loopback::at(guest, address, (0, 0));
+                    let mut field = Field::of(guest, local.context("connecting")?, numbers)?;
                     field.work.submit(&field.local.near)?;
                     moment(numbers, 3000);
-                    spare.strike(Strike::DeleteInterface, guest.limit(10))?;
+                    netdev.inject(LinkFault::DeleteInterface, guest.limit(10))?;
                     field.work.finish(guest, CUT)
                 })
             },
@@ -456,14 +465,14 @@ fn race_unload() {
         )?;
         let path = module::path()?;
         let limit = guest.limit(10);
-        race(guest, "rmmod", &["landed", "down"], |numbers| {
+        race(guest, "rmmod", &["work_completed", "ending"], |numbers| {
             let mut field = Field::new(guest, numbers)?;
             field.work.submit(&field.local.near)?;
             let closed = AtomicBool::new(false);
             let pause = numbers.below(3000);
             std::thread::scope(|scope| -> Result<()> {
                 let unloader = scope.spawn(|| -> Result<()> {
-                    // In use: refused, again and again, and granted as soon as the last user has gone.
+                    // Refused while the module is in use; works as soon as the last user is gone.
                     loop {
                         let over = closed.load(Ordering::Acquire);
                         if module::try_unload().is_ok() {

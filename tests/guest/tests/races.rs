@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Things that happen at the same time: arrivals and a close, a backlog and who gives up in it, grants of
+//! Things that happen at the same time: arrivals and a close, a backlog and a peer that gives up in it, grants of
 //! several messages.
 
 use std::time::Duration;
@@ -69,17 +69,17 @@ fn race_accept_passes_over_who_gave_up() {
             recv_depth: 16,
             limit_ms,
         };
-        // Nobody accepts it, so that it gives up and stays in the backlog as what it is: nobody.
+        // Nobody accepts it, so it gives up and stays in the backlog as a dead request.
         let gave_up = peer.begin(connect(500))?;
         ensure!(peer.finish(gave_up).is_err(), "connected without an accept");
         let mut errno = refusal(listener.accept(16, guest.limit(1)))?;
         if errno == Errno::CONNABORTED {
-            // On a busy machine the word that it gave up came in the midst of accepting it. Once: it is the only one.
+            // On a busy machine the notice that it gave up may arrive while it is accepted. Once: it is the only one.
             errno = refusal(listener.accept(16, guest.limit(1)))?;
         }
         ensure!(
             errno == Errno::TIMEDOUT,
-            "who gave up was accepted: {errno}"
+            "a dead request was accepted: {errno}"
         );
         let waiting = peer.begin(connect(peer.limit_ms()))?;
         let endpoint = listener.accept(16, guest.limit(20))?;

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Taking grants back: the peer is told, and the connection lives on.
+//! Taking grants back: the peer is notified, and the connection lives on.
 
 use std::time::Duration;
 
 use dmaplane::{Buffer, Channel, EndpointState, Entry, GrantTerms, Placement, State};
-use dmaplane_guest_tests::{Connection, Local, complete, patient_answers, patient_wills};
+use dmaplane_guest_tests::{Connection, Loopback, complete, patient_answers, patient_wills};
+use dmaplane_testkit::delay_point::DelayPoint;
 use dmaplane_testkit::peer::protocol::{Id, Request};
-use dmaplane_testkit::window::Window;
 use dmaplane_testkit::{ErrorContext as _, Guest, Result, anyhow, ensure, poll, test};
 use dmaplane_uapi as abi;
 
-/// What the driver tells of grants.
+/// What the driver shows of grants.
 const GRANTS: &str = "/sys/kernel/debug/dmaplane/state/grants";
 
 const PAGE: u64 = 4096;
@@ -57,7 +57,7 @@ fn revoke_ends_operations_that_wait_for_credits() {
         for done in complete(&mut channel, 8, guest.limit(10))? {
             ensure!(done.state() == State::Revoked, "{done:?}");
         }
-        // What comes later is told the same at once.
+        // Later operations end the same way at once.
         channel.push(Entry::write(buffer.range(0, 64), grant.at(0)))?;
         let done = complete(&mut channel, 1, guest.limit(10))?[0];
         ensure!(done.state() == State::Revoked, "{done:?}");
@@ -121,7 +121,7 @@ fn revoke_both_sides_at_once() {
 }
 
 /// An endpoint that ends wakes whoever takes a grant back. The access used to end at once then, in mid-write, and the peer's
-/// operations in an error, because the last will was still behind what this side was sending.
+/// operations in an error, because the last will was still queued behind the data that this side was sending.
 #[test]
 fn revoke_lets_the_last_will_go_first() {
     const BYTES: u32 = 1 << 20;
@@ -129,12 +129,12 @@ fn revoke_lets_the_last_will_go_first() {
     test(|guest| {
         let _patient = (patient_wills(guest)?, patient_answers(guest)?);
         for round in 0..guest.pick(5, 2) {
-            let Local {
+            let Loopback {
                 near,
                 far,
                 near_context,
                 far_context,
-            } = Local::new(guest)?;
+            } = Loopback::new(guest)?;
             let (terms, limit) = (GrantTerms::default(), guest.limit(10));
             let near_memory = Buffer::create(&near_context, BYTES.into(), Placement::Any)?;
             let far_memory = Buffer::create(&far_context, BYTES.into(), Placement::Any)?;
@@ -147,7 +147,10 @@ fn revoke_lets_the_last_will_go_first() {
                 here.push(Entry::write(near_memory.range(0, BYTES), taken.at(0)))?;
                 there.push(Entry::write(far_memory.range(0, BYTES), given.at(0)))?;
             }
-            let late = Window::open("mailed", Duration::from_millis(guest.pick(300, 1000)))?;
+            let late = DelayPoint::open(
+                "message_received",
+                Duration::from_millis(guest.pick(300, 1000)),
+            )?;
             here.submit()?;
             there.submit()?;
             std::thread::scope(|scope| -> Result<()> {
@@ -165,12 +168,12 @@ fn revoke_lets_the_last_will_go_first() {
                 let well = [State::Ok, State::Revoked, State::PeerDead].contains(&done.state());
                 ensure!(well, "round {round}: {done:?}");
             }
-            // What was under way is flushed by another queue than the one that the will is in.
-            let told = poll::until(limit, || {
-                let told = far.query()?.peer_end;
-                Ok((told != abi::PEER_END_NONE).then_some(told))
+            // The last will arrives in another queue than the one that flushes the operations under way.
+            let end = poll::until(limit, || {
+                let end = far.query()?.peer_end;
+                Ok((end != abi::PEER_END_NONE).then_some(end))
             })?;
-            ensure!(told == Some(abi::PEER_END_CLOSED), "{round}: {told:?}");
+            ensure!(end == Some(abi::PEER_END_CLOSED), "{round}: {end:?}");
         }
         Ok(())
     });

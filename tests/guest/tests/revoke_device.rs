@@ -10,10 +10,11 @@ use dmaplane::{
     Polling, RevokeCause, Standing, State, Tier,
 };
 use dmaplane_guest_tests::device::{Bound, Monitor, Slot, device, rebound};
-use dmaplane_guest_tests::{Local, complete, patient_answers};
+use dmaplane_guest_tests::{Loopback, complete, patient_answers};
+use dmaplane_testkit::delay_point::DelayPoint;
 use dmaplane_testkit::faults::{self, record};
 use dmaplane_testkit::{
-    ErrorContext as _, Guest, Profile, Result, Skip, Topology, ensure, sys, test,
+    ErrorContext as _, Guest, Profile, Result, Skip, Topology, ensure, poll, sys, test,
 };
 
 const PAGE: u64 = 4096;
@@ -28,10 +29,10 @@ fn polled() -> ChannelBuilder {
     called().polling(Polling::default())
 }
 
-/// What goes on while memory is taken away: COPY, RDMA and the processor's access, all at once, until something ends.
+/// Uses memory while it is taken away: COPY, RDMA and the processor's access, all at once, until something ends.
 fn busy(
     guest: &Guest,
-    (local, channel): (&Local, ChannelBuilder),
+    (local, channel): (&Loopback, ChannelBuilder),
     given: &dmaplane::RemoteGrant,
     mine: &Buffer,
     host: &Buffer,
@@ -79,8 +80,8 @@ fn again_and_again(
 ) -> Result<()> {
     sys::replace_taken_pages()?;
     let _patient = patient_answers(guest)?;
-    let local = Local::new(guest)?;
-    // Only where there is one at all, the next one is waited for.
+    let local = Loopback::new(guest)?;
+    // Skips where there is none: only then is the next one waited for.
     device(guest, &local.near_context)?;
     let (theirs, _grant, given) = local.granted(guest, &GrantTerms::default())?;
     let host = Buffer::create(&local.near_context, PAGE, Placement::Any)?;
@@ -132,6 +133,52 @@ fn revoke_by_unbinding_under_way() {
     });
 }
 
+/// A device goes with two buffers of its memory. The second one's operation comes back late, and nobody waits for it
+/// before the first one is closed as well: waits used to add up, a second for each buffer.
+#[test]
+fn revoke_by_unbinding_closes_all_memory_first() {
+    test(|guest| {
+        let _patient = patient_answers(guest)?;
+        let local = Loopback::new(guest)?;
+        let near = &local.near_context;
+        let found = device(guest, near)?;
+        let (_theirs, _grant, given) = local.granted(guest, &GrantTerms::default())?;
+        let on_device = || Buffer::on_device(near, found.number, Tier::Uncached, PAGE, None);
+        let (idle, used) = (on_device()?, on_device()?);
+        let mut channel = called().build(near)?;
+        // Registered from here on: the operation below goes to the provider at once.
+        channel.push(Entry::write(used.range(0, 8), given.at(0)))?;
+        complete(&mut channel, 1, guest.limit(10))?[0].result()?;
+        let late = DelayPoint::open("work_completed", guest.limit(1))?;
+        channel.push(Entry::write(used.range(0, 8), given.at(0)))?;
+        channel.submit()?;
+        let bound = Bound::of(&found)?;
+        let closed_meanwhile = std::thread::scope(|scope| -> Result<bool> {
+            let removal = scope.spawn(|| bound.unbind());
+            let mut closed_meanwhile = false;
+            let over = poll::until(guest.limit(10), || {
+                // In this order: what is revoked later is looked at first.
+                let (first, second) = (idle.memory()?.standing, used.memory()?.standing);
+                closed_meanwhile |= first != Standing::Live && second == Standing::Revoking;
+                Ok((second == Standing::Revoked).then_some(()))
+            });
+            let removed = removal.join();
+            removed.map_err(|_| dmaplane_testkit::anyhow!("a thread panicked"))??;
+            over?.context("the removal does not end")?;
+            Ok(closed_meanwhile)
+        })?;
+        drop(late);
+        bound.bind()?;
+        ensure!(closed_meanwhile, "one buffer waited for the other");
+        complete(&mut channel, 1, guest.limit(10))?;
+        for buffer in [&idle, &used] {
+            let info = buffer.memory()?;
+            ensure!(info.cause == Some(RevokeCause::Device), "{info:?}");
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn revoke_by_unbinding_under_a_polling_thread() {
     test(|guest| {
@@ -156,17 +203,17 @@ fn revoke_by_removing_the_device_under_way() {
 }
 
 #[test]
-fn bar_windows_of_the_removal() {
+fn bar_delay_points_of_the_removal() {
     test(|guest| {
         let length = Duration::from_micros(guest.pick(2_000, 20_000));
-        for name in ["entered", "revoking", "quiet", "leaving"] {
-            let _open = dmaplane_testkit::window::Window::open(name, length)?;
+        for name in ["use_begun", "revocation_begun", "drained", "device_removal"] {
+            let _delay = DelayPoint::open(name, length)?;
             again_and_again(guest, guest.pick(5, 2), called(), |device, _| {
                 let bound = Bound::of(device)?;
                 bound.unbind()?;
                 bound.bind()
             })
-            .with_context(|| format!("window {name}"))?;
+            .with_context(|| format!("delay point {name}"))?;
         }
         Ok(())
     });
@@ -182,11 +229,11 @@ fn unplug_in_mid_transfer(
 ) -> Result<u64> {
     guest.require(&[Topology::Unplug], "needs QEMU's monitor")?;
     if guest.profile == Profile::Debug {
-        let why = "lockdep finds an order of locks in pciehp itself, see ARCHITECTURE.md";
+        let why = "lockdep finds an order of locks in pciehp itself, see docs/findings.md";
         return Err(Skip::new(why).into());
     }
     sys::replace_taken_pages()?;
-    let local = Local::new(guest)?;
+    let local = Loopback::new(guest)?;
     let found = device(guest, &local.near_context)?;
     let slot = cut_short.then(|| Slot::of(&found)).transpose()?;
     let mut monitor = Monitor::open()?;

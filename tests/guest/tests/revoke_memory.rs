@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Taking memory away by its owner: whatever was under way ends, whoever held it is told, the connection lives on.
+//! Taking memory away by its owner: operations under way end, holders are notified, the connection lives on.
 
 use std::time::Duration;
 
 use dmaplane::{
     Buffer, Channel, Completion, Context, EndpointState, Entry, Errno, GrantTerms, Placement,
-    RevokeCause, Standing, State,
+    RevokeCause, Rights, Standing, State,
 };
-use dmaplane_guest_tests::race::{against, forced, once_each};
-use dmaplane_guest_tests::{Local, complete, refusal};
+use dmaplane_guest_tests::race::{against, at_delay_points, once_each};
+use dmaplane_guest_tests::{Loopback, complete, refusal};
+use dmaplane_testkit::delay_point::DelayPoint;
 use dmaplane_testkit::{ErrorContext as _, Result, ensure, sys, test};
 use dmaplane_uapi as abi;
 
@@ -25,7 +26,7 @@ fn is_revoked(done: &Completion) -> Result<()> {
     Ok(())
 }
 
-fn is_up(local: &Local) -> Result<()> {
+fn is_up(local: &Loopback) -> Result<()> {
     for endpoint in [&local.near, &local.far] {
         let info = endpoint.query()?;
         ensure!(info.state == EndpointState::Up, "{info:?}");
@@ -36,7 +37,7 @@ fn is_up(local: &Local) -> Result<()> {
 #[test]
 fn revoke_memory_ends_what_waits_on_it() {
     test(|guest| {
-        let local = Local::new(guest)?;
+        let local = Loopback::new(guest)?;
         let (_theirs, _grant, given) = local.granted(guest, &GrantTerms::default())?;
         let context = &local.near_context;
         let mine = Buffer::create(context, PAGE, Placement::Any)?;
@@ -63,7 +64,7 @@ fn revoke_memory_ends_what_waits_on_it() {
         let info = mine.memory()?;
         ensure!(info.standing == Standing::Revoked, "{info:?}");
         ensure!(info.cause == Some(RevokeCause::Owner), "{info:?}");
-        // All of it had ended when the call returned.
+        // All of them had ended when the call returned.
         let done = complete(&mut channel, 9, Duration::ZERO)?;
         once_each(&done, 9, &[State::Revoked, State::Ok])?;
         for done in done {
@@ -99,7 +100,7 @@ fn revoke_memory_ends_what_waits_on_it() {
 #[test]
 fn revoke_memory_refuses_use_after() {
     test(|guest| {
-        let local = Local::new(guest)?;
+        let local = Loopback::new(guest)?;
         let (_theirs, _grant, given) = local.granted(guest, &GrantTerms::default())?;
         let context = &local.near_context;
         let mine = Buffer::create(context, PAGE, Placement::Any)?;
@@ -115,7 +116,7 @@ fn revoke_memory_refuses_use_after() {
             Entry::copy(mine.range(0, 64), &other, 0),
             Entry::copy(other.range(0, 64), &mine, 0),
         ] {
-            // A READ needs a right that the grant does not have; it is told first.
+            // A READ needs a right that the grant does not have, which is reported first.
             channel.push(entry)?;
             let done = complete(&mut channel, 1, guest.limit(10))?[0];
             if entry.raw().op == abi::OP_READ {
@@ -170,23 +171,23 @@ fn revoke_memory_takes_mappings_away() {
     test(|_| {
         let context = Context::open()?;
         let buffer = Buffer::create(&context, 8 * PAGE, Placement::Any)?;
-        let told = Buffer::create(&context, PAGE, Placement::Any)?;
+        let flag = Buffer::create(&context, PAGE, Placement::Any)?;
         buffer.write_at(0, &[7; 8 * PAGE as usize]);
         let second = buffer.map(PAGE..3 * PAGE)?;
         let mut seen = [0; 2 * PAGE as usize];
         second.read_at(0, &mut seen);
         ensure!(seen == [7; 2 * PAGE as usize], "another page is mapped");
-        // It has the pages that its parent has touched, and sees the revocation of its parent's.
+        // The child has the pages that its parent has touched, and sees the revocation by its parent.
         let child = sys::fork(|| {
             let mut word = [0; 8];
             while word == [0; 8] {
-                told.read_at(0, &mut word);
+                flag.read_at(0, &mut word);
             }
             buffer.write_at(0, &[1]);
             true
         })?;
         buffer.revoke()?;
-        told.write_at(0, &[1; 8]);
+        flag.write_at(0, &[1; 8]);
         ensure!(child.wait_signal()? == 7, "not SIGBUS");
         sys::replace_taken_pages()?;
         for mapping in 0..2 {
@@ -208,7 +209,7 @@ fn revoke_memory_takes_mappings_away() {
 #[test]
 fn revoke_memory_takes_grants_back() {
     test(|guest| {
-        let local = Local::new(guest)?;
+        let local = Loopback::new(guest)?;
         let mine = Buffer::create(&local.near_context, PAGE, Placement::Any)?;
         for round in 0..guest.pick(200, 20) {
             let (theirs, grant, given) = local.granted(guest, &GrantTerms::default())?;
@@ -235,11 +236,11 @@ fn revoke_memory_takes_grants_back() {
 }
 
 #[test]
-fn revoke_window_enter() {
+fn revoke_delay_point_enter() {
     test(|guest| {
         let context = Context::open()?;
-        let windows = ["accepted", "entered", "revoking", "quiet"];
-        forced(guest, &windows, guest.pick(20, 3), |_| {
+        let delay_points = ["entry_accepted", "use_begun", "revocation_begun", "drained"];
+        at_delay_points(guest, &delay_points, guest.pick(20, 3), |_| {
             let buffer = Buffer::create(&context, PAGE, Placement::Any)?;
             let other = Buffer::create(&context, PAGE, Placement::Any)?;
             let mut channel = Channel::builder().entries(64).build(&context)?;
@@ -253,17 +254,17 @@ fn revoke_window_enter() {
 }
 
 #[test]
-fn revoke_window_fault() {
+fn revoke_delay_point_fault() {
     test(|guest| {
         let context = Context::open()?;
         sys::replace_taken_pages()?;
-        let windows = ["entered", "revoking", "quiet"];
+        let delay_points = ["use_begun", "revocation_begun", "drained"];
         let bytes = 256 * PAGE;
         let nines = Buffer::create(&context, bytes, Placement::Any)?;
         for page in 0..bytes / PAGE {
             nines.write_at(page * PAGE, &[9; PAGE as usize]);
         }
-        forced(guest, &windows, guest.pick(20, 3), |_| {
+        at_delay_points(guest, &delay_points, guest.pick(20, 3), |_| {
             let buffer = Buffer::create(&context, bytes, Placement::Any)?;
             let mut channel = Channel::builder().entries(8).build(&context)?;
             let length = u32::try_from(bytes)?;
@@ -286,14 +287,19 @@ fn revoke_window_fault() {
 }
 
 #[test]
-fn revoke_window_post() {
+fn revoke_delay_point_post() {
     test(|guest| {
-        let windows = [
-            "accepted", "entered", "landed", "revoking", "taken", "quiet",
+        let delay_points = [
+            "entry_accepted",
+            "use_begun",
+            "work_completed",
+            "revocation_begun",
+            "dequeued",
+            "drained",
         ];
-        let local = Local::new(guest)?;
+        let local = Loopback::new(guest)?;
         let (theirs, _grant, given) = local.granted(guest, &GrantTerms::default())?;
-        forced(guest, &windows, guest.pick(20, 3), |_| {
+        at_delay_points(guest, &delay_points, guest.pick(20, 3), |_| {
             let buffer = Buffer::create(&local.near_context, PAGE, Placement::Any)?;
             buffer.write_at(0, &[3; 4096]);
             let mut channel = Channel::builder().entries(64).build(&local.near_context)?;
@@ -317,14 +323,51 @@ fn revoke_window_post() {
     });
 }
 
+/// A READ in steps is given up between two of them. It ends as flushed, which is no failure of the queue pair: the
+/// endpoint used to go down for it.
 #[test]
-fn revoke_window_grant() {
+fn revoke_between_the_steps_of_a_read_leaves_the_connection() {
     test(|guest| {
-        let windows = ["entered", "revoking", "answered", "quiet"];
-        let local = Local::new(guest)?;
+        const LENGTH: u32 = 4 << 20;
+        let local = Loopback::new(guest)?;
+        let terms = GrantTerms {
+            rights: Rights::READ,
+            ..Default::default()
+        };
+        let (_theirs, _grant, given) = local.granted_bytes(guest, LENGTH.into(), &terms)?;
+        let limit = guest.limit(10);
+        for round in 0..guest.pick(5, 2) {
+            let buffer = Buffer::create(&local.near_context, LENGTH.into(), Placement::Any)?;
+            let mut channel = Channel::builder().entries(4).build(&local.near_context)?;
+            // Registers the buffer, so that the next ones are posted at once.
+            channel.push(Entry::read(buffer.range(0, 8), given.at(0)))?;
+            complete(&mut channel, 1, limit)?[0].result()?;
+            for name in 0..2 {
+                channel.push(Entry::read(buffer.range(0, LENGTH), given.at(0)).user_data(name))?;
+            }
+            channel.submit()?;
+            // Revoked, and nobody notified yet: a step that is over meanwhile is the last one.
+            let delay = DelayPoint::open("revocation_begun", Duration::from_millis(300))?;
+            buffer.revoke()?;
+            drop(delay);
+            let done = complete(&mut channel, 2, limit)?;
+            once_each(&done, 2, &[State::Ok, State::Revoked])?;
+            let last = done.iter().find(|done| done.user_data() == 1);
+            is_revoked(last.context("the second READ")?)?;
+            is_up(&local).with_context(|| format!("round {round}"))?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn revoke_delay_point_grant() {
+    test(|guest| {
+        let delay_points = ["use_begun", "revocation_begun", "grant_returned", "drained"];
+        let local = Loopback::new(guest)?;
         let mine = Buffer::create(&local.near_context, PAGE, Placement::Any)?;
         let limit = guest.limit(10);
-        forced(guest, &windows, guest.pick(20, 3), |_| {
+        at_delay_points(guest, &delay_points, guest.pick(20, 3), |_| {
             let theirs = Buffer::create(&local.far_context, PAGE, Placement::Any)?;
             let terms = GrantTerms::default();
             let granted = against(&theirs, || {
@@ -340,7 +383,7 @@ fn revoke_window_grant() {
                 }
                 Err(error) => ensure!(error.errno() == Some(Errno::STALE), "{error}"),
             }
-            // Whatever the peer heard of it, a write on it ends as it should.
+            // Whether or not the peer knew of it, a write through it ends in REVOKED.
             while let Ok(given) = local.near.wait_grant(Duration::ZERO) {
                 let mut here = Channel::builder().entries(8).build(&local.near_context)?;
                 here.push(Entry::write(mine.range(0, 64), given.at(0)))?;
@@ -353,13 +396,13 @@ fn revoke_window_grant() {
 }
 
 #[test]
-fn revoke_window_both_revokers() {
+fn revoke_delay_point_both_revokers() {
     test(|guest| {
-        let windows = ["revoking", "quiet", "entered"];
+        let delay_points = ["revocation_begun", "drained", "use_begun"];
         let context = Context::open()?;
-        forced(guest, &windows, guest.pick(20, 3), |_| {
+        at_delay_points(guest, &delay_points, guest.pick(20, 3), |_| {
             let buffer = Buffer::create(&context, PAGE, Placement::Any)?;
-            // Whoever comes second must find it done as well.
+            // The second caller must find the revocation done as well.
             let standing = against(&buffer, || {
                 buffer.revoke()?;
                 Ok(buffer.memory()?.standing)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Memory is made whatever signals come meanwhile, as often as a profiler's timer sends them.
+//! Frequent signals, as a profiler's timer sends them, do not keep calls from making memory.
 
 use std::time::Duration;
 

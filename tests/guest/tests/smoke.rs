@@ -61,6 +61,7 @@ const IOCTLS: &[(u32, usize, &[usize])] = &[
         &[offset_of!(abi::GrantWait, reserved)],
     ),
     (abi::IOC_STATS_QUERY, size_of::<abi::StatsQuery>(), &[]),
+    (abi::IOC_RDMA_QUERY, size_of::<abi::RdmaQuery>(), &[]),
     (
         abi::IOC_POOL_CREATE,
         size_of::<abi::PoolCreate>(),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Latency histograms: every operation is counted once, also while others read and empty.
+//! Latency histograms: every operation is counted once, even while others read and empty the histograms.
 
 use std::mem::offset_of;
 use std::os::fd::AsFd as _;
@@ -10,7 +10,7 @@ use dmaplane::{
     Buffer, Channel, Entry, Errno, GrantTerms, Latency, OpKind, Placement, RemoteGrant, Rights,
     Stage,
 };
-use dmaplane_guest_tests::{Local, complete};
+use dmaplane_guest_tests::{Loopback, complete};
 use dmaplane_testkit::faults::{self, Point, record};
 use dmaplane_testkit::{Guest, Result, ensure, sys, test};
 use dmaplane_uapi as abi;
@@ -22,8 +22,8 @@ const TERMS: GrantTerms = GrantTerms {
     max_uses: 0,
 };
 
-/// Writes `count` times, one after the other, and tells the longest that the user saw.
-fn write(guest: &Guest, local: &Local, given: &RemoteGrant, count: u32) -> Result<u64> {
+/// Writes `count` times, one after the other, and returns the longest latency that the user saw.
+fn write(guest: &Guest, local: &Loopback, given: &RemoteGrant, count: u32) -> Result<u64> {
     let source = Buffer::create(&local.near_context, 4096, Placement::Any)?;
     let mut near = Channel::builder().entries(8).build(&local.near_context)?;
     let mut longest = 0;
@@ -36,8 +36,8 @@ fn write(guest: &Guest, local: &Local, given: &RemoteGrant, count: u32) -> Resul
     Ok(longest)
 }
 
-/// Whether a latency is told within the stated error.
-fn told(wanted: u64, got: std::time::Duration) -> bool {
+/// Whether a reported latency is within the stated error.
+fn is_close(wanted: u64, got: std::time::Duration) -> bool {
     let got = u64::try_from(got.as_nanos()).unwrap_or(u64::MAX);
     got.abs_diff(wanted) <= (wanted / 64).max(4)
 }
@@ -54,7 +54,7 @@ fn sound(latency: &Latency) -> bool {
 #[test]
 fn stats_count_each_operation_and_its_stages() {
     test(|guest| {
-        let local = Local::new(guest)?;
+        let local = Loopback::new(guest)?;
         let (_target, _own, given) = local.granted(guest, &TERMS)?;
         let count = guest.pick(500, 50);
         let longest = write(guest, &local, &given, count)?;
@@ -69,16 +69,16 @@ fn stats_count_each_operation_and_its_stages() {
         }
         let total = local.near.latency(OpKind::Write, Stage::Total, false)?;
         ensure!(
-            told(longest, total.max),
-            "{longest} is told as {:?}",
+            is_close(longest, total.max),
+            "{longest} is reported as {:?}",
             total.max
         );
         let provider = local.near.latency(OpKind::Write, Stage::Provider, false)?;
         ensure!(provider.max <= total.max, "{provider:?}");
-        // Others are their own.
+        // Other histograms are separate.
         ensure!(local.near.latency(OpKind::Read, Stage::Total, false)?.count == 0);
         ensure!(local.far.latency(OpKind::Write, Stage::Total, false)?.count == 0);
-        // Failures say nothing of those that do their work.
+        // Failed operations are not counted.
         let source = Buffer::create(&local.near_context, 4096, Placement::Any)?;
         let mut near = Channel::builder().entries(8).build(&local.near_context)?;
         near.push(Entry::write(source.range(0, 64), given.at(4096)))?;
@@ -96,11 +96,11 @@ fn stats_count_each_operation_and_its_stages() {
 }
 
 #[test]
-fn stats_tell_what_found_no_memory() {
+fn stats_report_what_found_no_memory() {
     test(|guest| {
         faults::require()?;
         faults::quiet()?;
-        let local = Local::new(guest)?;
+        let local = Loopback::new(guest)?;
         let (_target, _own, given) = local.granted(guest, &TERMS)?;
         let refused = Point::always("alloc_histogram")?;
         write(guest, &local, &given, 3)?;
@@ -119,7 +119,7 @@ fn stats_tell_what_found_no_memory() {
 #[test]
 fn stats_lose_nothing_to_readings_that_empty() {
     test(|guest| {
-        let local = Local::new(guest)?;
+        let local = Loopback::new(guest)?;
         let (_target, _own, given) = local.granted(guest, &TERMS)?;
         let count = guest.pick(2000, 100);
         let over = AtomicBool::new(false);
@@ -161,7 +161,7 @@ fn stats_lose_nothing_to_readings_that_empty() {
 fn stats_can_be_switched_off() {
     test(|guest| {
         const SWITCH: &str = "/sys/kernel/debug/dmaplane/state/histograms_enabled";
-        let local = Local::new(guest)?;
+        let local = Loopback::new(guest)?;
         let (_target, _own, given) = local.granted(guest, &TERMS)?;
         std::fs::write(SWITCH, "0")?;
         let written = write(guest, &local, &given, 10);
@@ -189,7 +189,7 @@ fn stats_can_be_switched_off() {
 #[test]
 fn stats_are_refused_for_what_has_none() {
     test(|guest| {
-        let local = Local::new(guest)?;
+        let local = Loopback::new(guest)?;
         let handle = (offset_of!(abi::StatsQuery, handle), local.near.raw_handle());
         let op = |op: u32| (offset_of!(abi::StatsQuery, op), op);
         let stage = |stage: u32| (offset_of!(abi::StatsQuery, stage), stage);

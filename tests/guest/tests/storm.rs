@@ -17,7 +17,7 @@ use dmaplane_testkit::{ErrorContext as _, Guest, Result, anyhow, ensure, poll, s
 
 /// Threads, half of them on each file.
 const THREADS: u64 = 4;
-/// Operations from one look at the connections to the next, at most; now and then something befalls them.
+/// Most operations between two checks of the connections; some checks come with a misfortune.
 const PAUSE: u64 = 1000;
 
 const OPERATIONS: [&str; 10] = [
@@ -45,7 +45,7 @@ fn misfortunes(
     let link = Link::only()?;
     loop {
         let next = count.pushed.load(Ordering::Relaxed) + numbers.below(PAUSE);
-        // Whatever comes first: operations that all wait for each other need a misfortune to go on.
+        // After a time as well: operations that all wait for each other need a misfortune to go on.
         poll::until(guest.limit(1) / 50, || {
             let pushed = count.pushed.load(Ordering::Relaxed);
             let over = pushed >= next.min(wanted) || count.stop.load(Ordering::Relaxed);

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What a call writes into its structure: every result, and nothing of what the caller left there. And how short a structure
-//! may be.
+//! What a call writes into its structure: every result, so that nothing is left of what the caller had there. And how
+//! short a structure may be.
 
 use std::mem::offset_of;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use dmaplane::{Buffer, Channel, Context, Errno, GrantTerms, Placement, Polling, Pool};
-use dmaplane_guest_tests::Local;
+use dmaplane_guest_tests::Loopback;
 use dmaplane_guest_tests::raw::{Argument, GARBAGE};
 use dmaplane_testkit::{ErrorContext as _, Gauges, Guest, Result, ensure, sys, test};
 use dmaplane_uapi as abi;
@@ -83,7 +83,7 @@ fn address(address: SocketAddr) -> Vec<u8> {
 
 /// One file with an object of each kind.
 struct World {
-    local: Local,
+    local: Loopback,
     buffer: Buffer,
     grant: Buffer,
     pool: Pool,
@@ -95,7 +95,7 @@ struct World {
 
 impl World {
     fn new(guest: &Guest) -> Result<Self> {
-        let local = Local::new(guest)?;
+        let local = Loopback::new(guest)?;
         let context = &local.near_context;
         let buffer = Buffer::create(context, PAGE, Placement::Any)?;
         Ok(Self {
@@ -166,6 +166,9 @@ impl World {
             ], handle = endpoint),
             case!(IOC_GRANT_CREATE, GrantCreate [handle, generation], endpoint = endpoint,
                 buffer = self.grant.raw_handle(), length = PAGE, rights = abi::RIGHT_READ, timeout_ns = u64::MAX),
+            case!(IOC_RDMA_QUERY, RdmaQuery [
+                device, name, node, protocol, lack, region_pages, queue_entries, reserved
+            ],),
             case!(IOC_STATS_QUERY, StatsQuery [count, p50_ns, p99_ns, p999_ns, max_ns, lost],
                 handle = endpoint, op = abi::OP_WRITE, stage = abi::STAGE_TOTAL),
         ];
@@ -180,7 +183,7 @@ impl World {
         cases
     }
 
-    /// Calls that are refused for their size before anybody else is looked for.
+    /// Calls that are refused for their size before they wait for the other side.
     fn waiting(&self) -> Vec<Case> {
         let endpoint = self.local.near.raw_handle();
         vec![

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The tool among people who mean it no good, or leave in the middle: names that move cursors, outputs that take nothing,
-//! recorders that are ended.
+//! The tool in a hostile environment: names that move the cursor, outputs that accept nothing, recorders that are
+//! killed.
 
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -9,11 +9,11 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use dmaplane::observe::state::State;
 use dmaplane::{ConnectOptions, Context, Endpoint, Listener};
 use dmaplane_guest_tests::tool::{said, tool};
+use dmaplane_observe::state::State;
+use dmaplane_testkit::disposable::DisposableNetdev;
 use dmaplane_testkit::iproute2::rdma;
-use dmaplane_testkit::spare::Spare;
 use dmaplane_testkit::{ErrorContext as _, Guest, Result, ensure, poll, test};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -79,12 +79,12 @@ fn tools_hostile_names_reach_no_terminal() {
 #[test]
 fn tools_hostile_device_makes_up_no_member() {
     test(|guest| {
-        Spare::with(|spare| {
+        DisposableNetdev::with(|netdev| {
             // Before there is a connection: an endpoint keeps the name that its device had.
             let name = "a peer=1.2.3.4:5 \\x";
-            rename(&spare.link.name, name)?;
+            rename(&netdev.link.name, name)?;
             let context = Context::open()?;
-            let address = (spare.address, 0).into();
+            let address = (netdev.address, 0).into();
             let listener = Listener::bind(&context, address, 1)?;
             let options = ConnectOptions {
                 timeout: guest.limit(10),
@@ -99,7 +99,7 @@ fn tools_hostile_device_makes_up_no_member() {
             let near = near?;
             let found = near.query().map(|info| info.device);
             let state = State::read();
-            rename(name, &spare.link.name)?;
+            rename(name, &netdev.link.name)?;
             ensure!(found? == name);
             let state = state?;
             let mut lines = state.endpoints.iter();
@@ -112,7 +112,7 @@ fn tools_hostile_device_makes_up_no_member() {
     });
 }
 
-/// Names may have blanks, which the words of a command line may not.
+/// Runs rdma(8) itself: the name may have blanks, where the helper splits its command line.
 fn rename(from: &str, to: &str) -> Result<()> {
     let output = Command::new("rdma")
         .args(["dev", "set", from, "name", to])
@@ -185,7 +185,7 @@ fn tools_hostile_signals_leave_no_recorder_behind() {
         end(&killed, Signal::KILL)?;
         killed.wait()?;
         ensure!(instances()?.len() == 1, "{:?}", instances()?);
-        // The next one removes it, and not that of a third which lives.
+        // The next recorder removes it, but not that of a third one that is alive.
         let mut living = recorder(guest, &out)?;
         ensure!(instances()?.len() == 1, "{:?}", instances()?);
         let mut short = tool(&["trace", "record", "--seconds", "0.1", "--out"])?;
@@ -195,6 +195,53 @@ fn tools_hostile_signals_leave_no_recorder_behind() {
         end(&living, Signal::TERM)?;
         ensure!(living.wait()?.success());
         ensure!(instances()?.is_empty(), "{:?}", instances()?);
+        Ok(())
+    });
+}
+
+/// Ended by a signal, it used to leave the terminal without echo and on the alternate screen.
+#[test]
+fn tools_hostile_signals_leave_the_terminal_as_it_was() {
+    const ENTERS: &[u8] = b"\x1b[?1049h";
+    const LEAVES: &[u8] = b"\x1b[?1049l";
+    test(|_| {
+        let program = tool(&[])?.get_program().to_owned();
+        let program = program.into_string().ok().context("the tool's path")?;
+        let folder = tempfile::tempdir()?;
+        let number = folder.path().join("pid");
+        for signal in [Signal::TERM, Signal::HUP, Signal::INT] {
+            let mut terminal = Command::new("script")
+                .args([
+                    "-qfc",
+                    &format!(
+                        "echo $$ >'{}'; exec {program} top --interval 0.1",
+                        number.display()
+                    ),
+                    "/dev/null",
+                ])
+                .env("TERM", "xterm")
+                .env("SHELL", "/bin/sh")
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .spawn()
+                .context("cannot run script(1)")?;
+            let mut output = terminal.stdout.take().context("its output")?;
+            let mut shown = Vec::new();
+            let has = |shown: &[u8], what: &[u8]| shown.windows(what.len()).any(|at| at == what);
+            let mut piece = [0; 4096];
+            while !has(&shown, ENTERS) {
+                let count = output.read(&mut piece)?;
+                ensure!(count > 0, "it ended: {}", String::from_utf8_lossy(&shown));
+                shown.extend_from_slice(&piece[..count]);
+            }
+            // Written before the shell became `top`, which has drawn by now.
+            let top = fs::read_to_string(&number)?.trim().parse()?;
+            let top = Pid::from_raw(top).context("no process has the number 0")?;
+            kill_process(top, signal)?;
+            output.read_to_end(&mut shown)?;
+            let status = terminal.wait()?;
+            ensure!(has(&shown, LEAVES), "{signal:?}: {status}");
+        }
         Ok(())
     });
 }

@@ -2,10 +2,10 @@
 
 //! Trace events: each step leaves its event, with the numbers of what was done.
 
-use dmaplane::observe::trace::{EVENTS, Event};
-use dmaplane::observe::tracefs::Recording;
 use dmaplane::{Buffer, Channel, Context, Entry, GrantTerms, Placement, Rights};
-use dmaplane_guest_tests::{Local, complete};
+use dmaplane_guest_tests::{Loopback, complete};
+use dmaplane_observe::trace::{EVENTS, Event};
+use dmaplane_observe::tracefs::Recording;
 use dmaplane_testkit::{Guest, Result, ensure, test};
 
 /// The first event of a name, which must be there.
@@ -21,7 +21,7 @@ fn of<'a>(events: &'a [Event], name: &str, field: &str, value: u64) -> Vec<&'a E
 }
 
 /// One WRITE_IMM from near to far, whose trace ids are 70 and 71.
-fn transfer(guest: &Guest, local: &Local) -> Result<()> {
+fn transfer(guest: &Guest, local: &Loopback) -> Result<()> {
     let terms = GrantTerms {
         rights: Rights::WRITE,
         ..GrantTerms::default()
@@ -46,7 +46,7 @@ fn trace_every_step_of_a_transfer() {
     test(|guest| {
         let recording = Recording::start(&[])?;
         {
-            let local = Local::new(guest)?;
+            let local = Loopback::new(guest)?;
             transfer(guest, &local)?;
         }
         let events = recording.events()?;
@@ -91,14 +91,14 @@ fn trace_every_step_of_a_transfer() {
 
         let stall = first(&events, "credit_stall")?;
         ensure!(stall.number("endpoint") == near, "{stall:?}");
-        let grant = first(&events, "credit_grant")?;
-        ensure!(grant.number("credits") == Some(1), "{grant:?}");
-        ensure!(grant.number("stalled_ns") > Some(0), "{grant:?}");
+        let resume = first(&events, "credit_resume")?;
+        ensure!(resume.number("credits") == Some(1), "{resume:?}");
+        ensure!(resume.number("stalled_ns") > Some(0), "{resume:?}");
 
         let created = first(&events, "grant_create")?;
         ensure!(created.number("bytes") == Some(4096), "{created:?}");
         let number = created.number("grant");
-        for name in ["grant_revoke", "grant_fenced"] {
+        for name in ["grant_revoke", "grant_ended"] {
             let event = first(&events, name)?;
             ensure!(event.number("grant") == number, "{event:?}");
         }
@@ -134,7 +134,7 @@ fn trace_every_step_of_a_transfer() {
 fn trace_shows_no_address_and_no_key() {
     test(|guest| {
         let recording = Recording::start(&[])?;
-        let local = Local::new(guest)?;
+        let local = Loopback::new(guest)?;
         transfer(guest, &local)?;
         drop(local);
         let text = recording.text()?;

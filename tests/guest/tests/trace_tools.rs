@@ -4,8 +4,8 @@
 
 use std::process::{Command, Output};
 
-use dmaplane::observe::trace::{Event, parse};
 use dmaplane_guest_tests::guest_program;
+use dmaplane_observe::trace::{Event, parse};
 use dmaplane_testkit::{ErrorContext as _, Result, Topology, ensure, test};
 
 fn done(output: &Output) -> Result<String> {

@@ -5,9 +5,9 @@
 use std::fs;
 use std::process::Command;
 
-use dmaplane::observe::tracefs::Recording;
 use dmaplane::{Buffer, Channel, Entry, Placement};
 use dmaplane_guest_tests::{Connection, complete, guest_program};
+use dmaplane_observe::tracefs::Recording;
 use dmaplane_testkit::peer::protocol::{Reply, Request};
 use dmaplane_testkit::{ErrorContext as _, Topology, bail, ensure, test};
 
@@ -53,9 +53,9 @@ fn trace_is_followed_across_two_machines() {
         let text = String::from_utf8_lossy(&output.stdout);
         ensure!(output.status.success(), "{output:?}");
         println!("{text}");
-        // Each step on the machine where it was, in that machine's order. Which of two machines' steps came first is known to
-        // the error of their clocks only, which is printed; and the arrival is reported by a thread that may run after the
-        // sender has its acknowledgement.
+        // Each step is shown on its machine, in that machine's order. The order of steps of different machines is only
+        // known up to the error of their clocks, which is printed; and the thread that reports the arrival may run
+        // after the sender has its acknowledgement.
         let steps = |machine: &str, wanted: &[&str]| -> dmaplane_testkit::Result<()> {
             let mut lines = text
                 .lines()

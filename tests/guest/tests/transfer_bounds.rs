@@ -261,7 +261,7 @@ fn transfer_nothing_lands_after_a_revocation() {
 }
 
 #[test]
-fn transfer_tells_the_whole_length_across_segments() {
+fn transfer_reports_the_whole_length_across_segments() {
     test(|guest| {
         let mut connection = Connection::from_peer(guest)?;
         // Larger than what one memory region of any device at hand holds.

@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: (GPL-2.0-only WITH Linux-syscall-note) OR MIT
 
-//! Buffers: memory with a place.
+//! Buffers: memory with a NUMA placement.
 
 use super::*;
 
-/// Creates a buffer ([`BufferCreate`]). It is on nodes of the caller's cpuset alone, whatever the policy. A node has memory
-/// for it when the kernel may use some for itself (not where all of it is movable) and the cpuset allows it. Errors:
-/// `EINVAL` (size 0, unknown policy, a node that does
-/// not exist or has no memory, a device where the policy has none), `E2BIG` (beyond [`Query::max_buffer_bytes`], or
-/// beyond 2 MiB with [`BUFFER_COHERENT`]), `ENOMEM` (no memory
-/// where the policy allows it, or the memory cgroup's limit), `EDQUOT` (beyond [`Query::max_context_bytes`]),
-/// `EMFILE` (too many handles), `ENODEV` (no device of the
-/// name that the policy is given), `ENXIO` (nobody knows which node that device is on, and there are several).
+/// Creates a buffer ([`BufferCreate`]). Its memory is only on nodes of the caller's cpuset, whatever the policy. A node
+/// has memory for it when the kernel may use some for itself (not where all of it is movable) and the cpuset allows it.
+/// Errors: `EINVAL` (size 0, unknown policy, a node that does not exist or has no memory, a device where the policy has
+/// none), `E2BIG` (beyond [`Query::max_buffer_bytes`], or beyond 2 MiB with [`BUFFER_COHERENT`]), `ENOMEM` (no memory
+/// where the policy allows it, or the memory cgroup's limit), `EDQUOT` (beyond [`Query::max_context_bytes`]), `EMFILE`
+/// (too many handles), `ENODEV` (no device of the given name), `ENXIO` (the node of that device is unknown, and there
+/// are several).
 pub const IOC_BUFFER_CREATE: u32 = (IOC_TYPE << 8) | 0x10;
 /// Reports where a buffer's pages are ([`BufferQuery`]). Errors: `ENOENT`, `EFAULT`.
 pub const IOC_BUFFER_QUERY: u32 = (IOC_TYPE << 8) | 0x11;
@@ -28,17 +27,17 @@ pub const PLACE_STRICT: u32 = 2;
 /// Placement: nodes with memory take turns, by units of a power of two of pages: the largest, 2 MiB at most, that
 /// gives each node one. Elsewhere when a node is full. Since [`CAP_PLACEMENT`].
 pub const PLACE_INTERLEAVE: u32 = 3;
-/// Placement: on the node of the RDMA device that [`BufferCreate::near`] names (`rxe0`) first, elsewhere when it is full.
-/// The node is the adapter's, else that of the device which carries its first port. Only devices that the calling
+/// Placement: on the node of the RDMA device that [`BufferCreate::near`] names (`rxe0`) first, elsewhere when it is
+/// full. The node is the adapter's, else that of the device which carries its first port. Only devices that the calling
 /// process' network namespace may use are found. A node without memory is replaced by the nearest that has some, the
-/// lowest of equals; [`BufferQuery::node`] tells which. Since [`CAP_PLACEMENT`].
+/// lowest of equals; [`BufferQuery::node`] shows which. Since [`CAP_PLACEMENT`].
 pub const PLACE_NEAR_RDMA: u32 = 4;
 /// Placement: as `PLACE_NEAR_RDMA`, for a PCI device, by the address that sysfs has for it (`0000:41:00.0`).
 pub const PLACE_NEAR_PCI: u32 = 5;
 
 /// Flag of a buffer: for small structures that processors and devices write at the same time. It is one run of memory
-/// that no device needs to have synchronised: a registration on one that would need it fails. The size is rounded up to
-/// a power of two of pages, 2 MiB at most. Not for `PLACE_INTERLEAVE`. Since [`CAP_COHERENT`].
+/// that needs no synchronisation for any device: a registration on a device that would need it fails. The size is
+/// rounded up to a power of two of pages, 2 MiB at most. Not for `PLACE_INTERLEAVE`. Since [`CAP_COHERENT`].
 pub const BUFFER_COHERENT: u32 = 1 << 0;
 /// Flag of a buffer: fails with `ENOMEM` where the policy would go to another node. Not for `PLACE_ANY`. Since
 /// [`CAP_PLACEMENT`].
@@ -52,7 +51,7 @@ pub struct BufferCreate {
     pub size: u32,
     /// `BUFFER_*` bits.
     pub flags: u32,
-    /// Wanted bytes; in out the bytes allocated, rounded up to whole pages.
+    /// Wanted bytes; on return the bytes allocated, rounded up to whole pages.
     pub bytes: u64,
     /// One of `PLACE_*`.
     pub placement: u32,
@@ -94,7 +93,7 @@ pub struct BufferQuery {
     pub flags: u32,
     /// Handle of the buffer.
     pub handle: u32,
-    /// Length of the array at `pages_by_node`; in out [`Query::node_ids`].
+    /// Length of the array at `pages_by_node`; on return [`Query::node_ids`].
     pub node_count: u32,
     /// User address of an array of `u64`, which receives the pages on each node; 0 for none.
     pub pages_by_node: u64,
@@ -130,9 +129,10 @@ pub struct BufferFolios {
     pub pages_by_order: [u64; 16],
     /// Out: pages on the node that the policy wanted on another.
     pub misplaced_pages: u64,
-    /// Out: pages on the node in smaller folios than the place in the buffer had room for: the machine had none.
+    /// Out: pages on the node in smaller folios than the place in the buffer had room for: the machine had no larger
+    /// ones.
     pub small_pages: u64,
-    /// Out: orders that buffers are made of; 0 to one less.
+    /// Out: how many folio orders buffers are made of, from order 0 on.
     pub orders: u32,
     /// Out: node of the device that the buffer is near to, -1 for none or unknown.
     pub device_node: i32,

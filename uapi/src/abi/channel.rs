@@ -4,18 +4,19 @@
 
 use super::*;
 
-/// Creates a channel ([`ChannelCreate`]). Errors: `EINVAL` (entries not a power of two, or out of
-/// range, coalescing without an eventfd, a poll node that does not exist or has no processors), `EBADF` (no eventfd),
-/// `ENOMEM`, `EMFILE`, `EDQUOT` (beyond [`Query::max_channels`], or too many polling threads on this machine).
+/// Creates a channel ([`ChannelCreate`]). Errors: `EINVAL` (entries not a power of two, or out of range, coalescing
+/// without an eventfd, another kind of file in its place, a poll node that does not exist or has no processors that the
+/// caller may use), `EBADF` (the eventfd is not open), `ENOMEM`, `EMFILE`, `EDQUOT` (beyond [`Query::max_channels`], or
+/// too many polling threads in this open file or on this machine), `EINTR` (the thread is being killed).
 pub const IOC_CHANNEL_CREATE: u32 = (IOC_TYPE << 8) | 0x20;
 /// Submits entries and waits for completions ([`Enter`]). Errors: `EINVAL` (the ring's indices make
 /// no sense), `EINTR` (nothing was submitted), `ENOENT` (also when the channel is destroyed during the
 /// wait), `EFAULT` (the ring is broken beyond use).
 pub const IOC_ENTER: u32 = (IOC_TYPE << 8) | 0x21;
 
-/// Flag of a channel: a kernel thread takes entries from the submission ring as they come. It runs on the processors of
-/// `poll_node`, sleeps after `poll_idle_us` without an entry ([`SQ_NEED_WAKEUP`]) and ends with the channel. `EINVAL`
-/// where the driver does not have [`CAP_SQPOLL`].
+/// Flag of a channel: a kernel thread takes entries from the submission ring as they are filled. It runs on the
+/// processors of `poll_node` on which the caller may run, sleeps after `poll_idle_us` without an entry
+/// ([`SQ_NEED_WAKEUP`]) and ends with the channel. `EINVAL` where the driver does not have [`CAP_SQPOLL`].
 pub const CHANNEL_SQPOLL: u32 = 1 << 0;
 
 /// Argument of [`IOC_CHANNEL_CREATE`].
@@ -42,11 +43,11 @@ pub struct ChannelCreate {
     pub sq_offset: u32,
     /// Out: offset of the array of [`Cqe`] in the mapping.
     pub cq_offset: u32,
-    /// Signal the eventfd once so many completions came since the last signal; 0 and 1 for each. More than 1 gives
+    /// Signal the eventfd once this many completions came since the last signal; 0 and 1 for each. More than 1 gives
     /// `EINVAL` where the driver does not have [`CAP_COALESCE`].
     pub event_batch: u32,
-    /// Signal it at the latest so many microseconds after the first unsignalled completion, in steps of the kernel's
-    /// timer tick. At most 10 s; 0 waits for the batch without limit, which needs an `event_batch` of at most 1.
+    /// Signal it this many microseconds after the first unsignalled completion, unless the batch is full before. An
+    /// hrtimer measures it. At most 10 s; 0 only where each completion is signalled at once.
     pub event_delay_us: u32,
     /// NUMA node of the polling thread, or -1 for any; 0 without [`CHANNEL_SQPOLL`].
     pub poll_node: i32,
@@ -76,7 +77,7 @@ pub struct Enter {
     pub channel: u32,
     /// Most entries to take from the submission ring; 0 on a channel with a polling thread.
     pub to_submit: u32,
-    /// Return as soon as so many completions wait in the ring.
+    /// Return as soon as this many completions wait in the ring.
     pub min_complete: u32,
     /// Out: entries taken from the submission ring.
     pub submitted: u32,
@@ -89,7 +90,7 @@ pub struct Enter {
 }
 
 /// Bit of [`RingHeader::sq_flags`]: the polling thread sleeps. After filling entries, user space issues a full memory
-/// barrier, looks at this bit, and wakes the thread by [`ENTER_WAKE`] when it is set. So it does after taking
+/// barrier, looks at this bit, and wakes the thread by [`ENTER_WAKE`] when it is set. It does the same after taking
 /// completions while entries wait for their slots.
 pub const SQ_NEED_WAKEUP: u32 = 1 << 0;
 /// Bit of [`RingHeader::sq_flags`]: the polling thread found that the ring's indices make no sense. It takes nothing until

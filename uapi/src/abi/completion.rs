@@ -5,20 +5,23 @@
 /// Terminal state: done.
 pub const STATE_OK: u8 = 1;
 /// Terminal state: failed, with `EIO` (the transfer), `EPROTO` (the peer broke the protocol), `EACCES` (the peer's device
-/// refused the access) or `ENOMEM`; with what `OP_CANCEL` says; or the entry was refused, then `field` says for what.
+/// refused the access), `ENOMEM`, `EDQUOT` (the memory of the RDMA device that this file may use for registrations is used up)
+/// or `ENOBUFS` (4096 operations of the endpoint, as many receives as its depth, or 1024 watches wait already); with what the
+/// operation itself documents; or the entry was refused, then `field` says for what: `EPERM` with [`FIELD_GRANT`] means that
+/// the grant lacks the right.
 pub const STATE_ERROR: u8 = 2;
 /// Terminal state: its time limit passed, with `ETIMEDOUT`.
 pub const STATE_TIMEOUT: u8 = 3;
-/// Terminal state: canceled by the user or by the end of its object, with `ECANCELED`; with `ESTALE` where memory was taken
-/// away that the RDMA device would not give back.
+/// Terminal state: canceled by the user or by the end of its object, with `ECANCELED`; with `ESTALE` where memory was
+/// revoked that the RDMA device did not give back.
 pub const STATE_CANCELED: u8 = 4;
 /// Terminal state: the grant was revoked, with `EACCES`, or the memory, with `ESTALE`.
 pub const STATE_REVOKED: u8 = 5;
 /// Terminal state: the peer or the connection died, with `ECONNRESET`, `EOWNERDEAD`, `ETIMEDOUT` or `ENODEV` as the
-/// endpoint's query tells.
+/// endpoint's query reports it.
 pub const STATE_PEER_DEAD: u8 = 6;
 
-/// Which member of an entry was refused: none.
+/// Refused member: none.
 pub const FIELD_NONE: u16 = 0;
 /// Refused member: `op`.
 pub const FIELD_OP: u16 = 1;
@@ -57,7 +60,7 @@ pub struct Cqe {
     pub op: u8,
     /// One of `FIELD_*` when an entry was refused.
     pub field: u16,
-    /// Positive errno, 0 for `STATE_OK`; which ones a state comes with stands there.
+    /// Positive errno, 0 for `STATE_OK`; the description of each state lists its values.
     pub error: i32,
     /// The provider's work-completion status, 0 when none was involved.
     pub provider_status: u32,

@@ -4,18 +4,26 @@
 
 use super::*;
 
-/// Listens for connections ([`Listen`]). Errors: `EAFNOSUPPORT`, `EADDRINUSE`, `EADDRNOTAVAIL` (no
-/// RDMA device has this address), `ENODEV` (no RDMA device at all), `EACCES` (a port below 1024 without
-/// `CAP_NET_BIND_SERVICE`), `EINVAL`, `EMFILE`.
+/// Listens for connections ([`Listen`]). Errors: `EAFNOSUPPORT`, `EADDRINUSE`, `EADDRNOTAVAIL` (no RDMA device has this
+/// address), `ENODEV` (no RDMA device at all), `EACCES` (a port below 1024 without `CAP_NET_BIND_SERVICE`), `EINVAL`,
+/// `EMFILE`, `EDQUOT` (too many listeners in this open file), `EOPNOTSUPP` (the address is of an RDMA device that the
+/// driver cannot use, see [`IOC_RDMA_QUERY`]).
 pub const IOC_LISTEN: u32 = (IOC_TYPE << 8) | 0x30;
-/// Takes the next connection of a listener ([`Accept`]). Errors: `ETIMEDOUT`, `EINTR`, `ENODEV` (the
-/// listener's device went away), `ECONNABORTED` (the peer gave up), `EPROTO` (the peer speaks
-/// another version), `EDQUOT` (beyond [`Query::max_endpoints`]), `EINVAL`.
+/// Takes the next connection of a listener ([`Accept`]). Errors: `ETIMEDOUT`, `EINTR`, `ENODEV` (the listener's device
+/// went away), `ECONNABORTED` (the peer gave up), `EDQUOT` (beyond
+/// [`Query::max_endpoints`], or too much of the RDMA device's own memory for endpoints and registrations), `EMFILE`,
+/// `EINVAL`, `EOPNOTSUPP` (the device's queues are too short for the depth).
+/// Each request is answered when it comes: a peer that then stays silent does not block others, and is given up after 5
+/// seconds, or at the next call. A connection that comes up after the call has returned is for the next call with the same depth and window.
+/// After a signal the call restarts by itself, unless the handler was set without SA_RESTART (`EINTR`); nothing is
+/// lost.
 pub const IOC_ACCEPT: u32 = (IOC_TYPE << 8) | 0x31;
-/// Connects to a listener ([`Connect`]). Errors: `EADDRNOTAVAIL` (no RDMA device reaches this
-/// address), `EHOSTUNREACH` (the address does not answer), `ECONNREFUSED` (nobody listens there, or
-/// its backlog is full), `EPROTO`, `ETIMEDOUT`, `EINTR`, `ENODEV`, `EADDRINUSE` (the local address and port are taken),
-/// `EACCES` (a local port below 1024 without `CAP_NET_BIND_SERVICE`), `EDQUOT`, `EINVAL`.
+/// Connects to a listener ([`Connect`]). Errors: `EAFNOSUPPORT`, `EADDRNOTAVAIL` (no RDMA device reaches this address),
+/// `EHOSTUNREACH` (the address does not answer), `ECONNREFUSED` (nobody listens there, or its backlog is full),
+/// `EPROTO`, `ETIMEDOUT`, `ENODEV`, `EADDRINUSE` (the local address and port are taken), `EACCES` (a local port below
+/// 1024 without `CAP_NET_BIND_SERVICE`), `EDQUOT`, `EMFILE`, `EINVAL`, `EINTR` (the thread is being killed; other
+/// signals do not end the call), `EOPNOTSUPP` (the driver cannot use the RDMA device, see [`IOC_RDMA_QUERY`], or its
+/// queues are too short for the depth).
 pub const IOC_CONNECT: u32 = (IOC_TYPE << 8) | 0x32;
 /// Reports an endpoint's state ([`EndpointQuery`]). Errors: `ENOENT`.
 pub const IOC_ENDPOINT_QUERY: u32 = (IOC_TYPE << 8) | 0x33;
@@ -49,7 +57,7 @@ pub struct Listen {
     pub size: u32,
     /// Must be 0.
     pub flags: u32,
-    /// Address to listen on; port 0 takes a free one. In out the bound address.
+    /// Address to listen on; port 0 takes a free one. On return the bound address.
     pub local: SockAddr,
     /// Connections that may wait to be accepted, 1 to 128.
     pub backlog: u32,
@@ -69,7 +77,7 @@ pub struct Accept {
     pub listener: u32,
     /// Receives that the endpoint can hold, 1 to [`Query::max_recv_depth`].
     pub recv_depth: u32,
-    /// Time limit in nanoseconds.
+    /// Time limit in nanoseconds. Out, after `EINTR`: what is left of it.
     pub timeout_ns: u64,
     /// Out: handle of the endpoint.
     pub endpoint: u32,
@@ -77,13 +85,13 @@ pub struct Accept {
     pub reserved: u32,
     /// Out: the peer's address.
     pub peer: SockAddr,
-    /// Work requests under way at which posting pauses, at most [`WINDOW_MAX`]; 0 for that.
+    /// Work requests in flight at which posting pauses, at most [`WINDOW_MAX`]; 0 for that.
     pub window_high: u32,
-    /// Work requests under way at which posting goes on, at most `window_high`; 0 for three quarters of it.
+    /// Work requests in flight at which posting resumes, at most `window_high`; 0 for three quarters of it.
     pub window_low: u32,
 }
 
-/// Most work requests of one endpoint that are under way.
+/// Most work requests of one endpoint that are in flight.
 pub const WINDOW_MAX: u32 = 256;
 
 /// Argument of [`IOC_CONNECT`].
@@ -141,9 +149,10 @@ pub struct EndpointQuery {
     /// Out: why it is down, as a positive errno: `ECONNRESET` (the peer closed), `EOWNERDEAD`
     /// (its process died), `ETIMEDOUT` (it has fallen silent), `ECANCELED` (a cancel or a time limit of this side), `ENODEV` (the
     /// RDMA device went away), `EPROTO` (the peer broke the protocol), `EIO` (a transfer failed; its
-    /// completion has the provider's status). 0 while it is up.
+    /// completion has the provider's status), `ESTALE` (memory was revoked that the provider kept), `ENOMEM` (there was
+    /// none for what the peer sent). 0 while it is up.
     pub error: i32,
-    /// Out: WRITE_IMM operations that the peer's receives allow now.
+    /// Out: WRITE_IMM and SEND operations that the peer's receives allow now.
     pub send_credits: u32,
     /// Out: receives posted and not yet consumed.
     pub recv_posted: u32,
@@ -157,13 +166,13 @@ pub struct EndpointQuery {
     pub device: [u8; 64],
     /// Out: one of `PEER_END_*`.
     pub peer_end: u32,
-    /// Out: work requests under way.
+    /// Out: work requests in flight.
     pub posted: u32,
     /// Out: times that an operation had to wait for the peer's receives.
     pub stalls: u64,
-    /// Out: nanoseconds that operations waited for them, a stall that lasts included.
+    /// Out: nanoseconds that operations waited for them, including a stall that still lasts.
     pub stalled_ns: u64,
-    /// Out: operations that failed because the peer had no receive: never anything but 0.
+    /// Out: operations that failed because the peer had no receive: always 0.
     pub not_ready: u64,
     /// Out: messages of the peer's that broke the protocol. The first one ends the endpoint with `EPROTO`.
     pub violations: u64,

@@ -4,23 +4,24 @@
 
 use super::*;
 
-/// Reports a device whose memory can be buffers' memory ([`DeviceQuery`]): the first one behind a number. Errors:
-/// `ENODEV` (there is none).
+/// Reports a device whose memory can be buffers' memory ([`DeviceQuery`]): the first one with a number above
+/// [`DeviceQuery::after`]. Errors: `ENODEV` (there is none).
 pub const IOC_DEVICE_QUERY: u32 = (IOC_TYPE << 8) | 0x52;
 /// Makes a buffer of a device's memory ([`DeviceAlloc`]), zeroed and charged to [`Query::max_context_bytes`]. When the
-/// device goes, by unbinding, unplugging or unloading, the memory is revoked with [`REVOKE_DEVICE`], as by
-/// [`IOC_BUFFER_REVOKE`]. Errors: `ENODEV` (no such device, or it goes), `EINVAL` (no bytes, an unknown tier, an offset
-/// that is not whole pages), `EOPNOTSUPP` (the device has no memory of this tier), `ERANGE` (beyond the tier's zone),
-/// `EBUSY` (some of the chosen range is taken), `ENOMEM` (no free range of this size), `E2BIG`, `EDQUOT`, `EMFILE`.
+/// device is removed, by unbinding, unplugging or unloading, the memory is revoked with [`REVOKE_DEVICE`], as by
+/// [`IOC_BUFFER_REVOKE`]. Errors: `ENODEV` (no such device, or it is being removed), `EINVAL` (no bytes, an unknown
+/// tier, an offset that is not whole pages), `EOPNOTSUPP` (the device has no memory of this tier), `ERANGE` (beyond the
+/// tier's zone), `EBUSY` (some of the chosen range is taken), `ENOMEM` (no free range of this size), `E2BIG`, `EDQUOT`,
+/// `EMFILE`.
 pub const IOC_DEVICE_ALLOC: u32 = (IOC_TYPE << 8) | 0x53;
 
 /// Mapping tier of a device's memory: each access goes to the device by itself.
 pub const TIER_UNCACHED: u32 = 0;
-/// Mapping tier: writes are gathered on their way to the device, reads are as slow as uncached ones. A device does not have it
+/// Mapping tier: writes are gathered on their way to the device, reads are as slow as uncached ones. A device lacks it
 /// where the processor has no such mappings (x86: no PAT).
 pub const TIER_WRITE_COMBINED: u32 = 1;
-/// Mapping tier: cached as host memory is. For devices whose memory is coherent with the processors' caches only. A device
-/// does not have it where the machine has the memory uncached whatever the mapping says (x86: MTRRs).
+/// Mapping tier: cached as host memory is. Only for devices whose memory is coherent with the processors' caches. A
+/// device lacks it where the machine keeps the memory uncached whatever the mapping says (x86: MTRRs).
 pub const TIER_CACHED: u32 = 2;
 
 /// One tier of a device, in [`DeviceQuery`].
@@ -45,7 +46,7 @@ pub struct DeviceQuery {
     pub size: u32,
     /// Must be 0.
     pub flags: u32,
-    /// Number behind which to look; 0 for the first device.
+    /// The device is the first one with a higher number than this; 0 for the first of all.
     pub after: u64,
     /// Out: the device's number, which never repeats as long as the driver is loaded.
     pub device: u64,
@@ -70,9 +71,9 @@ pub struct DeviceAlloc {
     pub flags: u32,
     /// The device's number.
     pub device: u64,
-    /// Wanted bytes; in out rounded up to whole pages.
+    /// Wanted bytes; on return rounded up to whole pages.
     pub bytes: u64,
-    /// Start in the tier's zone in bytes, with [`DEVICE_ALLOC_AT`], else 0; in out where it begins.
+    /// Start in the tier's zone in bytes, with [`DEVICE_ALLOC_AT`], else 0; on return where it begins.
     pub offset: u64,
     /// One of `TIER_*`.
     pub tier: u32,

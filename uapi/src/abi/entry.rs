@@ -4,11 +4,11 @@
 
 /// Operation: does nothing, completes with OK.
 pub const OP_NOP: u8 = 0;
-/// Operation: consumes the peer's next WRITE_IMM or SEND and completes with its immediate and length. Uses
-/// `endpoint` and, where SENDs are to be taken, `buffer`, `offset` and `length`: a SEND without room for it gives
-/// `EMSGSIZE`, and is lost. Each one that waits is a credit of the peer's. One that is canceled or runs out of time
-/// leaves its credit behind, which the next one takes over, and with it what came meanwhile. Otherwise they end in the
-/// order in which they were posted: behind one that ends with its endpoint nothing is delivered any more.
+/// Operation: consumes the peer's next WRITE_IMM or SEND and completes with its immediate and length. Uses `endpoint`
+/// and, where SENDs are to be taken, `buffer`, `offset` and `length`: a SEND without room for it gives `EMSGSIZE`, and
+/// is lost. Each one that waits is a credit for the peer. One that is canceled or runs out of time leaves its credit to
+/// the next one, which also takes what came meanwhile. Otherwise they end in the order in which they were posted: after
+/// one that ends with its endpoint nothing is delivered any more.
 pub const OP_RECV: u8 = 1;
 /// Operation: RDMA WRITE of a buffer's range into a grant's range.
 pub const OP_WRITE: u8 = 2;
@@ -24,16 +24,17 @@ pub const OP_SEND: u8 = 5;
 pub const OP_COPY: u8 = 6;
 /// Operation: completes when all operations but receives that `endpoint` accepted before it have completed.
 pub const OP_FENCE: u8 = 7;
-/// Operation: ends operations before their time with `STATE_CANCELED`. Without flags: the first one of the
-/// `endpoint` whose `user_data` is `offset` and that came by the same channel. What the provider has already is ended by
-/// ending the endpoint, unless [`SQE_CANCEL_QUEUED`] forbids it. Completes with the number of operations that it ended as
-/// `length`; `ENOENT` when there was none, `EBUSY` when the provider has it and the flag forbids. With `buffer` instead
-/// of `endpoint`: the first watch of the buffer whose `user_data` is `offset`.
+/// Operation: ends operations before their time with `STATE_CANCELED`. Without flags: the first one of the `endpoint`
+/// whose `user_data` is `offset` and that came by the same channel. An operation that the provider already has is ended
+/// by ending the endpoint, unless [`SQE_CANCEL_QUEUED`] forbids it. Completes with the number of operations that it
+/// ended as `length`; `ENOENT` when there was none, `EBUSY` when the provider has it and the flag is set. With `buffer`
+/// instead of `endpoint`: the first watch of the buffer whose `user_data` is `offset`.
 pub const OP_CANCEL: u8 = 8;
-/// Operation: without `grant`, completes when `length` WRITE_IMMs or SENDs have come to `endpoint` whose immediate, masked
-/// with the lower half of `offset`, is `imm`; those count that come after the entry was accepted. With `grant`,
-/// a handle of an own one, completes when nothing lands in its range any more, with one of `GRANT_END_*` as `imm`.
-/// With `buffer` and nothing else, completes when the buffer's memory was revoked, with one of `REVOKE_*` as `imm`.
+/// Operation: without `grant`, completes when `length` WRITE_IMMs or SENDs have come to `endpoint` whose immediate,
+/// masked with the lower half of `offset`, is `imm`; only those count that come after the entry was accepted. With
+/// `grant`, a handle of an own one, completes when the peer neither reads nor writes its range any more, with one of
+/// `GRANT_END_*` as `imm`. With `buffer` and nothing else, completes when the buffer's memory was revoked, with one of
+/// `REVOKE_*` as `imm`.
 pub const OP_WATCH: u8 = 9;
 
 /// Flag of `OP_CANCEL`: all operations of `endpoint`; `offset` must be 0.
@@ -61,9 +62,9 @@ pub struct Sqe {
     pub trace_id: u64,
     /// Handle of the local buffer.
     pub buffer: u32,
-    /// Handle of the peer's grant; other uses are told at the operation.
+    /// Handle of the peer's grant; other uses are described at the operation.
     pub grant: u32,
-    /// Start in the local buffer, bytes; other uses are told at the operation.
+    /// Start in the local buffer, bytes; other uses are described at the operation.
     pub offset: u64,
     /// Start in the grant's range, bytes.
     pub remote_offset: u64,
@@ -72,8 +73,8 @@ pub struct Sqe {
     /// Immediate of `OP_WRITE_IMM` and `OP_SEND`.
     pub imm: u32,
     /// Time limit of the operation in nanoseconds from its acceptance, at most a day; 0 for none. It ends in
-    /// `STATE_TIMEOUT` not before, and within two ticks of the kernel's timer after. What the provider has already is
-    /// ended by ending the endpoint. Not for operations that end at once: NOP, COPY, CANCEL.
+    /// `STATE_TIMEOUT` no earlier than that, and at most two ticks of the kernel's timer later. An operation that the
+    /// provider already has is ended by ending the endpoint. Not for operations that end at once: NOP, COPY, CANCEL.
     pub timeout_ns: u64,
 }
 

@@ -4,15 +4,19 @@
 
 use super::*;
 
-/// Grants the peer access to a range of a buffer ([`GrantCreate`]). Errors: `EINVAL` (empty or
-/// overflowing range, no or unknown rights), `ERANGE` (range beyond the buffer), `ENOTCONN`,
-/// `ETIMEDOUT`, `EINTR`, `ENOMEM`, `EMFILE` (1024 grants, or 262144 regions of the device's under them), `EIO` (the device
-/// does not take the memory), `ESTALE` (the memory was revoked, or the time to live was over before the peer could be told),
-/// for an imported buffer `EOPNOTSUPP` and `EACCES` (see [`BufferImport::access`]).
+/// Grants the peer access to a range of a buffer ([`GrantCreate`]). Errors: `EINVAL` (empty or overflowing range, no or
+/// unknown rights, an offset off a page boundary, a time to live of more than a day), `EOVERFLOW` (the connection has
+/// had 2^32 grants), `ERANGE` (range beyond the buffer), `ENOTCONN`, `ETIMEDOUT`, `EINTR` (the thread is being killed;
+/// other signals do not end the call), `ENOMEM`, `EMFILE` (more than 1024 grants, or than 262144 of the device's
+/// regions under them), `EDQUOT` (too much of the RDMA device's own memory for this file's endpoints and
+/// registrations), `EIO` (the device does not take the memory), `ESTALE` (the memory was revoked, or the time to live
+/// was over before the peer could be notified), for an imported buffer `EOPNOTSUPP` and `EACCES` (see
+/// [`BufferImport::access`]).
 pub const IOC_GRANT_CREATE: u32 = (IOC_TYPE << 8) | 0x40;
-/// Takes the next grant that the peer gave ([`GrantWait`]). Errors: `ETIMEDOUT`, `EINTR`, `ENOTCONN`
-/// (the connection ended), `EMFILE`, `EDQUOT` (what is kept of it, some bytes for each region of the peer's device under it,
-/// counts as memory of this file). What could not be taken is the next one to be taken.
+/// Takes the next grant that the peer gave ([`GrantWait`]). Errors: `ETIMEDOUT`, `EINTR` (restarts by itself with
+/// SA_RESTART), `ENOTCONN` (the connection ended), `EMFILE`, `EDQUOT` (what is kept of it, some bytes for each region
+/// of the peer's device under it, counts as memory of this file). A grant that could not be taken is the next one to be
+/// taken.
 pub const IOC_GRANT_WAIT: u32 = (IOC_TYPE << 8) | 0x41;
 
 /// Right of a grant: the peer may write.
@@ -22,13 +26,13 @@ pub const RIGHT_READ: u32 = 1 << 1;
 
 /// Argument of [`IOC_GRANT_CREATE`].
 ///
-/// The call returns when the range is registered and the message is on its way to the peer. A grant ends by
-/// destroying its handle, when its time to live is over, when its uses are used up, or with the endpoint; an [`OP_WATCH`] of
-/// it tells when nothing lands in the range any more.
+/// The call returns when the range is registered and the message is on its way to the peer. A grant ends by destroying
+/// its handle, when its time to live is over, when its uses are used up, or with the endpoint; an [`OP_WATCH`] of it
+/// completes when the peer neither reads nor writes the range any more.
 ///
-/// Destroying the handle ends the peer's access: when that call returns, nothing of the peer's lands in
-/// the range any more. The peer's kernel is asked first and its operations on the grant end in
-/// `STATE_REVOKED`; a peer that does not answer within a second loses the connection if it goes on.
+/// Destroying the handle ends the peer's access: when that call returns, the peer neither reads nor writes the range
+/// any more. The peer's kernel is asked first, and its operations on the grant end in `STATE_REVOKED`. A peer that does not
+/// answer within a second loses the connection if it goes on.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GrantCreate {
@@ -74,8 +78,8 @@ pub const GRANT_END_USED: u32 = 3;
 pub const GRANT_END_ENDPOINT: u32 = 4;
 /// Why a grant ended: the memory was revoked.
 pub const GRANT_END_MEMORY: u32 = 5;
-/// Why a grant ended: a peer broke the protocol and had the adapter invalidate it. It need not be the peer that the grant was
-/// given to, where the adapter does not keep protection domains apart, as rxe does not.
+/// Why a grant ended: a peer broke the protocol and had the adapter invalidate it. It may be another peer than the one
+/// that the grant was given to, where the adapter does not keep protection domains apart, as with rxe.
 pub const GRANT_END_INVALIDATED: u32 = 6;
 
 /// Argument of [`IOC_GRANT_WAIT`].
@@ -90,7 +94,7 @@ pub struct GrantWait {
     pub endpoint: u32,
     /// Out: handle of the peer's grant, to be named by entries.
     pub handle: u32,
-    /// Time limit in nanoseconds.
+    /// Time limit in nanoseconds. Out, after `EINTR`: what is left of it.
     pub timeout_ns: u64,
     /// Out: bytes of the range.
     pub length: u64,

@@ -1,22 +1,23 @@
 // SPDX-License-Identifier: (GPL-2.0-only WITH Linux-syscall-note) OR MIT
 
-//! What a buffer's memory is, and taking it away.
+//! What a buffer's memory is, and its revocation.
 
 use super::*;
 
-/// Takes the memory of a buffer away from everybody ([`BufferRevoke`]), as the owner of a device's memory does before it
+/// Revokes the memory of a buffer from everybody ([`BufferRevoke`]), as the owner of a device's memory does before it
 /// reuses the range. When the call returns: operations on it have ended, in `STATE_REVOKED` unless they were faster;
-/// grants over it have ended with [`GRANT_END_MEMORY`]; no device reaches it; a touch of a mapping gives SIGBUS, but for
-/// those of an import, which are its exporter's and end with the exporter's own revocation; watches of the buffer have
-/// completed. Connections live on, but for those whose provider keeps an operation on it longer than
-/// a second. The handle stays, and every use of it gives `ESTALE` or `STATE_REVOKED`. Revoking it again does nothing.
-/// Bounded by a few seconds, whatever peers do; of a device's memory, by its importers, which are drivers that let go when
-/// they are told. Errors: `ENOENT`; `EBUSY` (all of this is done, but after a second somebody still reaches the memory who
-/// cannot be told to let go, see [`MemoryQuery::held`]; its pages stay as long, and revoking it again asks again).
+/// grants over it have ended with [`GRANT_END_MEMORY`]; no device reaches it; a touch of a mapping gives SIGBUS, except
+/// for mappings of an import, which are its exporter's and end with the exporter's own revocation; watches of the
+/// buffer have completed. Connections live on, except those whose provider keeps an operation on it longer than a
+/// second. The handle stays, and every use of it gives `ESTALE` or `STATE_REVOKED`. Revoking it again does nothing.
+/// Bounded by a few seconds, whatever peers do; for a device's memory, by its importers, which are drivers that let go
+/// when they are notified. Errors: `ENOENT`; `EBUSY` (all of this is done, but somebody still reaches
+/// the memory who cannot be made to let go, see [`MemoryQuery::held`]; its pages stay as long, and revoking it again
+/// checks again).
 ///
-/// Who reaches a device's memory through a mapping of its frames that another driver made is not known: VFIO (type 1) maps
-/// such user mappings for its devices and keeps them so after the revocation, and whoever may write `resourceN` of the
-/// device in sysfs has a mapping of his own. Both take privileges that reach all memory.
+/// The driver does not know who reaches a device's memory through a mapping of its frames that another driver made:
+/// VFIO (type 1) maps such user mappings for its devices and keeps them after the revocation, and whoever may write
+/// `resourceN` of the device in sysfs has a mapping of his own. Both need privileges that reach all memory.
 pub const IOC_BUFFER_REVOKE: u32 = (IOC_TYPE << 8) | 0x50;
 /// Reports what a buffer's memory is and whether it was revoked ([`MemoryQuery`]). Errors: `ENOENT`.
 pub const IOC_MEMORY_QUERY: u32 = (IOC_TYPE << 8) | 0x51;
@@ -56,9 +57,10 @@ pub const REVOKE_EXPORTER: u32 = 3;
 
 /// Bit of [`MemoryQuery::held`]: an importer of a dma-buf of the memory has it mapped for its device or into the kernel.
 pub const HELD_DMABUF: u32 = 1 << 0;
-/// Bit of [`MemoryQuery::held`]: somebody refers to its pages. They were pinned through a user mapping while it was there,
-/// as by a fixed buffer of io_uring, a direct write to a file, a memory region of user space or vmsplice(2), or the network
-/// still sends from them. Not of what is carved from a pool and not of a device's memory, which nobody can pin.
+/// Bit of [`MemoryQuery::held`]: somebody refers to its pages. They were pinned through a user mapping while it was
+/// there, as by a fixed buffer of io_uring, a direct write to a file, a memory region of user space or vmsplice(2), or
+/// the network still sends from them. Never set for memory that is carved from a pool or for a device's memory, which
+/// nobody can pin.
 pub const HELD_PAGES: u32 = 1 << 1;
 
 /// Argument of [`IOC_BUFFER_REVOKE`].
@@ -103,7 +105,7 @@ pub struct MemoryQuery {
     pub device: u64,
     /// Out: start in the tier's zone of the device in bytes; 0 for host memory.
     pub offset: u64,
-    /// Out: `HELD_*` bits, once it was revoked: who reaches it all the same.
+    /// Out: `HELD_*` bits, once it was revoked: who still reaches it.
     pub held: u32,
     /// Out: 0.
     pub reserved: u32,

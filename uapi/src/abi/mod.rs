@@ -10,15 +10,16 @@
 //! - Members that are only results ("Out") are not read. A call that succeeds writes all of them that the structure has room
 //!   for.
 //! - Unknown bits in `flags` and non-zero reserved members give `EINVAL`.
-//! - A handle that does not name an object of the expected kind in this file gives `ENOENT`. A handle that was given up names
-//!   nothing until at least 131,071 further objects were made in this file, and, as long as most of [`Query::max_handles`]
-//!   are not in use at a time, until billions were; an offset for mmap(2) until 255, and until millions.
-//! - Time limits are nanoseconds: 0 does not wait, `u64::MAX` waits without limit. Every wait ends
-//!   early on a signal (`EINTR`) and when its object goes away. Calls that have no limit and make memory look at fatal
-//!   signals alone.
-//! - Every call can fail with `ENOMEM` (the kernel has no memory for it) and with `EFAULT` (its argument, or memory that
-//!   it names, cannot be read or written). A call whose results could not be written has made nothing that lasts; what
-//!   [`IOC_ENTER`] submitted stays submitted.
+//! - A handle that does not name an object of the expected kind in this file gives `ENOENT`. A handle that was given up
+//!   names nothing until at least 131,071 further objects were made in this file, and until billions were made as long
+//!   as most of [`Query::max_handles`] are not in use at a time; an offset for mmap(2) names nothing until 255 and
+//!   until millions were made.
+//! - Time limits are nanoseconds: 0 does not wait, `u64::MAX` waits without limit. Every wait ends early on a signal
+//!   (`EINTR`) and when its object goes away. Calls that have no time limit and allocate memory end early only on fatal
+//!   signals.
+//! - Every call can fail with `ENOMEM` (the kernel has no memory for it) and with `EFAULT` (its argument, or memory
+//!   that it names, cannot be read or written). A call whose results cannot be written leaves no new object behind;
+//!   what [`IOC_ENTER`] submitted stays submitted.
 //! - All memory and address sizes are bytes. Integers have the machine's byte order.
 
 mod buffer;
@@ -31,6 +32,7 @@ mod entry;
 mod grant;
 mod memory;
 mod pool;
+mod rdma;
 mod stats;
 
 pub use buffer::*;
@@ -43,28 +45,29 @@ pub use entry::*;
 pub use grant::*;
 pub use memory::*;
 pub use pool::*;
+pub use rdma::*;
 pub use stats::*;
 
-/// Version of this interface, as [`Query::abi_version`] reports it. Version 1 is frozen: everything in this module
-/// is there since version 1, keeps its number, offset and meaning, and structures only grow at their end.
+/// Version of this interface, as [`Query::abi_version`] reports it. Version 1 is frozen from the first release
+/// on: everything in this module then keeps its number, offset and meaning; structures only grow at their end.
 pub const ABI_VERSION: u32 = 1;
 
 /// The ioctl type byte. Numbers are `_IO(IOC_TYPE, nr)`: the size travels in the structure. Their first digit is the kind of
 /// object: 0 any, 1 buffers, pools and dma-bufs, 2 channels, 3 connections, 4 grants, 5 memory and devices, 6 figures.
 pub const IOC_TYPE: u32 = 0xDA;
 
-/// Fills a [`Query`]. Errors: only the conventions'.
+/// Fills a [`Query`]. Errors: only those of the conventions.
 pub const IOC_QUERY: u32 = IOC_TYPE << 8;
-/// Destroys the object behind any handle ([`Destroy`]). Always accepted: the name dies at once, the
-/// memory when its last mapping, registration and operation is gone. Errors: `ENOENT`.
+/// Destroys the object behind any handle ([`Destroy`]). Always accepted: the handle is gone at once, the memory when
+/// its last mapping, registration and operation is gone. Errors: `ENOENT`.
 pub const IOC_DESTROY: u32 = (IOC_TYPE << 8) | 0x01;
 
 /// Capability: buffers of host pages with NUMA placement.
 pub const CAP_HOST_BUFFERS: u64 = 1 << 0;
 /// Capability: RDMA endpoints, grants and the operations on them.
 pub const CAP_RDMA: u64 = 1 << 1;
-/// Capability: poll(2) on the file: readable (`POLLIN`) while a channel of the file has completions waiting, `POLLERR` as
-/// well while one's ring makes no sense.
+/// Capability: poll(2) on the file: readable (`POLLIN`) while a channel of the file has completions waiting, `POLLERR`
+/// as well while a channel's ring indices make no sense.
 pub const CAP_POLL: u64 = 1 << 2;
 /// Capability: channels with a polling submission thread ([`CHANNEL_SQPOLL`]).
 pub const CAP_SQPOLL: u64 = 1 << 3;
@@ -87,6 +90,8 @@ pub const CAP_REVOKE: u64 = 1 << 10;
 pub const CAP_DEVICE_MEMORY: u64 = 1 << 11;
 /// Capability: latency histograms ([`IOC_STATS_QUERY`]).
 pub const CAP_STATS: u64 = 1 << 13;
+/// Capability: RDMA devices are listed, with what they lack ([`IOC_RDMA_QUERY`]).
+pub const CAP_RDMA_QUERY: u64 = 1 << 14;
 
 /// Time limit that never passes.
 pub const TIMEOUT_NONE: u64 = u64::MAX;

@@ -7,18 +7,19 @@ use super::*;
 /// Creates a pool ([`PoolCreate`]): memory that is registered once, on first use, and carved into buffers in constant
 /// time. Errors: as [`IOC_BUFFER_CREATE`]. Since [`CAP_POOLS`].
 pub const IOC_POOL_CREATE: u32 = (IOC_TYPE << 8) | 0x13;
-/// Carves a buffer out of a pool ([`PoolCarve`]). It is a buffer as any other, but for three things: nothing is charged for
-/// it; operations that send from it or read into it use the pool's registration; and nobody else can pin pages of its
-/// mappings (`EFAULT` of direct I/O, futexes and get_mempolicy(2)), because they will be another buffer's. Its part of the pool is free again
-/// when its last name, mapping, dma-buf, grant and operation is gone; taking it away with [`IOC_BUFFER_REVOKE`] concerns no
-/// other part. Errors: `EINVAL` (0 bytes), `ENOENT`, `E2BIG` (more than the pool
-/// has in a row when all is free), `ENOSPC` (more than it has in a row now), `EMFILE`, `ENOMEM`. Since [`CAP_POOLS`].
+/// Carves a buffer out of a pool ([`PoolCarve`]). It is a buffer like any other, except for three things: nothing is
+/// charged for it; operations that send from it or read into it use the pool's registration; and nobody else can pin
+/// pages of its mappings (`EFAULT` of direct I/O, futexes and get_mempolicy(2)), because they will be another buffer's
+/// later. Its part of the pool is free again when its last handle, mapping, dma-buf, grant and operation is gone;
+/// revoking it with [`IOC_BUFFER_REVOKE`] affects no other part. Errors: `EINVAL` (0 bytes), `ENOENT`, `E2BIG` (more
+/// than the pool has in a row when all is free), `ENOSPC` (more than it has in a row now), `EMFILE`, `ENOMEM`. Since
+/// [`CAP_POOLS`].
 pub const IOC_POOL_CARVE: u32 = (IOC_TYPE << 8) | 0x14;
 /// Reports what a pool has ([`PoolQuery`]). Errors: `ENOENT`. Since [`CAP_POOLS`].
 pub const IOC_POOL_QUERY: u32 = (IOC_TYPE << 8) | 0x15;
 
-/// Flag of a pool: what is carved is zeroed first, which takes time in proportion to its size. Without it, a buffer shows
-/// what the one before left in the same part; a pool belongs to one file, so that this is never another user's data.
+/// Flag of a pool: what is carved is zeroed first, which takes time in proportion to its size. Without it, a buffer
+/// shows what the previous one left in the same part; a pool belongs to one file, so this is never another user's data.
 pub const POOL_ZERO: u32 = 1 << 0;
 /// Flag of a pool: as [`BUFFER_STRICT`].
 pub const POOL_STRICT: u32 = 1 << 1;
@@ -31,7 +32,7 @@ pub struct PoolCreate {
     pub size: u32,
     /// `POOL_*` bits.
     pub flags: u32,
-    /// Wanted bytes; in out the bytes allocated, rounded up to whole pages.
+    /// Wanted bytes; on return the bytes allocated, rounded up to whole pages.
     pub bytes: u64,
     /// As in [`BufferCreate`].
     pub placement: u32,
@@ -72,8 +73,8 @@ pub struct PoolCarve {
     pub pool: u32,
     /// Out: handle of the buffer.
     pub handle: u32,
-    /// Wanted bytes; in out the bytes of the buffer, rounded up to whole pages. The pool gives up a power of two of pages
-    /// for it.
+    /// Wanted bytes; on return the bytes of the buffer, rounded up to whole pages. The pool gives up a power of two of
+    /// pages for it.
     pub bytes: u64,
     /// Out: offset to pass to mmap(2), shared mappings only.
     pub mmap_offset: u64,

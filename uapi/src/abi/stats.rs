@@ -9,7 +9,7 @@ use super::*;
 pub const IOC_STATS_QUERY: u32 = (IOC_TYPE << 8) | 0x60;
 
 /// Flag of [`StatsQuery`]: empties the histogram while it is read. Each latency is in exactly one of the readings that
-/// empty it; an array that cannot be written (`EFAULT`) loses what it should have told.
+/// empty it; if the array cannot be written (`EFAULT`), its latencies are lost.
 pub const STATS_RESET: u32 = 1 << 0;
 
 /// Stage of an operation: from acceptance until it is handed to the provider.
@@ -19,8 +19,9 @@ pub const STAGE_PROVIDER: u32 = 1;
 /// Stage: from acceptance to completion. The only stage of receives, fences and watches.
 pub const STAGE_TOTAL: u32 = 2;
 
-/// Argument of [`IOC_STATS_QUERY`]: latencies of operations of one kind that ended with `STATE_OK`, in nanoseconds. They
-/// are counted in buckets that are told by their middles: with an error of at most 1/64, or 4 ns where that is more.
+/// Argument of [`IOC_STATS_QUERY`]: latencies of operations of one kind that ended with `STATE_OK`, in nanoseconds.
+/// They are counted in buckets and reported as the middle of their bucket: with an error of at most 1/64, or 4 ns where
+/// that is more.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StatsQuery {
@@ -34,7 +35,7 @@ pub struct StatsQuery {
     pub op: u32,
     /// One of `STAGE_*`.
     pub stage: u32,
-    /// Length of the array at `buckets`; in out the number of buckets that the driver has. Bucket `i` begins at
+    /// Length of the array at `buckets`; on return the number of buckets that the driver has. Bucket `i` begins at
     /// `8 * i` ns for `i` below 32, and at `8 * (32 + i % 32) << (i / 32 - 1)` ns from there on.
     pub bucket_count: u32,
     /// User address of an array of `u64`, which receives the latencies in each bucket; 0 for none.

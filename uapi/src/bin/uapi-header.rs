@@ -44,6 +44,7 @@ const STRUCTS: &[(&str, &str)] = &[
     ("Accept", "dmaplane_accept"),
     ("Connect", "dmaplane_connect"),
     ("EndpointQuery", "dmaplane_endpoint_query"),
+    ("RdmaQuery", "dmaplane_rdma_query"),
     ("GrantCreate", "dmaplane_grant_create"),
     ("GrantWait", "dmaplane_grant_wait"),
     ("StatsQuery", "dmaplane_stats_query"),

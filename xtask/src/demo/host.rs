@@ -3,15 +3,16 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::ctx::Ctx;
-use crate::guest::session::Lab;
-use crate::{exec, exit};
+use dmaplane_vmtest::ctx::Ctx;
+use dmaplane_vmtest::guest::binaries::{cargo, target_dir};
+use dmaplane_vmtest::guest::group::Group;
+use dmaplane_vmtest::{exec, exit};
 
 /// The files of one run.
 pub(crate) struct Work {
@@ -38,7 +39,7 @@ impl Work {
     }
 }
 
-/// What `kvcache prefill --json` tells.
+/// What `kvcache prefill --json` writes.
 #[derive(Deserialize)]
 pub(crate) struct Prefill {
     pub(crate) model: String,
@@ -47,7 +48,7 @@ pub(crate) struct Prefill {
     pub(crate) prefill_ms: f64,
 }
 
-/// What `kvcache decode --json` and `kvcache undivided --json` tell.
+/// What `kvcache decode --json` and `kvcache reference --json` write.
 #[derive(Deserialize)]
 pub(crate) struct Spoken {
     pub(crate) tokens: Vec<u32>,
@@ -55,34 +56,74 @@ pub(crate) struct Spoken {
     pub(crate) decode_ms: f64,
 }
 
-/// The program.
+/// The program `kvcache`.
 pub(crate) struct KvCache {
     program: PathBuf,
 }
 
+/// The command that builds the program for the processor at hand: the quantized kernels are several times
+/// faster when the compiler may use its vector instructions.
+fn build_command(ctx: &Ctx) -> Result<Command> {
+    let mut command = cargo(ctx);
+    command.args(["build", "--release", "--package", "kvcache"]);
+    command.args(["--config", "build.rustflags=['-Ctarget-cpu=native']"]);
+    command.arg("--target-dir").arg(target(ctx)?);
+    Ok(command)
+}
+
+/// A folder of its own, since other flags would rebuild what all other programs share.
+fn target(ctx: &Ctx) -> Result<PathBuf> {
+    Ok(target_dir(ctx)?.join("native"))
+}
+
+/// The build of the program, started before it is needed and ended when this is dropped. Downloads and single
+/// processes leave a processor idle, which compiles it meanwhile.
+pub(crate) struct Ahead {
+    // Kills the build, so that the wait below ends.
+    group: Group,
+    build: Child,
+}
+
+impl Ahead {
+    /// Starts the build with what other processes leave of the processors. [`KvCache::build`] waits for it, and
+    /// reports what is wrong with it.
+    pub(crate) fn start(ctx: &Ctx) -> Result<Self> {
+        let group = Group::new()?;
+        let build = build_command(ctx)?;
+        let mut command = Command::new("nice");
+        command.current_dir(&ctx.root);
+        command.arg(build.get_program()).args(build.get_args());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let build = group
+            .spawn(&mut command)
+            .context("cannot build kvcache ahead")?;
+        Ok(Self { group, build })
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        self.group.kill();
+        if let Err(error) = self.build.wait() {
+            eprintln!("cannot wait for the build of kvcache: {error}");
+        }
+    }
+}
+
 impl KvCache {
-    /// Builds it for the processor at hand: the quantized kernels are several times faster when
-    /// the compiler may use its vector instructions.
-    pub(crate) fn build(ctx: &Ctx, lab: &Lab) -> Result<Self> {
-        // A folder of its own, since other flags would rebuild what all other programs share.
-        let target = lab.binaries.dir.with_file_name("native");
-        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo
-            .current_dir(&ctx.root)
-            .args(["build", "--release", "--package", "kvcache"]);
-        cargo.args([
-            "--config",
-            "build.rustflags=['-Ctarget-cpu=native']",
-            "--target-dir",
-        ]);
-        cargo.arg(&target);
+    /// Builds it, or waits for the build that [`Ahead`] has begun.
+    pub(crate) fn build(ctx: &Ctx) -> Result<Self> {
+        let command = build_command(ctx)?;
         let mut progress = ctx.ui.spinner("building kvcache, which runs the model");
         let log = ctx.log_dir()?.join("kvcache-build.log");
-        exec::logged(ctx, cargo, "building kvcache", &log, |line| {
+        exec::logged(ctx, command, "building kvcache", &log, |line| {
             progress.message(line.trim());
         })?;
         Ok(Self {
-            program: target.join("release/kvcache"),
+            program: target(ctx)?.join("release/kvcache"),
         })
     }
 
@@ -119,19 +160,19 @@ impl KvCache {
     }
 
     /// Does both at once, for comparison.
-    pub(crate) fn undivided(
+    pub(crate) fn reference(
         &self,
         ctx: &Ctx,
         work: &Work,
         prompt: &str,
         tokens: u32,
     ) -> Result<Spoken> {
-        let mut command = self.command(work, "undivided");
+        let mut command = self.command(work, "reference");
         command
             .arg(format!("--prompt={prompt}"))
             .arg("--tokens")
             .arg(tokens.to_string());
-        run(ctx, work, command, "undivided")
+        run(ctx, work, command, "reference")
     }
 
     fn command(&self, work: &Work, what: &str) -> Command {
@@ -148,7 +189,7 @@ fn run<T: DeserializeOwned>(ctx: &Ctx, work: &Work, mut command: Command, what: 
     let progress = ctx.ui.spinner(match what {
         "prefill" => "prefill: reading the prompt",
         "decode" => "decode: continuing from the received cache",
-        _ => "the undivided run, for comparison",
+        _ => "the reference run, for comparison",
     });
     let log = ctx.log_dir()?.join(format!("demo-{what}.log"));
     let mut said = None;

@@ -5,13 +5,13 @@
 //! | file | concept |
 //! |---|---|
 //! | model.rs | the model's weights: fetched, verified, or given |
-//! | host.rs | prefill, decode and the undivided run, on the host |
+//! | host.rs | prefill, decode and the reference run, on the host |
 //! | transfer.rs | the two guests, and the transfer between them |
-//! | told.rs | what is printed and what `--json` writes |
+//! | report.rs | what is printed and what `--json` writes |
 
 mod host;
 mod model;
-mod told;
+mod report;
 mod transfer;
 
 use std::path::PathBuf;
@@ -21,15 +21,15 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use clap::Args;
 
-use crate::ctx::Ctx;
-use crate::exit;
-use crate::guest::accel::AccelChoice;
-use crate::guest::session::{Driver, Lab};
-use crate::guest::topology::Topology;
-use crate::kernel::Profile;
-use crate::setup::{self, Need};
+use dmaplane_vmtest::ctx::Ctx;
+use dmaplane_vmtest::exit;
+use dmaplane_vmtest::guest::accel::AccelChoice;
+use dmaplane_vmtest::guest::session::{Driver, TestEnv};
+use dmaplane_vmtest::guest::topology::Topology;
+use dmaplane_vmtest::kernel::Profile;
+use dmaplane_vmtest::setup::{self, Need};
 use host::KvCache;
-use told::Told;
+use report::Report;
 
 /// Long enough for a cache of some megabytes.
 const PROMPT: &str = "Remote direct memory access lets one computer read and write the memory of \
@@ -43,11 +43,11 @@ const PROMPT: &str = "Remote direct memory access lets one computer read and wri
 /// Prefill reads a prompt on the host and writes its KV cache, layer by layer. Guest a sends it by
 /// RDMA WRITE WITH IMMEDIATE through /dev/dmaplane, guest b takes the chunks in any order and
 /// checks each layer against the sender's digest. Decode continues on the host from what b received
-/// and must produce the tokens of an undivided run. The last line is `demo: ok` or
+/// and must produce the tokens of the reference run. The last line is `demo: ok` or
 /// `demo: FAILED: why`.
 ///
-/// What is not there yet is provided first: tools, kernel, module, model. The first run takes as
-/// long as a kernel build, further ones about a minute.
+/// First provides what is missing: tools, kernel, module, model. The first run takes as long as a
+/// kernel build, further ones about a minute.
 #[derive(Args)]
 #[command(after_help = exit::HELP)]
 pub(crate) struct DemoArgs {
@@ -60,12 +60,12 @@ pub(crate) struct DemoArgs {
     /// Bytes of one RDMA write: a power of two from 64, with a suffix of K or M.
     #[arg(long, value_name = "BYTES", default_value = "16K", value_parser = parse_chunk_size)]
     chunk_size: u64,
-    /// A model of your own, GGUF of architecture llama with its tokenizer, instead of the pinned
-    /// SmolLM2; also the way to give that one by hand.
+    /// Uses your own model, GGUF of architecture llama with its tokenizer, instead of the pinned
+    /// SmolLM2. This is also the way to supply SmolLM2 by hand.
     #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
-    /// Whose memory the cache is in on both sides: host, or device for that of a PCI device, which
-    /// RDMA reaches by itself; device:write-combined and device:cached go through host memory.
+    /// The memory that holds the cache on both sides: host, or device for a PCI device's memory,
+    /// which RDMA reaches directly; device:write-combined and device:cached go through host memory.
     #[arg(long, default_value = "host", value_parser = ["host", "device", "device:uncached",
         "device:write-combined", "device:cached"])]
     memory: String,
@@ -86,14 +86,14 @@ pub(crate) struct DemoArgs {
     reason = "all commands have one signature"
 )]
 pub(crate) fn run(ctx: &Ctx, args: DemoArgs) -> Result<ExitCode> {
-    let mut told = Told::new(&args.prompt);
+    let mut report = Report::new(&args.prompt);
     let begin = Instant::now();
-    let mut result = demo(ctx, &args, &mut told);
-    told.finish(begin.elapsed(), result.as_ref().err());
+    let mut result = demo(ctx, &args, &mut report);
+    report.finish(begin.elapsed(), result.as_ref().err());
     if let Some(path) = &args.json {
-        result = result.and(told.write(path));
+        result = result.and(report.write(path));
     }
-    told.print();
+    report.print();
     match result {
         Ok(()) => {
             println!("demo: ok");
@@ -101,14 +101,14 @@ pub(crate) fn run(ctx: &Ctx, args: DemoArgs) -> Result<ExitCode> {
         }
         Err(error) => {
             eprintln!("error: {error:#}");
-            println!("demo: FAILED: {}", told::first_line(&error));
+            println!("demo: FAILED: {}", report::first_line(&error));
             Ok(exit::code_of(&error))
         }
     }
 }
 
-fn demo(ctx: &Ctx, args: &DemoArgs, told: &mut Told) -> Result<()> {
-    // What can be wrong with the arguments is said before the long steps.
+fn demo(ctx: &Ctx, args: &DemoArgs, report: &mut Report) -> Result<()> {
+    // Mistakes in the arguments are reported before the long steps.
     let topology = Topology::load(&ctx.root, &args.topology)?;
     ensure!(
         topology.guests.len() == 2,
@@ -122,13 +122,14 @@ fn demo(ctx: &Ctx, args: &DemoArgs, told: &mut Told) -> Result<()> {
         args.memory,
         topology.name
     );
-    let tools = told.stage("setup", || setup::ensure(ctx, Need::Boot))?;
+    let ahead = host::Ahead::start(ctx)?;
+    let tools = report.stage("setup", || setup::ensure(ctx, Need::Boot))?;
     let python = tools.vng_bin.join("python3");
-    let model = told.stage("model", || {
+    let model = report.stage("model", || {
         model::ensure(ctx, &python, args.model.as_deref())
     })?;
-    let lab = told.stage("kernel, module, programs", || {
-        Lab::prepare(
+    let test_env = report.stage("kernel, module, programs", || {
+        TestEnv::prepare(
             ctx,
             &args.topology,
             Profile::Stock,
@@ -136,28 +137,31 @@ fn demo(ctx: &Ctx, args: &DemoArgs, told: &mut Told) -> Result<()> {
             Driver::Loaded,
         )
     })?;
-    told.lab(&lab);
-    let kvcache = told.stage("build of kvcache", || KvCache::build(ctx, &lab))?;
+    report.test_env(&test_env);
+    let kvcache = report.stage("build of kvcache", || KvCache::build(ctx))?;
+    drop(ahead);
 
     let dir = tempfile::Builder::new()
         .prefix("demo-")
         .tempdir_in(ctx.cache_sub("run")?)?;
     let work = host::Work::new(dir.path(), model);
-    let prefill = told.stage("prefill", || {
+    let prefill = report.stage("prefill", || {
         kvcache.prefill(ctx, &work, &args.prompt, args.chunk_size)
     })?;
-    told.prefill(&prefill);
-    let sent = told.stage("guests", || transfer::run(ctx, &lab, &work, &args.memory))?;
-    told.transfer(&sent);
-    told.bitwise_identical(host::same_bytes(&work.kv, &work.received)?)?;
-    let decode = told.stage("decode", || kvcache.decode(ctx, &work, args.tokens))?;
-    let undivided = told.stage("undivided run", || {
-        kvcache.undivided(ctx, &work, &args.prompt, args.tokens)
+    report.prefill(&prefill);
+    let sent = report.stage("guests", || {
+        transfer::run(ctx, &test_env, &work, &args.memory)
     })?;
-    told.tokens(&decode, &undivided)
+    report.transfer(&sent);
+    report.bitwise_identical(host::same_bytes(&work.kv, &work.received)?)?;
+    let decode = report.stage("decode", || kvcache.decode(ctx, &work, args.tokens))?;
+    let reference = report.stage("reference run", || {
+        kvcache.reference(ctx, &work, &args.prompt, args.tokens)
+    })?;
+    report.tokens(&decode, &reference)
 }
 
-/// Reads a chunk size; kvcache has the last word on whether it suits the cache.
+/// Reads a chunk size; kvcache decides whether it suits the cache.
 fn parse_chunk_size(text: &str) -> Result<u64, String> {
     let (digits, factor) = match text.as_bytes().last() {
         Some(b'K' | b'k') => (&text[..text.len() - 1], 1 << 10),

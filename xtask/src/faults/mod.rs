@@ -16,19 +16,19 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use needs::require;
 
-use crate::ctx::Ctx;
-use crate::exit;
-use crate::guest::cli::Options;
-use crate::guest::session::Lab;
-use crate::guest::suite::SuiteRun;
-use crate::guest::verdict::Kind;
-use crate::kernel::Profile;
+use crate::vm::Options;
+use dmaplane_vmtest::ctx::Ctx;
+use dmaplane_vmtest::exit;
+use dmaplane_vmtest::guest::session::TestEnv;
+use dmaplane_vmtest::guest::suite::SuiteRun;
+use dmaplane_vmtest::guest::verdict::Kind;
+use dmaplane_vmtest::kernel::Profile;
 use races::Race;
 
 /// What the guest leaves in its share; tests/framework/src/faults/record.rs has the other side.
 const RECORD: &str = "faults.json";
 
-/// For all tests of a run together, before scaling for slow guests.
+/// The time for all tests of a run together, before scaling for slow guests.
 const LIMIT: Duration = Duration::from_secs(1800);
 
 /// What a run is for.
@@ -40,29 +40,29 @@ pub(crate) enum Purpose {
     Races,
 }
 
-/// What a guest has counted.
+/// What a guest counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub(crate) struct Record {
     /// The driver's points.
     pub(crate) points: BTreeMap<String, Counts>,
-    /// What was swept: faults, and rounds that failed for them.
+    /// The sweeps: how many faults, and how many rounds failed because of them.
     pub(crate) sweeps: BTreeMap<String, (u32, u32)>,
     /// Seeds of storms.
     pub(crate) seeds: Vec<u64>,
-    /// Races that came to their end: iterations and milliseconds.
+    /// Races that finished: iterations and milliseconds.
     pub(crate) races: BTreeMap<String, (u64, u64)>,
 }
 
-/// What is put beside the results of the tests.
+/// What is added to the results of the tests.
 #[derive(Serialize)]
-struct Told<'a> {
+struct Report<'a> {
     points: &'a BTreeMap<String, Counts>,
     sweeps: &'a BTreeMap<String, (u32, u32)>,
     seeds: &'a [u64],
     races: &'a BTreeMap<String, Race>,
 }
 
-/// What a point has counted.
+/// What a fault point counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) struct Counts {
     /// How often it was passed.
@@ -72,7 +72,7 @@ pub(crate) struct Counts {
 }
 
 impl Purpose {
-    /// The tests, as a filter of nextest's.
+    /// The tests, as a nextest filter.
     pub(crate) fn filter(self) -> &'static str {
         match self {
             Self::Faults => "binary(/^faults_/)",
@@ -80,7 +80,7 @@ impl Purpose {
         }
     }
 
-    /// Options of the kernel without which nothing can be done.
+    /// Kernel options that the purpose needs.
     fn options(self) -> &'static [&'static str] {
         match self {
             Self::Faults => &[
@@ -94,7 +94,7 @@ impl Purpose {
         }
     }
 
-    /// Whether the kernel of this profile has them, as far as that is known before it is there.
+    /// Whether the kernel of this profile has them, as far as is known before it is built.
     pub(crate) fn runs_on(self, profile: Profile) -> bool {
         self.options().is_empty() || profile != Profile::Stock
     }
@@ -144,9 +144,14 @@ pub(crate) fn check(purpose: Purpose, profile: Profile) -> Result<()> {
     ))
 }
 
-/// Runs and tells. A fault point that never fired is a failure, unless the user chose among the tests.
-pub(crate) fn run(ctx: &Ctx, lab: &Lab, purpose: Purpose, options: Options) -> Result<Kind> {
-    require(ctx, lab, purpose.options())?;
+/// Runs the tests and reports. A fault point that never fired is a failure, unless the user chose among the tests.
+pub(crate) fn run(
+    ctx: &Ctx,
+    test_env: &TestEnv,
+    purpose: Purpose,
+    options: Options,
+) -> Result<Kind> {
+    require(ctx, test_env, purpose.options())?;
     let mut options = options;
     let whole = options.selection.filter.is_none();
     purpose.apply(&mut options);
@@ -154,7 +159,7 @@ pub(crate) fn run(ctx: &Ctx, lab: &Lab, purpose: Purpose, options: Options) -> R
         let record = read(&run.outcome.share(&run.outcome.guests[0]));
         (record, run.tests.clone())
     };
-    let (kind, (record, tests)) = crate::guest::cli::test_and(ctx, lab, &options, look)?;
+    let (kind, (record, tests)) = crate::vm::test_and(ctx, test_env, &options, look)?;
     let record = record?;
     let races = races::of(record.as_ref(), &tests);
     if record.is_none() && races.is_empty() {
@@ -163,11 +168,9 @@ pub(crate) fn run(ctx: &Ctx, lab: &Lab, purpose: Purpose, options: Options) -> R
     let record = record.unwrap_or_default();
     print!("{}", table::text(&record, &races, purpose));
     if tests.unreadable.is_some() {
-        println!(
-            "  the tests have left no report: what is not in the table did not come to its end"
-        );
+        println!("  the tests left no report: what is not in the table did not finish");
     }
-    if let Some(json) = &options.telling.json {
+    if let Some(json) = &options.reporting.json {
         add_to(json, &record, &races)?;
     }
     let silent = table::silent(&record);
@@ -178,7 +181,7 @@ pub(crate) fn run(ctx: &Ctx, lab: &Lab, purpose: Purpose, options: Options) -> R
     Ok(kind)
 }
 
-/// What a guest left, if it came to that.
+/// The record that a guest left, if it did.
 pub(crate) fn read(share: &Path) -> Result<Option<Record>> {
     match fs::read_to_string(share.join(RECORD)) {
         Ok(text) => {
@@ -189,27 +192,27 @@ pub(crate) fn read(share: &Path) -> Result<Option<Record>> {
     }
 }
 
-/// Puts the record beside the results of the tests.
+/// Adds the record to the results of the tests.
 fn add_to(json: &Path, record: &Record, races: &BTreeMap<String, Race>) -> Result<()> {
     let text = fs::read_to_string(json)?;
-    let mut told: serde_json::Value = serde_json::from_str(&text)?;
-    if let Some(told) = told.as_object_mut() {
-        let own = Told {
+    let mut report: serde_json::Value = serde_json::from_str(&text)?;
+    if let Some(report) = report.as_object_mut() {
+        let own = Report {
             points: &record.points,
             sweeps: &record.sweeps,
             seeds: &record.seeds,
             races,
         };
-        told.insert("faults".to_owned(), serde_json::to_value(own)?);
+        report.insert("faults".to_owned(), serde_json::to_value(own)?);
     }
-    let text = serde_json::to_string_pretty(&told)? + "\n";
+    let text = serde_json::to_string_pretty(&report)? + "\n";
     fs::write(json, text).with_context(|| format!("cannot write {}", json.display()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::verdict::Tests;
+    use dmaplane_vmtest::guest::verdict::Tests;
 
     #[test]
     fn a_filter_of_the_users_narrows_the_runs_own() {
@@ -232,18 +235,18 @@ mod tests {
     fn faults_are_refused_where_the_kernel_cannot_inject_them() {
         let err = check(Purpose::Faults, Profile::Stock).unwrap_err();
         assert_eq!(exit::number_of(&err), exit::USAGE);
-        let told = err.to_string();
+        let text = err.to_string();
         for word in [
             "CONFIG_FAULT_INJECTION,",
             "--profile debug",
             "--profile base",
         ] {
-            assert!(told.contains(word), "{told}");
+            assert!(text.contains(word), "{text}");
         }
         for profile in [Profile::Base, Profile::Debug] {
             check(Purpose::Faults, profile).unwrap();
         }
-        // Windows are the driver's own, on every kernel.
+        // The delay points are the driver's own and exist on every kernel.
         check(Purpose::Races, Profile::Stock).unwrap();
     }
 
@@ -267,11 +270,11 @@ mod tests {
         let json = dir.path().join("result.json");
         fs::write(&json, r#"{"exit_code": 0}"#).unwrap();
         add_to(&json, &record, &races::of(Some(&record), &Tests::default())).unwrap();
-        let told: serde_json::Value =
+        let report: serde_json::Value =
             serde_json::from_str(&fs::read_to_string(json).unwrap()).unwrap();
-        assert_eq!(told["faults"]["sweeps"]["open"][0], 4);
+        assert_eq!(report["faults"]["sweeps"]["open"][0], 4);
         let race = serde_json::json!({"iterations": 1000, "failures": 0, "seconds": 61.0});
-        assert_eq!(told["faults"]["races"]["close"], race);
-        assert_eq!(told["exit_code"], 0);
+        assert_eq!(report["faults"]["races"]["close"], race);
+        assert_eq!(report["exit_code"], 0);
     }
 }

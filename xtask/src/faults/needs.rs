@@ -1,27 +1,28 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a guest's kernel must have been configured with.
+//! The options that a guest's kernel must have been configured with.
 
 use std::fs;
 
 use anyhow::{Context as _, Result};
 
-use crate::ctx::Ctx;
-use crate::exit;
-use crate::guest::session::Lab;
+use dmaplane_vmtest::ctx::Ctx;
+use dmaplane_vmtest::exit;
+use dmaplane_vmtest::guest::session::TestEnv;
 
-/// Fails unless the kernel has these options; tells which it lacks, and which profile has them.
+/// Fails unless the kernel has these options; the error names those that it lacks, and a profile
+/// that has them.
 ///
 /// # Errors
 /// When one is missing.
-pub(crate) fn require(ctx: &Ctx, lab: &Lab, options: &[&str]) -> Result<()> {
-    let path = &lab.kernel().config;
+pub(crate) fn require(ctx: &Ctx, test_env: &TestEnv, options: &[&str]) -> Result<()> {
+    let path = &test_env.kernel().config;
     let config =
         fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let missing = missing(&config, options);
     if missing.is_empty() {
         return Ok(());
     }
-    let mut told = Vec::new();
+    let mut lacking = Vec::new();
     for option in missing {
         let mut profiles = Vec::new();
         for profile in ["base", "debug"] {
@@ -36,12 +37,12 @@ pub(crate) fn require(ctx: &Ctx, lab: &Lab, options: &[&str]) -> Result<()> {
             Some(profile) => format!("--profile {profile} has it"),
             None => "no profile has it: see vm/kernel/*.config".to_owned(),
         };
-        told.push(format!("{option} ({there})"));
+        lacking.push(format!("{option} ({there})"));
     }
     Err(exit::environment(format!(
         "the kernel of profile {} lacks {}",
-        lab.profile.name(),
-        told.join(", ")
+        test_env.profile.name(),
+        lacking.join(", ")
     )))
 }
 

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The names of the driver's fault points, for those who want some of them only.
+//! The names of the driver's fault points, for runs of some of them only.
 
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 
-/// Where they are written down.
-const TABLE: &str = "driver/faults.rs";
+/// The file that defines them.
+const TABLE: &str = "driver/base/faults.rs";
 
-/// The names in the table of the driver's.
+/// The names in the driver's table.
 fn named(table: &str) -> Vec<String> {
     let entries = table.lines().map(str::trim);
     let names = entries.filter_map(|line| {

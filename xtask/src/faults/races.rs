@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What came of each race: the guest records those that came to their end, the tests' report has those that failed.
+//! The result of each race: the guest records those that finished, the tests' report has those that failed.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
 use super::Record;
-use crate::guest::junit::{Ended, TestResult};
-use crate::guest::verdict::Tests;
+use dmaplane_vmtest::guest::junit::{Ended, TestResult};
+use dmaplane_vmtest::guest::verdict::Tests;
 
-/// The suite of races, and a race of another suite's.
+/// The suite of races, and a race in another suite.
 const SUITE: &str = "race_table";
 const UNPLUGGING: &str = "revoke_by_unplugging_again_and_again";
 
-/// What came of one.
+/// The result of one race.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub(super) struct Race {
-    /// How often it was run, with the time that it failed.
+    /// How often it ran, including the time that it failed.
     pub(super) iterations: u64,
     /// How often it failed: a failure ends its test.
     pub(super) failures: u64,
@@ -24,7 +24,7 @@ pub(super) struct Race {
     pub(super) seconds: f64,
 }
 
-/// All of them by name. One that failed is there under its test's, as the guest has recorded nothing of it.
+/// All races by name. One that failed has its test's name, because the guest recorded nothing about it.
 pub(super) fn of(record: Option<&Record>, tests: &Tests) -> BTreeMap<String, Race> {
     let mut races = BTreeMap::new();
     let recorded = record.into_iter().flat_map(|record| &record.races);
@@ -65,7 +65,7 @@ fn is_race(binary: &str, name: &str) -> bool {
     binary.rsplit("::").next() == Some(SUITE) || name == UNPLUGGING
 }
 
-/// How many rounds there were up to the one that failed, as the test says; 0 when it failed outside of them.
+/// How many rounds ran up to and including the failed one, according to the test; 0 if it failed outside of a round.
 fn rounds(message: &str) -> u64 {
     let number = message.split_once(", round ").map(|(_, rest)| {
         let end = rest.find(|c: char| !c.is_ascii_digit());
@@ -94,7 +94,7 @@ mod tests {
         let mut record = Record::default();
         record.races.insert("close".to_owned(), (1000, 61_500));
         let message = "thread 'race_kill' panicked at run.rs:1: race_table::race_kill: seed 7, \
-            window Some(\"landed\"), round 41: a late write";
+            delay point Some(\"work_completed\"), round 41: a late write";
         let tests = Tests {
             results: vec![
                 test(SUITE, "race_close", Ended::Passed, ""),

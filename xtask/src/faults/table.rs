@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_point_is_told_and_silent_ones_are_found() {
+    fn every_point_is_listed_and_silent_ones_are_found() {
         let mut record = Record::default();
         for (name, fired) in [("freeze", 2), ("post_send", 0)] {
             let counts = Counts { passed: 9, fired };
@@ -64,16 +64,16 @@ mod tests {
             seconds: 61.2,
         };
         let races = [("close".to_owned(), race)].into();
-        let told = text(&record, &races, Purpose::Faults);
+        let report = text(&record, &races, Purpose::Faults);
         assert!(
-            told.contains("post_send") && told.contains("close"),
-            "{told}"
+            report.contains("post_send") && report.contains("close"),
+            "{report}"
         );
         assert_eq!(silent(&record), ["post_send"]);
-        let told = text(&record, &races, Purpose::Races);
-        assert!(!told.contains("post_send"), "{told}");
-        let row = told.lines().find(|line| line.contains("close")).unwrap();
+        let report = text(&record, &races, Purpose::Races);
+        assert!(!report.contains("post_send"), "{report}");
+        let row = report.lines().find(|line| line.contains("close")).unwrap();
         let row: Vec<_> = row.split_whitespace().collect();
-        assert_eq!(row, ["close", "42", "3", "61"], "{told}");
+        assert_eq!(row, ["close", "42", "3", "61"], "{report}");
     }
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Which tapes stay in the corpus of system calls: so few that a run can begin with all of them, and those that reach most.
+//! Selects the inputs of the corpus of system calls: those that reach most, and so few that a run can begin with all of
+//! them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -8,32 +9,33 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-/// Most tapes that are kept, and most bytes of one.
+/// The most inputs that are kept, and the most bytes of one.
 const KEPT: usize = 256;
 const BYTES: u64 = 2048;
-/// What the guest leaves; tests/framework/src/bin/dmaplane-fuzz/places.rs has the other side.
+/// The file that the guest leaves; tests/framework/src/bin/dmaplane-fuzz/places.rs writes it.
 const PLACES: &str = "places.json";
 
-/// The places of the driver's code that each tape reaches, by its file's name. Their numbers mean something in one run only.
+/// The places of the driver's code that each input reaches, by its file's name. The numbers are valid within one run
+/// only.
 type Places = BTreeMap<String, Vec<u32>>;
 
 /// What changes in the corpus.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(super) struct Changes {
-    /// Tapes that come.
+    /// Inputs that were added.
     pub(super) added: Vec<String>,
-    /// Tapes that go.
+    /// Inputs that were removed.
     pub(super) removed: Vec<String>,
 }
 
-/// Brings what a guest has found into the corpus.
+/// Adds what a guest found to the corpus.
 pub(super) fn save(share: &Path, corpus: &Path) -> Result<Changes> {
     let text = fs::read_to_string(share.join(PLACES))
-        .context("the guest did not leave which places its tapes reach")?;
+        .context("the guest did not leave which places its inputs reach")?;
     let places: Places = serde_json::from_str(&text).context(PLACES)?;
-    let known = tapes(corpus)?.into_keys().collect();
-    let fresh = tapes(share)?.into_iter();
-    let fresh = fresh.filter(|(name, bytes)| name != "last.tape" && *bytes <= BYTES);
+    let known = inputs(corpus)?.into_keys().collect();
+    let fresh = inputs(share)?.into_iter();
+    let fresh = fresh.filter(|(name, bytes)| name != "last.input" && *bytes <= BYTES);
     let changes = choose(&places, &known, fresh.map(|(name, _)| name).collect(), KEPT);
     for name in &changes.added {
         fs::copy(share.join(name), corpus.join(name)).with_context(|| name.clone())?;
@@ -44,21 +46,22 @@ pub(super) fn save(share: &Path, corpus: &Path) -> Result<Changes> {
     Ok(changes)
 }
 
-/// The tapes in a folder, and how long each is.
-fn tapes(folder: &Path) -> Result<BTreeMap<String, u64>> {
+/// The inputs in a folder, and how long each is.
+fn inputs(folder: &Path) -> Result<BTreeMap<String, u64>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        if name.ends_with(".tape") {
+        if name.ends_with(".input") {
             found.insert(name, entry.metadata()?.len());
         }
     }
     Ok(found)
 }
 
-/// Adds tapes that reach what no kept one does, those first that reach most of it. Where there is no room, one goes for
-/// it that alone reaches less than the new one adds, in most cases nothing: what is reached in all only ever grows.
+/// Adds inputs that reach places which no kept input reaches, starting with those that reach most. If there is no room,
+/// the new input replaces one that alone reaches fewer places than the new one adds, in most cases none: the set of all
+/// reached places only ever grows.
 fn choose(places: &Places, known: &BTreeSet<String>, fresh: Vec<String>, most: usize) -> Changes {
     let mut kept = Kept::new(places);
     for name in known {
@@ -92,7 +95,7 @@ fn choose(places: &Places, known: &BTreeSet<String>, fresh: Vec<String>, most: u
     }
 }
 
-/// Tapes that stay, and how many of them reach each place.
+/// Inputs that stay, and how many of them reach each place.
 struct Kept<'a> {
     places: &'a Places,
     names: BTreeSet<String>,
@@ -129,18 +132,18 @@ impl<'a> Kept<'a> {
         }
     }
 
-    /// How many places of a tape's so many kept ones reach.
+    /// How many of an input's places exactly `count` kept inputs reach.
     fn reached_by(&self, count: u32, name: &str) -> usize {
         let reached = |place: &&u32| self.reaching[**place as usize] == count;
         self.of(name).iter().filter(reached).count()
     }
 
-    /// How many places come with a tape.
+    /// How many places an input adds.
     fn gain(&self, name: &str) -> usize {
         self.reached_by(0, name)
     }
 
-    /// The tape that is missed least, and how many places only it reaches. One whose places are not known stays.
+    /// The input whose removal loses least, and how many places only it reaches. One whose places are not known stays.
     fn least(&self) -> Option<(usize, String)> {
         let seen = |name: &&String| self.places.contains_key(*name);
         let own = |name: &String| (self.reached_by(1, name), name.clone());
@@ -152,9 +155,9 @@ impl<'a> Kept<'a> {
 mod tests {
     use super::*;
 
-    fn places(tapes: &[(&str, &[u32])]) -> Places {
-        let tapes = tapes.iter();
-        tapes
+    fn places(inputs: &[(&str, &[u32])]) -> Places {
+        let inputs = inputs.iter();
+        inputs
             .map(|(name, places)| ((*name).to_owned(), places.to_vec()))
             .collect()
     }
@@ -187,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn when_full_a_tape_goes_whose_places_the_others_reach() {
+    fn when_full_an_input_goes_whose_places_the_others_reach() {
         let places = places(&[
             ("a", &[1, 2]),
             ("b", &[2, 3]),
@@ -200,25 +203,25 @@ mod tests {
 
     #[test]
     fn when_full_nothing_goes_that_would_be_missed_as_much() {
-        let tapes: &[(&str, &[u32])] = &[("a", &[1]), ("b", &[2]), ("new", &[3])];
-        assert_eq!(chosen(&places(tapes), &["a", "b"], 2), Changes::default());
-        let tapes: &[(&str, &[u32])] = &[("a", &[1]), ("b", &[2, 5]), ("new", &[3, 4])];
+        let inputs: &[(&str, &[u32])] = &[("a", &[1]), ("b", &[2]), ("new", &[3])];
+        assert_eq!(chosen(&places(inputs), &["a", "b"], 2), Changes::default());
+        let inputs: &[(&str, &[u32])] = &[("a", &[1]), ("b", &[2, 5]), ("new", &[3, 4])];
         let wanted = changes(&["new"], &["a"]);
-        assert_eq!(chosen(&places(tapes), &["a", "b"], 2), wanted);
+        assert_eq!(chosen(&places(inputs), &["a", "b"], 2), wanted);
     }
 
     #[test]
     fn a_corpus_of_too_many_shrinks_by_what_is_missed_least() {
         let places = places(&[("a", &[1, 2]), ("b", &[2]), ("c", &[3])]);
         assert_eq!(chosen(&places, &["a", "b", "c"], 2), changes(&[], &["b"]));
-        // A tape that was not played may reach anything.
+        // An input that was not played may reach anything.
         let known = ["a", "b", "unknown"];
         assert_eq!(chosen(&places, &known, 1), changes(&[], &["a", "b"]));
     }
 
     #[test]
     fn what_is_reached_in_all_never_shrinks() {
-        // A reproducible mess: a corpus that is full, and as many new tapes again.
+        // Reproducible random data: a corpus that is full, and as many new inputs again.
         let mut state = 1u64;
         let mut below = |bound: u64| {
             state = state
@@ -227,21 +230,21 @@ mod tests {
             (state >> 33) % bound
         };
         for round in 0..50 {
-            let tapes: Places = (0..40)
+            let inputs: Places = (0..40)
                 .map(|index| {
                     let count = 1 + below(12);
                     let places: BTreeSet<_> = (0..count).map(|_| below(120) as u32).collect();
                     (format!("{index:02}"), places.into_iter().collect())
                 })
                 .collect();
-            let known: BTreeSet<_> = tapes.keys().take(20).cloned().collect();
-            let fresh = tapes.keys().skip(20).cloned().collect();
-            let changes = choose(&tapes, &known, fresh, 20);
+            let known: BTreeSet<_> = inputs.keys().take(20).cloned().collect();
+            let fresh = inputs.keys().skip(20).cloned().collect();
+            let changes = choose(&inputs, &known, fresh, 20);
             let mut after = known.clone();
             after.retain(|name| !changes.removed.contains(name));
             after.extend(changes.added.iter().cloned());
             let reach = |names: &BTreeSet<String>| {
-                let all = names.iter().flat_map(|name| &tapes[name]);
+                let all = names.iter().flat_map(|name| &inputs[name]);
                 all.collect::<BTreeSet<_>>().len()
             };
             assert_eq!(after.len(), 20, "round {round}");
@@ -250,25 +253,25 @@ mod tests {
     }
 
     #[test]
-    fn short_tapes_are_saved_and_the_last_one_is_none() {
+    fn short_inputs_are_saved_and_last_input_is_not() {
         let share = tempfile::tempdir().unwrap();
         let corpus = tempfile::tempdir().unwrap();
         assert!(save(share.path(), corpus.path()).is_err());
         for (name, bytes) in [
-            ("a.tape", 8),
-            ("b.tape", 4096),
-            ("last.tape", 8),
+            ("a.input", 8),
+            ("b.input", 4096),
+            ("last.input", 8),
             ("x.json", 8),
         ] {
             fs::write(share.path().join(name), vec![0; bytes]).unwrap();
         }
-        let names = ["a.tape", "b.tape", "last.tape"];
+        let names = ["a.input", "b.input", "last.input"];
         let places: Places = names.map(|name| (name.to_owned(), vec![0, 7])).into();
         let text = serde_json::to_string(&places).unwrap();
         fs::write(share.path().join(PLACES), text).unwrap();
         let saved = save(share.path(), corpus.path()).unwrap();
-        assert_eq!(saved, changes(&["a.tape"], &[]));
-        assert!(corpus.path().join("a.tape").exists());
+        assert_eq!(saved, changes(&["a.input"], &[]));
+        assert!(corpus.path().join("a.input").exists());
         assert_eq!(
             save(share.path(), corpus.path()).unwrap(),
             Changes::default()

@@ -9,18 +9,18 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 use super::corpus::Changes;
-use crate::ctx::Ctx;
 use crate::faults;
-use crate::guest::accel::AccelChoice;
-use crate::guest::plan::SHARE;
-use crate::guest::session::{Driver, Lab, Request, job};
-use crate::guest::topology::Network;
-use crate::guest::verdict::Kind;
-use crate::kernel::Profile;
+use dmaplane_vmtest::ctx::Ctx;
+use dmaplane_vmtest::guest::accel::AccelChoice;
+use dmaplane_vmtest::guest::plan::SHARE;
+use dmaplane_vmtest::guest::session::{Driver, Request, TestEnv, job};
+use dmaplane_vmtest::guest::topology::Network;
+use dmaplane_vmtest::guest::verdict::Kind;
+use dmaplane_vmtest::kernel::Profile;
 
-/// Known tapes, in the checkout.
+/// Known inputs, in the checkout.
 const CORPUS: &str = "tests/corpus/ioctl";
-/// What the guest leaves; tests/framework/src/hostile/guided.rs has the other side.
+/// The figures that the guest leaves; tests/framework/src/hostile/guided.rs has the other side.
 #[derive(Debug, Deserialize, Serialize)]
 pub(super) struct Seen {
     played: u64,
@@ -31,19 +31,19 @@ pub(super) struct Seen {
     milliseconds: u64,
 }
 
-/// What a run came to.
+/// The result of a run.
 pub(super) struct Fuzzed {
-    /// The judgement.
+    /// The verdict.
     pub(super) kind: Kind,
-    /// What the guest has seen, if it left that.
+    /// The guest's figures, if it left them.
     pub(super) seen: Option<Seen>,
-    /// Where everything is that a guest that broke has left.
+    /// The folder with what a failed guest left.
     pub(super) artefacts: Option<PathBuf>,
-    /// What has changed in the corpus.
+    /// What changed in the corpus.
     pub(super) changes: Changes,
 }
 
-/// Runs it so long and judges the guest.
+/// Fuzzes for `seconds` and judges the guest.
 pub(super) fn run(
     ctx: &Ctx,
     accel: AccelChoice,
@@ -51,10 +51,15 @@ pub(super) fn run(
     seed: u64,
     save: bool,
 ) -> Result<Fuzzed> {
-    let lab = Lab::prepare(ctx, "numa2", Profile::Debug, accel, Driver::Loaded)?;
-    faults::require(ctx, &lab, &["CONFIG_KCOV"])?;
-    let guest = lab.topology.guests[0].name.clone();
-    let program = lab.binaries.dir.join("dmaplane-fuzz").display().to_string();
+    let test_env = TestEnv::prepare(ctx, "numa2", Profile::Debug, accel, Driver::Loaded)?;
+    faults::require(ctx, &test_env, &["CONFIG_KCOV"])?;
+    let guest = test_env.topology.guests[0].name.clone();
+    let program = test_env
+        .binaries
+        .dir
+        .join("dmaplane-fuzz")
+        .display()
+        .to_string();
     let corpus = ctx.root.join(CORPUS);
     fs::create_dir_all(&corpus)?;
     let mut argv = vec![
@@ -68,32 +73,33 @@ pub(super) fn run(
         "--out".to_owned(),
         SHARE.to_owned(),
         "--address".to_owned(),
-        lab.topology.local_ip().to_owned(),
+        test_env.topology.local_ip().to_owned(),
     ];
     if save {
         argv.push("--places".to_owned());
     }
     let mut work = job("fuzz", argv);
-    work.netns = matches!(lab.topology.network, Network::Veth { .. }).then(|| "dp0".to_owned());
+    work.netns =
+        matches!(test_env.topology.network, Network::Veth { .. }).then(|| "dp0".to_owned());
     let mut request = Request::empty();
     request.job(&guest, work);
-    // Playing the known tapes comes on top; limits are scaled for slow guests.
+    // Playing the known inputs comes on top; limits are scaled for slow guests.
     let slack = 120;
-    let limit = (seconds + slack).div_ceil(u64::from(lab.limits.scale.max(1))) + slack;
+    let limit = (seconds + slack).div_ceil(u64::from(test_env.limits.scale.max(1))) + slack;
     request.limit = Some(Duration::from_secs(limit));
     ctx.ui.step(format!(
         "fuzzing system calls on {} for {seconds} s, seed {seed}",
-        lab.title()
+        test_env.title()
     ));
-    let mut outcome = lab.run(ctx, &request, &mut |_| {})?;
-    let verdict = lab.judge(&outcome)?;
+    let mut outcome = test_env.run(ctx, &request, &mut |_| {})?;
+    let verdict = test_env.judge(&outcome)?;
     let share = outcome.share(outcome.guest(&guest)?);
     let seen = seen(&share);
     let mut changes = Changes::default();
     if save && verdict.kind == Kind::Ok {
         changes = super::corpus::save(&share, &corpus)?;
         println!(
-            "{CORPUS}: {} tapes that reach something new added, {} removed for which others stand in",
+            "{CORPUS}: added {} inputs that reach something new, removed {} that others stand in for",
             changes.added.len(),
             changes.removed.len()
         );
@@ -105,14 +111,14 @@ pub(super) fn run(
     if verdict.kind != Kind::Ok {
         let kept = outcome.dir.keep(ctx)?;
         println!(
-            "  the tape that was played last and all else: {}",
+            "  the last input that was played, and all else: {}",
             kept.display()
         );
         artefacts = Some(kept);
     }
-    let told = match &seen {
+    let report = match &seen {
         Ok(seen) => format!(
-            "{} tapes, {} system calls, {} places of the driver's code reached ({} by known tapes), {} new tapes in {} s",
+            "{} inputs, {} system calls, {} places of the driver's code reached ({} by known inputs), {} new inputs in {} s",
             seen.played,
             seen.calls,
             seen.places,
@@ -123,8 +129,8 @@ pub(super) fn run(
         Err(_) => "the guest left no figures".to_owned(),
     };
     println!(
-        "fuzz ioctl {}: {}, {told}; seed {seed}",
-        lab.title(),
+        "fuzz ioctl {}: {}, {report}; seed {seed}",
+        test_env.title(),
         verdict.kind.words()
     );
     Ok(Fuzzed {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! libFuzzer on the host. cargo-fuzz would do the same with a nightly compiler; the flags that its coverage needs are
-//! there in the ordinary one, and code without `unsafe` has no use for a sanitizer of addresses.
+//! libFuzzer on the host. cargo-fuzz would do the same with a nightly compiler; the stable one has the flags that its
+//! coverage needs, and code without `unsafe` needs no address sanitizer.
 
 use std::fs;
 use std::path::Path;
@@ -9,22 +9,22 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 
 use super::Found;
-use crate::ctx::Ctx;
-use crate::interrupt;
+use dmaplane_vmtest::ctx::Ctx;
+use dmaplane_vmtest::interrupt;
 
-/// What makes the compiler count the edges that are run, and show what is compared.
+/// Flags that make the compiler count executed edges and trace comparisons.
 const COVERAGE: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
     -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1 -Cdebug-assertions";
-/// Named, so that flags go to the targets only and not to build scripts.
+/// Named, so that the flags apply to the targets only and not to build scripts.
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 /// Longest input.
 const LONGEST: u32 = 8192;
 
-/// Builds a target and runs it so long.
+/// Builds a target and runs it for `seconds`.
 pub(super) fn run(ctx: &Ctx, target: &str, seconds: u64, seed: u64, save: bool) -> Result<Found> {
     let crate_dir = ctx.root.join("logic/fuzz");
-    // Beside cargo's own folder: other flags would build everything anew each time.
+    // Not cargo's own folder: other flags would rebuild everything each time.
     let built = ctx.root.join("target/fuzz");
     let mut build = Command::new("cargo");
     build
@@ -42,7 +42,7 @@ pub(super) fn run(ctx: &Ctx, target: &str, seconds: u64, seed: u64, save: bool) 
         .env("RUSTFLAGS", COVERAGE);
     let log = ctx.log_dir()?.join(format!("fuzz-{target}.log"));
     let mut progress = ctx.ui.spinner(format!("building the fuzz target {target}"));
-    crate::exec::logged(ctx, build, "building the fuzz target", &log, |line| {
+    dmaplane_vmtest::exec::logged(ctx, build, "building the fuzz target", &log, |line| {
         progress.message(line.trim());
     })?;
     drop(progress);
@@ -57,9 +57,9 @@ pub(super) fn run(ctx: &Ctx, target: &str, seconds: u64, seed: u64, save: bool) 
     let mut fuzz = Command::new(&program);
     fuzz.arg(&work)
         .arg(&known)
-        // 0 would mean for ever.
+        // 0 would mean without a limit.
         .arg(format!("-max_total_time={}", seconds.max(1)))
-        // Likewise, 0 would mean one of its own choice.
+        // 0 would let libFuzzer choose the seed.
         .arg(format!("-seed={}", (seed % u64::from(u32::MAX)).max(1)))
         .arg(format!("-max_len={LONGEST}"))
         .arg(format!("-artifact_prefix={}/{target}-", crash.display()))
@@ -67,7 +67,7 @@ pub(super) fn run(ctx: &Ctx, target: &str, seconds: u64, seed: u64, save: bool) 
     let status = fuzz
         .status()
         .with_context(|| format!("cannot run {}", program.display()))?;
-    // Ctrl-C ends the fuzzer as well, and is nothing that it found.
+    // Ctrl-C ends the fuzzer as well, and is not a finding.
     interrupt::check()?;
     if !status.success() {
         eprintln!(
@@ -83,7 +83,7 @@ pub(super) fn run(ctx: &Ctx, target: &str, seconds: u64, seed: u64, save: bool) 
     Ok(Found::Nothing)
 }
 
-/// Adds what reaches code that the corpus in the checkout does not.
+/// Adds the inputs that reach code which the corpus in the checkout does not reach.
 fn merge(program: &Path, work: &Path, known: &Path) -> Result<()> {
     let status = Command::new(program)
         .args(["-merge=1".as_ref(), known.as_os_str(), work.as_os_str()])

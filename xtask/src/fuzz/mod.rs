@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The command `fuzz`: what the driver reads from peers and from user space, fed with whatever reaches new code.
+//! The command `fuzz`: feeds the code that reads from peers and user space with inputs that reach ever more of it.
 
 mod corpus;
 mod guest;
@@ -13,11 +13,11 @@ use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use crate::ctx::Ctx;
-use crate::exit;
-use crate::guest::accel::AccelChoice;
-use crate::guest::verdict::Kind;
 use corpus::Changes;
+use dmaplane_vmtest::ctx::Ctx;
+use dmaplane_vmtest::exit;
+use dmaplane_vmtest::guest::accel::AccelChoice;
+use dmaplane_vmtest::guest::verdict::Kind;
 use guest::Seen;
 
 /// What to fuzz.
@@ -28,14 +28,14 @@ pub(crate) enum Target {
     Wire,
     /// Ring indices, entries, ranges and operations of a hostile process, on the host.
     Ring,
-    /// System calls and ring entries, in a guest whose kernel tells its coverage.
+    /// System calls and ring entries, in a guest whose kernel reports its coverage.
     Ioctl,
 }
 
-/// What a fuzzer on the host came to.
+/// The result of a fuzzer on the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
-    /// Nothing that breaks.
+    /// No input broke anything.
     Nothing,
     /// An input that breaks something; it is in this folder.
     Crash(PathBuf),
@@ -43,25 +43,25 @@ pub(crate) enum Found {
 
 /// What `--json` writes.
 #[derive(Serialize)]
-struct Told {
+struct Report {
     target: Target,
     /// As `--help` lists them.
     exit_code: u8,
     /// In words.
     words: &'static str,
-    /// What runs it again.
+    /// The seed that repeats it.
     seed: u64,
-    /// How long it was to last.
+    /// How long it was meant to run.
     seconds: u64,
-    /// What a guest has seen, if it left that.
+    /// A guest's figures, if it left them.
     seen: Option<Seen>,
-    /// The folder with what broke something.
+    /// The folder with the input that broke something.
     artefacts: Option<PathBuf>,
-    /// What has changed in the corpus of tapes.
+    /// What changed in the corpus of inputs.
     changes: Changes,
 }
 
-/// Fuzzes for a time. What reaches new code is kept with --save; what breaks something ends the run.
+/// Fuzzes for a time. --save keeps inputs that reach new code; an input that breaks something ends the run.
 ///
 /// `wire` and `ring` run libFuzzer on logic/ on this machine, with the ordinary toolchain. `ioctl`
 /// runs in a guest of the debug profile, whose driver is built with coverage.
@@ -76,14 +76,14 @@ pub(crate) struct FuzzArgs {
     /// Where the random choices start.
     #[arg(long)]
     seed: Option<u64>,
-    /// Puts what reached new code into the corpus in the checkout. That of `ioctl` has room for 256
-    /// tapes; when it is full, a new one takes the place of one that reaches less by itself.
+    /// Adds inputs that reached new code to the corpus in the checkout. The corpus of `ioctl` holds
+    /// 256 inputs; when it is full, a new input replaces one that reaches less by itself.
     #[arg(long)]
     save: bool,
     /// Writes the result as JSON: target, exit code, seed, what was reached, what broke.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// What guests run on.
+    /// What executes the guests.
     #[arg(long, value_enum)]
     accel: Option<AccelChoice>,
 }
@@ -95,10 +95,10 @@ pub(crate) struct FuzzArgs {
 pub(crate) fn run(ctx: &Ctx, args: FuzzArgs) -> Result<ExitCode> {
     let seed = match args.seed {
         Some(seed) => seed,
-        None => crate::guest::cli::random()?,
+        None => crate::vm::random()?,
     };
     let seconds = args.minutes * 60;
-    let mut told = Told {
+    let mut report = Report {
         target: args.target,
         exit_code: 0,
         words: Kind::Ok.words(),
@@ -111,23 +111,23 @@ pub(crate) fn run(ctx: &Ctx, args: FuzzArgs) -> Result<ExitCode> {
     if args.target == Target::Ioctl {
         let accel = args.accel.unwrap_or(AccelChoice::Auto);
         let fuzzed = guest::run(ctx, accel, seconds, seed, args.save)?;
-        told.exit_code = fuzzed.kind.code();
-        told.words = fuzzed.kind.words();
-        told.seen = fuzzed.seen;
-        told.artefacts = fuzzed.artefacts;
-        told.changes = fuzzed.changes;
+        report.exit_code = fuzzed.kind.code();
+        report.words = fuzzed.kind.words();
+        report.seen = fuzzed.seen;
+        report.artefacts = fuzzed.artefacts;
+        report.changes = fuzzed.changes;
     } else {
         let found = host::run(ctx, args.target.name(), seconds, seed, args.save)?;
         if let Found::Crash(folder) = found {
-            told.exit_code = exit::FAILED;
-            told.words = "FAILED";
-            told.artefacts = Some(folder);
+            report.exit_code = exit::FAILED;
+            report.words = "FAILED";
+            report.artefacts = Some(folder);
         }
     }
     if let Some(json) = &args.json {
-        told.write(json)?;
+        report.write(json)?;
     }
-    Ok(ExitCode::from(told.exit_code))
+    Ok(ExitCode::from(report.exit_code))
 }
 
 impl Target {
@@ -140,19 +140,19 @@ impl Target {
     }
 }
 
-impl Told {
+impl Report {
     fn write(&self, path: &Path) -> Result<()> {
         fs::write(path, serde_json::to_string_pretty(self)? + "\n")
             .with_context(|| format!("cannot write {}", path.display()))
     }
 }
 
-/// Runs a fuzzer on the host for so many seconds, as a part of something larger.
+/// Runs a fuzzer on the host for `seconds`, as a part of something larger.
 pub(crate) fn host(ctx: &Ctx, target: &str, seconds: u64, seed: u64) -> Result<Found> {
     host::run(ctx, target, seconds, seed, false)
 }
 
-/// Runs the fuzzer of system calls for so many seconds, as a part of something larger.
+/// Runs the fuzzer of system calls for `seconds`, as a part of something larger.
 pub(crate) fn ioctl(ctx: &Ctx, accel: AccelChoice, seconds: u64, seed: u64) -> Result<Kind> {
     Ok(guest::run(ctx, accel, seconds, seed, false)?.kind)
 }
@@ -166,7 +166,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("fuzz.json");
         let seen = r#"{"played": 9, "calls": 800, "places": 70, "known": 60, "fresh": 2, "milliseconds": 5000}"#;
-        let told = Told {
+        let report = Report {
             target: Target::Ioctl,
             exit_code: Kind::Splat.code(),
             words: Kind::Splat.words(),
@@ -175,18 +175,18 @@ mod tests {
             seen: Some(serde_json::from_str(seen).unwrap()),
             artefacts: Some(PathBuf::from("artefacts/x")),
             changes: Changes {
-                added: vec!["a.tape".to_owned()],
+                added: vec!["a.input".to_owned()],
                 removed: Vec::new(),
             },
         };
-        told.write(&file).unwrap();
-        let told: serde_json::Value =
+        report.write(&file).unwrap();
+        let report: serde_json::Value =
             serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
         let wanted = serde_json::json!({
             "target": "ioctl", "exit_code": 11, "words": "SPLAT", "seed": 7, "seconds": 300,
             "seen": serde_json::from_str::<serde_json::Value>(seen).unwrap(),
-            "artefacts": "artefacts/x", "changes": {"added": ["a.tape"], "removed": []},
+            "artefacts": "artefacts/x", "changes": {"added": ["a.input"], "removed": []},
         });
-        assert_eq!(told, wanted);
+        assert_eq!(report, wanted);
     }
 }

@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Fault points must cost nothing where the kernel cannot inject faults: nothing of the kernel's fault injection, and none
-//! of their names, may be in the module for the stock kernel.
+//! Fault points must cost nothing where the kernel cannot inject faults: the module for the stock kernel may contain
+//! nothing of the kernel's fault injection, and no name of a fault point.
 
 use std::fs;
 
 use anyhow::{Context as _, Result};
 
 use super::Verdict;
-use crate::ctx::Ctx;
-use crate::driver;
-use crate::kernel::Profile;
-use crate::setup::Tools;
+use dmaplane_vmtest::ctx::Ctx;
+use dmaplane_vmtest::driver;
+use dmaplane_vmtest::kernel::Profile;
+use dmaplane_vmtest::setup::Tools;
 
 /// What a module with fault points refers to or holds.
 const TRACES: &[&str] = &["should_fail", "fault_create_debugfs_attr", "fail_dmaplane_"];
 
-/// Those that are in a file.
+/// Those that a file contains.
 fn found(bytes: &[u8]) -> Vec<&'static str> {
     let holds = |text: &&&str| {
         let text = text.as_bytes();

@@ -3,20 +3,22 @@
 
 mod faults;
 mod panics;
+mod rooms;
 pub(crate) mod source;
 
 use std::fs::File;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde::Serialize;
 
-use crate::ctx::Ctx;
-use crate::kernel::{self, Profile};
-use crate::setup::{self, Need, Tools};
-use crate::{driver, exec, exit, ui};
+use dmaplane_vmtest::ctx::Ctx;
+use dmaplane_vmtest::kernel::{self, Profile};
+use dmaplane_vmtest::setup::{self, Need, Tools};
+use dmaplane_vmtest::{driver, exec, exit, ui};
 
 /// Checks formatting, lints, documentation, licences, headers and house rules.
 ///
@@ -52,7 +54,7 @@ struct Report {
     message: String,
 }
 
-/// What a check has to say when nothing kept it from running.
+/// The result of a check that could run.
 enum Verdict {
     Clean,
     Skip(String),
@@ -64,6 +66,7 @@ type Check = fn(&Ctx, &Tools) -> Result<Verdict>;
 
 const CHECKS: &[(&str, Check)] = &[
     ("source rules", source::check),
+    ("rooms", rooms::check),
     ("rustfmt", rustfmt),
     ("rustfmt of the driver", rustfmt_driver),
     ("clippy", clippy),
@@ -189,22 +192,29 @@ fn rustfmt_driver(ctx: &Ctx, _: &Tools) -> Result<Verdict> {
         let Ok(file) = File::open(ctx.root.join(name)) else {
             continue;
         };
-        let out = Command::new("rustfmt")
-            .args(["--check", "--edition", "2021", "--config-path"])
-            .arg(&config)
-            .stdin(file)
-            .output()
-            .context("cannot start rustfmt")?;
-        if !out.status.success() {
-            let text = String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned();
-            found += &text.replace("<stdin>", name);
-        }
+        found += &unformatted(file, &config)?.replace("<stdin>", name);
     }
     Ok(if found.is_empty() {
         Verdict::Clean
     } else {
         Verdict::Dirty(found)
     })
+}
+
+/// What rustfmt would change in a file of the kernel's edition. Only the output says so: on stdin its `--check` exits
+/// with 0 whatever it finds (`findings/rustfmt-check-passes-on-stdin.sh`).
+fn unformatted(file: File, config: &Path) -> Result<String> {
+    let out = Command::new("rustfmt")
+        .args(["--check", "--edition", "2021", "--config-path"])
+        .arg(config)
+        .stdin(file)
+        .output()
+        .context("cannot start rustfmt")?;
+    let text = String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned();
+    if text.is_empty() && !out.status.success() {
+        bail!("rustfmt fails without output: {}", out.status);
+    }
+    Ok(text)
 }
 
 fn clippy(ctx: &Ctx, _: &Tools) -> Result<Verdict> {
@@ -266,6 +276,21 @@ mod tests {
             seconds: 0.1,
             message: "what".to_owned(),
         }
+    }
+
+    #[test]
+    fn rustfmt_finds_what_is_not_formatted() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join(".rustfmt.toml");
+        std::fs::write(&config, "edition = \"2021\"\n").unwrap();
+        let look = |text: &str| {
+            let path = dir.path().join("file.rs");
+            std::fs::write(&path, text).unwrap();
+            unformatted(File::open(path).unwrap(), &config).unwrap()
+        };
+        assert_eq!(look("fn main() {}\n"), "");
+        assert!(look("fn  main( ) {}\n").contains("fn main() {}"));
+        assert!(!look("fn main( {").is_empty());
     }
 
     #[test]

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The module for the stock kernel must not be able to panic: no call of `core`'s panic functions
-//! may be left in it. What the optimiser proved impossible is gone by then; what is left can happen.
-//! Looked at without the checks of sums that Debian's configuration adds: they leave a panic at each
-//! sum whose bounds the optimiser does not know.
+//! The module for the stock kernel must not be able to panic: no call of `core`'s panic functions may be left in it.
+//! What the optimiser proved impossible is gone by then; what is left can happen. The module is inspected without the
+//! overflow checks that Debian's configuration adds: they leave a panic at each sum whose bounds the optimiser does not
+//! know.
 
 use std::fs;
 use std::process::Command;
@@ -10,10 +10,10 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 
 use super::Verdict;
-use crate::ctx::Ctx;
-use crate::driver;
-use crate::kernel::Profile;
-use crate::setup::Tools;
+use dmaplane_vmtest::ctx::Ctx;
+use dmaplane_vmtest::driver;
+use dmaplane_vmtest::kernel::Profile;
+use dmaplane_vmtest::setup::Tools;
 
 /// Parts of mangled names: `core::panicking` and the cold functions that only panic.
 const PANICS: &[&str] = &[
@@ -23,12 +23,12 @@ const PANICS: &[&str] = &[
     "_fail",
 ];
 
-/// The kernel's own assertion in `Instant + Delta`, where its configuration has sums checked: the moment is after the
-/// clock's beginning. All limits that come from outside are bounded before they are added.
+/// The kernel's own assertion in `Instant + Delta`, if its configuration checks for overflow: the instant is not
+/// negative. All limits that come from outside are bounded before they are added.
 const OF_KERNEL: &str = "assertion failed: res >= 0";
 
-/// Functions that can panic, each with what it calls for that, from a disassembly with relocations. What only passes a panic
-/// on is none: whoever calls it is.
+/// Functions that can panic, each with what it calls for that, from a disassembly with relocations. A function that
+/// only passes a panic on does not count: its callers do.
 fn panics(disassembly: &str) -> Vec<(&str, &str)> {
     let mut function = "";
     let mut found = Vec::new();
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernels_assertion_is_told_from_ours() {
+    fn the_kernels_assertion_is_distinguished_from_ours() {
         let own = [OF_KERNEL, "/src/time.rs"].concat();
         assert!(asserts_nothing_else(own.as_bytes()));
         let other = [OF_KERNEL, "x", "assertion failed: a < b"].concat();

@@ -10,10 +10,10 @@ use anyhow::{Context as _, Result};
 
 use super::clean_root::{BACKPORTS, CleanRoot};
 use super::deb::write_file;
-use crate::ctx::Ctx;
-use crate::exit;
-use crate::setup::{self, Need};
-use crate::ui::duration;
+use dmaplane_vmtest::ctx::Ctx;
+use dmaplane_vmtest::exit;
+use dmaplane_vmtest::setup::{self, Need};
+use dmaplane_vmtest::ui::duration;
 
 /// What the machine does once it is booted.
 const SCRIPT: &str = "packaging/first-transfer.sh";
@@ -22,7 +22,7 @@ const TAG: &str = "dmaplane";
 /// From QEMU's start to its end, also where everything is emulated by a slow machine.
 const LIMIT: Duration = Duration::from_secs(900);
 
-/// What `timeout` ends with when it had to.
+/// The exit code of `timeout` when the time ran out.
 const OUT_OF_TIME: i32 = 124;
 
 /// Starts the script after everything else, and ends the machine after it.
@@ -41,7 +41,7 @@ StandardError=tty
 TTYPath=/dev/ttyS1
 ";
 
-/// Installs, boots, and looks at what the script says.
+/// Installs, boots, and checks what the script prints.
 ///
 /// # Errors
 /// What went wrong, with its last lines.
@@ -59,7 +59,7 @@ pub(super) fn run(ctx: &Ctx, debs: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-/// What docs/install.md says, by apt alone.
+/// Installs as docs/install.md says, with apt alone.
 fn install(ctx: &Ctx, root: &CleanRoot, debs: &[PathBuf]) -> Result<()> {
     // A root over 9p needs these before it is mounted, and a small initramfs is quick to make and to boot.
     let tools = root.dir.join("etc/initramfs-tools");
@@ -192,13 +192,13 @@ fn transfer(ctx: &Ctx, root: &CleanRoot, qemu: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether the script came to its end.
+/// Whether the script finished.
 fn succeeded(text: &str) -> bool {
     text.lines()
         .any(|line| line.starts_with("transfer: [") && line.trim_end().ends_with("] ok"))
 }
 
-/// The file of the newest kernel: there is one in a clean root.
+/// The file of the newest kernel; a clean root has one.
 fn newest(dir: &Path, prefix: &str) -> Result<PathBuf> {
     let mut found: Vec<PathBuf> = fs::read_dir(dir)?
         .filter_map(|entry| Some(entry.ok()?.path()))

@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use super::clean_root::CleanRoot;
 use super::{Identity, build};
-use crate::ctx::Ctx;
+use dmaplane_vmtest::ctx::Ctx;
 
 /// The script that installs, upgrades and removes, which CI runs in a container.
 const SCRIPT: &str = "packaging/check.sh";

@@ -7,14 +7,14 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use crate::ctx::Ctx;
-use crate::exec::{self, Lock};
-use crate::exit;
-use crate::setup::apt;
+use dmaplane_vmtest::ctx::Ctx;
+use dmaplane_vmtest::exec::{self, Lock};
+use dmaplane_vmtest::exit;
+use dmaplane_vmtest::setup::apt;
 
 /// The distribution that the packages are for.
 const SUITE: &str = "trixie";
-/// Has the kernel of the pinned series.
+/// The suite that has the kernel of the pinned series.
 pub(super) const BACKPORTS: &str = "trixie-backports";
 
 /// Mounts what programs of the root need, in a mount namespace that ends with them: nothing is left mounted, however
@@ -39,7 +39,7 @@ pub(super) struct CleanRoot<'a> {
 }
 
 impl<'a> CleanRoot<'a> {
-    /// Makes a new one in the place of the old one.
+    /// Makes a new root in place of the old one.
     ///
     /// # Errors
     /// What is missing and how to get it, or what debootstrap said.
@@ -84,9 +84,9 @@ impl<'a> CleanRoot<'a> {
         fs::write(etc.join("sources.list"), "")?;
         let stanza = mirror.stanza(&[SUITE, BACKPORTS]);
         fs::write(etc.join("sources.list.d/debian.sources"), stanza)?;
-        // The archives are the cache's, which other users cannot enter.
+        // The archives are in the cache, which other users cannot enter.
         fs::write(
-            etc.join("apt.conf.d/50dmaplane"),
+            etc.join("apt.conf.d/50download"),
             "APT::Sandbox::User \"root\";\nAcquire::Retries \"3\";\nAPT::Keep-Downloaded-Packages \"true\";\n",
         )?;
         // Services are not started in a root that is not booted.

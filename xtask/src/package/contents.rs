@@ -9,9 +9,9 @@ use anyhow::{Context as _, Result};
 use super::Identity;
 use super::deb::Package;
 use super::tool::Tool;
-use crate::ctx::Ctx;
-use crate::exec;
 use crate::lint::source::tracked;
+use dmaplane_vmtest::ctx::Ctx;
+use dmaplane_vmtest::exec;
 
 /// Folders of the driver's source, as `driver/` expects them beside it.
 const SOURCE: &[&str] = &["driver/", "logic/src/", "uapi/src/abi/"];
@@ -83,7 +83,7 @@ pub(super) fn tool(ctx: &Ctx, identity: &Identity, tool: &Tool) -> Result<Packag
     Ok(package)
 }
 
-/// What every package has: licence, changes, and what lintian is told to accept.
+/// What every package has: licence, changelog, and lintian overrides.
 fn common(ctx: &Ctx, identity: &Identity, package: &mut Package, name: &str) -> Result<()> {
     let doc = format!("usr/share/doc/{name}");
     package.add(format!("{doc}/copyright"), 0o644, text(ctx, "copyright")?);
@@ -103,7 +103,7 @@ fn common(ctx: &Ctx, identity: &Identity, package: &mut Package, name: &str) -> 
     Ok(())
 }
 
-/// The changes that this version brings, as Debian wants them written.
+/// The changelog of this version, in Debian's format.
 fn changelog(name: &str, identity: &Identity) -> Result<String> {
     let date = exec::output(
         Command::new("date")
@@ -134,7 +134,7 @@ mod tests {
             root: Path::new(env!("CARGO_MANIFEST_DIR")).join(".."),
             cache: cache.to_owned(),
             verbose: 0,
-            ui: crate::ui::Ui::new(0),
+            ui: dmaplane_vmtest::ui::Ui::new(0),
         }
     }
 

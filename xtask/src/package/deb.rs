@@ -10,8 +10,8 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use super::Identity;
-use crate::ctx::Ctx;
-use crate::exec;
+use dmaplane_vmtest::ctx::Ctx;
+use dmaplane_vmtest::exec;
 
 /// A file of a package.
 struct Entry {
@@ -103,7 +103,7 @@ impl Package {
         files + folders.len() as u64
     }
 
-    /// Writes the tree, which stays for who wants to look at it, and makes the package of it.
+    /// Writes the tree, which stays for inspection, and makes the package of it.
     ///
     /// # Errors
     /// What could not be written, or what dpkg-deb said.
@@ -130,7 +130,7 @@ impl Package {
         let deb = output.join(format!("{}_{}_amd64.deb", self.name, identity.version));
         let mut command = Command::new("dpkg-deb");
         command
-            // One thread, since the division among several would show in the bytes.
+            // One thread, since several would split the data and change the bytes.
             .args(["--root-owner-group", "-Zxz", "--threads-max=1", "--build"])
             .args([&tree, &deb])
             .env("SOURCE_DATE_EPOCH", &identity.epoch);
@@ -172,7 +172,7 @@ fn write(path: &Path, entry: &Entry) -> Result<()> {
         .with_context(|| format!("cannot set the mode of {}", path.display()))
 }
 
-/// The umask of whoever builds must not show in the package.
+/// Sets the mode of all folders: the builder's umask must not show in the package.
 fn open_folders(dir: &Path) -> Result<()> {
     fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
     for entry in fs::read_dir(dir)? {
@@ -264,7 +264,7 @@ mod tests {
     #[test]
     fn a_package_has_its_files_modes_and_sums_and_is_the_same_twice() {
         if exec::which("dpkg-deb").is_none() {
-            eprintln!("not a machine of Debian's kind: dpkg-deb is missing");
+            eprintln!("not a Debian machine: dpkg-deb is missing");
             return;
         }
         let dir = tempfile::tempdir().unwrap();
@@ -272,7 +272,7 @@ mod tests {
             root: dir.path().to_owned(),
             cache: dir.path().to_owned(),
             verbose: 0,
-            ui: crate::ui::Ui::new(0),
+            ui: dmaplane_vmtest::ui::Ui::new(0),
         };
         let build = |name: &str| {
             package()

@@ -2,12 +2,12 @@
 //! The command `package`: Debian packages of the driver, for DKMS, and of the tool.
 
 mod boot;
+#[cfg(test)]
+mod build_sh;
 mod check;
 mod clean_root;
 mod contents;
 mod deb;
-#[cfg(test)]
-mod refusals;
 mod tool;
 
 use std::path::{Path, PathBuf};
@@ -16,10 +16,10 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context as _, Result};
 use clap::Args;
 
-use crate::ctx::Ctx;
-use crate::kernel::pin::Pin;
-use crate::{exec, exit};
 use deb::Package;
+use dmaplane_vmtest::ctx::Ctx;
+use dmaplane_vmtest::kernel::pin::Pin;
+use dmaplane_vmtest::{exec, exit};
 
 /// Builds Debian packages: `dmaplane-dkms` with the driver's source, and `dmaplane` with the tool.
 ///
@@ -37,10 +37,10 @@ pub(crate) struct PackageArgs {
     /// Also installs them with Debian's kernel in such a root, boots it in QEMU, and moves a cache as an ordinary user.
     #[arg(long)]
     boot: bool,
-    /// Gives them the next version, to which an upgrade can be tried.
+    /// Builds them as the next version, to try an upgrade.
     #[arg(long, conflicts_with_all = ["check", "boot"])]
     next_version: bool,
-    /// Also runs lintian, and fails where it has anything to say.
+    /// Also runs lintian, and fails if it reports anything.
     #[arg(long)]
     lint: bool,
 }
@@ -88,7 +88,7 @@ struct Identity {
 }
 
 impl Identity {
-    /// That of the commit that is checked out.
+    /// The identity for the commit that is checked out.
     fn of_checkout(ctx: &Ctx) -> Result<Self> {
         let epoch = match std::env::var("SOURCE_DATE_EPOCH") {
             Ok(epoch) => epoch,
@@ -119,7 +119,7 @@ impl Identity {
         })
     }
 
-    /// What stands for these words in the files of `packaging/`.
+    /// What replaces these words in the files of `packaging/`.
     fn words(&self) -> Vec<(&'static str, String)> {
         vec![
             ("VERSION", self.version.clone()),
@@ -188,7 +188,7 @@ fn lintian(ctx: &Ctx, debs: &[PathBuf]) -> Result<()> {
 }
 
 fn apt_is_root() -> bool {
-    crate::setup::apt::is_root()
+    dmaplane_vmtest::setup::apt::is_root()
 }
 
 #[cfg(test)]

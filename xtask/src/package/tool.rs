@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The tool as it is shipped: built for that, with its manual pages, and what it needs of the C library.
+//! The tool as it is shipped: the program, its manual pages, and the C library that it needs.
 
 use std::ffi::OsString;
 use std::fs;
@@ -10,9 +10,9 @@ use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
 use super::Identity;
-use crate::ctx::Ctx;
-use crate::exec;
-use crate::guest::binaries::cargo;
+use dmaplane_vmtest::ctx::Ctx;
+use dmaplane_vmtest::exec;
+use dmaplane_vmtest::guest::binaries::cargo;
 
 /// The tool.
 pub(super) struct Tool {
@@ -20,7 +20,7 @@ pub(super) struct Tool {
     pub(super) program: Vec<u8>,
     /// The manual pages: file name and text.
     pub(super) pages: Vec<(String, Vec<u8>)>,
-    /// The oldest glibc that has every symbol of it.
+    /// The oldest glibc that has every symbol that the tool uses.
     pub(super) glibc: String,
     /// The crates that are linked into it, with their licences.
     pub(super) crates: String,
@@ -50,7 +50,7 @@ impl Tool {
         let mut command = cargo(ctx);
         command
             .args(["build", "--locked", "--profile", "shipped"])
-            .args(["--package", "dmaplane", "--bin", "dmaplane"])
+            .args(["--package", "dmaplane-cli", "--bin", "dmaplane"])
             .env("CARGO_ENCODED_RUSTFLAGS", remapped(ctx)?)
             .env("SOURCE_DATE_EPOCH", &identity.epoch);
         let log = ctx.log_dir()?.join("package-tool.log");
@@ -63,7 +63,7 @@ impl Tool {
         let temporary = exec::scratch(&ctx.cache_sub("package")?)?;
         exec::output(Command::new(&path).arg("man").arg(temporary.path()))?;
         let symbols = exec::output(Command::new("objdump").arg("-T").arg(&path))
-            .context("binutils tells which glibc the tool needs")?;
+            .context("binutils shows which glibc the tool needs")?;
         Ok(Self {
             program: fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?,
             pages: pages(temporary.path())?,
@@ -73,7 +73,7 @@ impl Tool {
     }
 }
 
-/// Flags by which no path of the machine that builds is in the program.
+/// Flags that keep paths of the build machine out of the program.
 fn remapped(ctx: &Ctx) -> Result<OsString> {
     let sysroot = exec::output(
         Command::new("rustc")
@@ -132,7 +132,7 @@ fn newest_glibc(symbols: &str) -> Option<String> {
 fn crates(ctx: &Ctx) -> Result<String> {
     let mut command = cargo(ctx);
     command
-        .args(["tree", "--locked", "--package", "dmaplane"])
+        .args(["tree", "--locked", "--package", "dmaplane-cli"])
         .args(["--edges", "normal,no-proc-macro", "--prefix", "none"])
         .args(["--target", "x86_64-unknown-linux-gnu"])
         .args(["--no-dedupe", "--format", "{p}: {l}"]);

@@ -9,14 +9,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::guest::verdict::Kind;
+use dmaplane_vmtest::guest::verdict::Kind;
 
 /// One run.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(super) struct Run {
     /// When it ended, seconds since 1970.
     pub(super) at: u64,
-    /// The commit of the checkout, if git tells.
+    /// The commit of the checkout, if git knows it.
     pub(super) commit: String,
     /// What was run.
     pub(super) part: String,
@@ -24,7 +24,7 @@ pub(super) struct Run {
     pub(super) topology: String,
     /// On which kernel.
     pub(super) profile: String,
-    /// What runs it again.
+    /// The seed that repeats it.
     pub(super) seed: u64,
     /// How it ended, as an exit code.
     pub(super) exit_code: u8,
@@ -40,7 +40,7 @@ impl Run {
         self.exit_code != 0 && self.exit_code != Kind::Infrastructure.code()
     }
 
-    /// Whether it says something.
+    /// Whether it gave a result.
     pub(super) fn counts(&self) -> bool {
         self.exit_code != Kind::Infrastructure.code()
     }
@@ -50,7 +50,7 @@ impl Run {
 pub(super) struct History(PathBuf);
 
 impl History {
-    /// In this folder.
+    /// The history in this folder.
     pub(super) fn new(folder: &Path) -> Self {
         Self(folder.join("history.jsonl"))
     }
@@ -60,7 +60,7 @@ impl History {
         &self.0
     }
 
-    /// All runs of before. A line that was cut off, by a power failure for instance, is left out.
+    /// All earlier runs. A line that was cut off, by a power failure for instance, is left out.
     pub(super) fn read(&self) -> Result<Vec<Run>> {
         let Ok(file) = File::open(&self.0) else {
             return Ok(Vec::new());

@@ -5,7 +5,7 @@ mod bound;
 mod history;
 mod parts;
 mod repeat;
-mod told;
+mod report;
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -14,25 +14,26 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Args;
 
-use crate::ctx::Ctx;
-use crate::exit;
-use crate::guest::accel::AccelChoice;
-use crate::guest::cli::random;
-use crate::guest::topology::Topology;
-use crate::interrupt;
-use crate::kernel::Profile;
+use crate::vm::random;
+use dmaplane_vmtest::ctx::Ctx;
+use dmaplane_vmtest::exit;
+use dmaplane_vmtest::guest::accel::AccelChoice;
+use dmaplane_vmtest::guest::topology::Topology;
+use dmaplane_vmtest::interrupt;
+use dmaplane_vmtest::kernel::Profile;
 use history::History;
 use parts::PARTS;
 use repeat::{Choices, Everything, IN_VAIN, Stopped, repeat};
-use told::Told;
+use report::Report;
 
 /// Repeats everything with random seeds and topologies, and keeps a history of it.
 ///
 /// Each run is one part of everything: some suites, the faults, the races or the fuzzer of system
-/// calls in guests, or a fuzzer on this machine; with --topology or --profile, only what runs there. The history of all runs on this machine is a file in the cache; a soak that is stopped by
+/// calls in guests, or a fuzzer on this machine; with --topology or --profile, only what runs
+/// there. The history of all runs on this machine is a file in the cache; a soak that is stopped by
 /// Ctrl-C ends with its table, and the next one goes on with the same history. A run that gave no
-/// result, as its guest did not boot, is told and makes exit code 14 unless another one failed; ten
-/// in a row end the soak.
+/// result, for example because its guest did not boot, is listed; the exit code is then 14 unless
+/// another run failed. Ten such runs in a row end the soak.
 #[derive(Args)]
 #[command(after_help = exit::HELP)]
 pub(crate) struct SoakArgs {
@@ -54,7 +55,7 @@ pub(crate) struct SoakArgs {
     /// Only this part.
     #[arg(long, value_name = "NAME")]
     part: Option<String>,
-    /// What guests run on.
+    /// What executes the guests.
     #[arg(long, value_enum)]
     accel: Option<AccelChoice>,
     /// Prints the history's table and runs nothing.
@@ -74,9 +75,9 @@ pub(crate) fn run(ctx: &Ctx, args: SoakArgs) -> Result<ExitCode> {
     let history = History::new(&ctx.cache_sub("soak")?);
     let before = history.read()?;
     if args.table {
-        print!("{}", told::table(&before));
+        print!("{}", report::table(&before));
         if let Some(json) = &args.json {
-            Told::new(history.path(), &before).write(json)?;
+            Report::new(history.path(), &before).write(json)?;
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -135,7 +136,7 @@ pub(crate) fn run(ctx: &Ctx, args: SoakArgs) -> Result<ExitCode> {
         |chosen| {
             interrupt::check()?;
             let ended = chosen.part.run(ctx, accel, chosen);
-            // It reaches builds as well, whose failure then means nothing.
+            // Ctrl-C also ends builds, whose failure then means nothing.
             ended.or_else(|err| interrupt::check().and(Err(err)))
         },
         |chosen, ended, seconds| {
@@ -156,20 +157,20 @@ pub(crate) fn run(ctx: &Ctx, args: SoakArgs) -> Result<ExitCode> {
             "{IN_VAIN} runs in a row gave no result; the soak ends here"
         ));
     }
-    print!("{}", told::table(&runs));
+    print!("{}", report::table(&runs));
     let verdict = repeat::verdict(&runs, stopped);
     if let Some(json) = &args.json {
-        let told = Told {
+        let report = Report {
             exit_code: verdict.as_ref().map_or_else(exit::number_of, |code| *code),
             error: verdict.as_ref().err().map(|err| format!("{err:#}")),
             seed: Some(seed),
-            ..Told::new(history.path(), &runs)
+            ..Report::new(history.path(), &runs)
         };
-        told.write(json)?;
+        report.write(json)?;
     }
     let all = history.read()?;
     println!("all runs in {}:", history.path().display());
-    println!("{}", told::rate(&all));
+    println!("{}", report::rate(&all));
     Ok(ExitCode::from(verdict?))
 }
 
@@ -194,7 +195,7 @@ fn commit(ctx: &Ctx) -> String {
     let mut git = Command::new("git");
     git.args(["rev-parse", "--short", "HEAD"])
         .current_dir(&ctx.root);
-    let said = crate::exec::output(&mut git);
+    let said = dmaplane_vmtest::exec::output(&mut git);
     said.map_or_else(|_| "unknown".to_owned(), |said| said.trim().to_owned())
 }
 

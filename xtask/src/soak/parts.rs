@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The parts of everything, of which a soak runs one at a time.
+//! The parts of a soak, which runs one at a time.
 
 use anyhow::Result;
 
 use super::repeat::{Chosen, Ended, Place};
-use crate::ctx::Ctx;
 use crate::faults::{self, Purpose};
 use crate::fuzz;
-use crate::guest::accel::AccelChoice;
-use crate::guest::cli::{self, Options};
-use crate::guest::session::{Driver, Lab};
-use crate::kernel::Profile;
+use crate::vm::{self, Options};
+use dmaplane_vmtest::ctx::Ctx;
+use dmaplane_vmtest::guest::accel::AccelChoice;
+use dmaplane_vmtest::guest::session::{Driver, TestEnv};
+use dmaplane_vmtest::kernel::Profile;
 
-/// Something that takes minutes.
+/// A part of a soak, which takes minutes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Part {
-    /// What the user calls it, and the history.
+    /// Its name for the user and in the history.
     pub(super) name: &'static str,
     what: What,
 }
@@ -47,7 +47,7 @@ pub(super) const PARTS: &[Part] = &[
         ],
     ),
     suites("transfer", &["transfer", "transfer_bounds", "operations"]),
-    suites("ends", &["ending", "revoke", "windows", "races"]),
+    suites("ends", &["ending", "revoke", "delay_points", "races"]),
     suites("death", &["death", "death_netdev", "death_waiting"]),
     suites("death steps", &["death_steps"]),
     suites("late write", &["late_write"]),
@@ -90,7 +90,7 @@ const fn suites(name: &'static str, suites: &'static [&'static str]) -> Part {
 }
 
 impl Part {
-    /// Where it runs, if only there.
+    /// The only place where it runs, if there is one.
     pub(super) fn place(&self) -> Option<Place> {
         match self.what {
             What::Calls => Some(Place::Guests("numa2".to_owned(), Profile::Debug)),
@@ -119,7 +119,7 @@ impl Part {
         }
     }
 
-    /// Its tests, as a filter of nextest's.
+    /// Its tests, as a nextest filter.
     fn filter(&self) -> Option<String> {
         let any = |suites: &[&str]| {
             let each = suites.iter().map(|suite| format!("binary({suite})"));
@@ -149,19 +149,19 @@ impl Part {
             (_, Place::Guests(topology, profile)) => (topology, *profile),
             (_, Place::Host) => anyhow::bail!("{} needs guests", self.name),
         };
-        let lab = Lab::prepare(ctx, topology, profile, accel, Driver::Loaded)?;
+        let test_env = TestEnv::prepare(ctx, topology, profile, accel, Driver::Loaded)?;
         let mut options = Options {
             seed: Some(seed),
             ..Options::default()
         };
         if let What::Long(purpose) = self.what {
-            // A part of the full length: minutes and not an hour.
+            // A fraction of the full length: minutes instead of an hour.
             let fewer = ("DMAPLANE_ITERATIONS".to_owned(), "50".to_owned());
             options.selection.env.extend([fewer]);
-            return faults::run(ctx, &lab, purpose, options).map(Ended::of);
+            return faults::run(ctx, &test_env, purpose, options).map(Ended::of);
         }
         options.selection.filter = self.filter();
-        cli::test(ctx, &lab, &options).map(Ended::of)
+        vm::test(ctx, &test_env, &options).map(Ended::of)
     }
 }
 
@@ -185,7 +185,8 @@ mod tests {
         suites
     }
 
-    /// Whether a filter is for a suite; of nextest's language it knows what is used here.
+    /// Whether a filter selects a suite; it understands the part of nextest's language that is used
+    /// here.
     fn takes(filter: &str, suite: &str) -> bool {
         if let Some(inner) = filter.strip_prefix("not (") {
             return !takes(inner.strip_suffix(')').unwrap(), suite);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! One run after the other, each chosen at random and noted, and what they come to together.
+//! Makes one run after the other, each chosen at random and recorded, and sums them up.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -8,10 +8,10 @@ use anyhow::Result;
 
 use super::history::{self, Run};
 use super::parts::Part;
-use crate::exit;
 use crate::fuzz::Found;
-use crate::guest::verdict::Kind;
-use crate::kernel::Profile;
+use dmaplane_vmtest::exit;
+use dmaplane_vmtest::guest::verdict::Kind;
+use dmaplane_vmtest::kernel::Profile;
 
 /// Runs in a row without a result that end a soak: its guests do not boot any more, or each run fails at once.
 pub(super) const IN_VAIN: usize = 10;
@@ -49,16 +49,16 @@ pub(super) struct Chosen {
     pub(super) part: &'static Part,
     /// Where.
     pub(super) place: Place,
-    /// What runs it again.
+    /// The seed that repeats it.
     pub(super) seed: u64,
 }
 
 /// What is chosen from, and the sequence that chooses.
 pub(super) struct Everything {
-    /// Never empty, as the others.
+    /// Never empty, like the other lists.
     pub(super) parts: Vec<&'static Part>,
     pub(super) topologies: Vec<String>,
-    /// For each part one at least that it runs on.
+    /// At least one for each part to run on.
     pub(super) profiles: Vec<Profile>,
     pub(super) choices: Choices,
 }
@@ -97,7 +97,7 @@ impl Choices {
     }
 }
 
-/// Why no more was run.
+/// Why the soak stopped.
 #[derive(Debug)]
 pub(super) enum Stopped {
     /// The time was over.
@@ -106,11 +106,12 @@ pub(super) enum Stopped {
     InVain,
     /// By the user.
     Interrupted,
-    /// What was run could not be written down.
+    /// A run could not be recorded.
     Unwritten(anyhow::Error),
 }
 
-/// Runs one after the other and notes each, until the time is over. One that could not be made is noted as well.
+/// Makes one run after the other and records each, until the time is over. A run that could not be made is recorded as
+/// well.
 pub(super) fn repeat(
     time: Duration,
     mut everything: Everything,
@@ -124,7 +125,7 @@ pub(super) fn repeat(
         let begun = Instant::now();
         let ended = match once(&chosen) {
             Ok(ended) => ended,
-            // Ctrl-C: what was run is told all the same.
+            // Ctrl-C: the runs so far are reported all the same.
             Err(err) if exit::number_of(&err) == exit::INTERRUPTED => return Stopped::Interrupted,
             Err(err) => Ended::not_made(&err),
         };
@@ -171,7 +172,7 @@ impl Ended {
         }
     }
 
-    /// Whatever kept it from being made, nothing is known about what it should have tested.
+    /// A run that could not be made: nothing is known about what it should have tested.
     fn not_made(err: &anyhow::Error) -> Self {
         Self {
             exit_code: exit::GUEST_INFRASTRUCTURE,
@@ -179,7 +180,7 @@ impl Ended {
         }
     }
 
-    /// What the history gets.
+    /// The run's record for the history.
     pub(super) fn run(self, commit: &str, chosen: &Chosen, time: Duration) -> Run {
         let (topology, profile) = chosen.place.names();
         Run {
@@ -224,7 +225,7 @@ pub(super) fn verdict(runs: &[Run], stopped: Stopped) -> Result<u8> {
         }
         Some(last) => format!(
             "none of {} runs gave a result; the last one: {}\n`cargo xtask setup --check` shows what this machine \
-             lacks, and `cargo xtask vm-test` one run with all that is said",
+             lacks, and `cargo xtask vm-test` shows one run with all its output",
             runs.len(),
             last.words
         ),
@@ -249,7 +250,7 @@ mod tests {
         }
     }
 
-    /// What comes out when runs end like this one after the other, and Ctrl-C after the last of them.
+    /// The result of runs that end like this, one after the other, with Ctrl-C after the last of them.
     fn soaked(ends: impl IntoIterator<Item = Result<Kind>>) -> (Vec<Run>, Result<u8>) {
         let mut ends = ends.into_iter();
         let interrupted = || Err(exit::coded(exit::INTERRUPTED, "interrupted"));
@@ -302,9 +303,9 @@ mod tests {
         assert_eq!(runs.len(), IN_VAIN);
         let err = verdict.unwrap_err();
         assert_eq!(exit::number_of(&err), exit::GUEST_INFRASTRUCTURE);
-        let told = err.to_string();
-        assert!(told.contains("no QEMU: install it"), "{told}");
-        assert!(told.contains("cargo xtask setup --check"), "{told}");
+        let text = err.to_string();
+        assert!(text.contains("no QEMU: install it"), "{text}");
+        assert!(text.contains("cargo xtask setup --check"), "{text}");
         // Nothing at all, for want of time or by Ctrl-C.
         let err = super::verdict(&[], Stopped::Over).unwrap_err();
         assert!(err.to_string().contains("--minutes"), "{err}");
@@ -322,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_run_is_told_when_the_history_cannot_be_written() {
+    fn runs_are_reported_when_the_history_cannot_be_written() {
         let mut runs = Vec::new();
         let stopped = repeat(
             Duration::MAX,

@@ -1,22 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Completions. The completion queue's work item calls these one at a time, in process context.
+//! Completion callbacks. The completion queue's work item calls these one at a time, in process context.
+//!
+//! Would become part of `kernel::rdma`.
 //!
 //! Common to all: the queue's context is the [`Connection`], which outlives the drain, and the drain waits for the
 //! callbacks. A completion's `wr_cqe` is the entry that was posted.
 
-use super::{post::RegistrationRequest, Connection, InCallback, MessageSlot, Queue, ReceiveSlot};
+use super::{post::Registration, Connection, InCallback, MessageSlot, Queue, ReceiveSlot};
 use crate::{
-    faults::{FAULTS, LATE_MS},
     kx::rdma::{raw, transfer::Transfer, Status},
     logic::wire::MESSAGE_BYTES,
-    windows::WINDOWS,
 };
-use core::sync::atomic::Ordering;
 use kernel::{container_of, prelude::*};
 
-/// Runs `tell` with the connection's view for callbacks, after giving `requests` places in the send queue
-/// back, that of a READ's step if `step` says so.
+/// Runs `notify` with the connection's view for callbacks, after returning `requests` slots to the send queue, and the
+/// slot of a READ's step if `step` is set.
 ///
 /// # Safety
 ///
@@ -24,10 +23,10 @@ use kernel::{container_of, prelude::*};
 unsafe fn in_callback<Q: Queue>(
     queue: *mut raw::ib_cq,
     (requests, step): (u32, bool),
-    tell: impl FnOnce(&Q, &InCallback<'_, Q>),
+    notify: impl FnOnce(&Q, &InCallback<'_, Q>),
 ) {
-    FAULTS.complete_delay.stall(LATE_MS);
-    // SAFETY: The context was set at the queue's making and outlives its callbacks.
+    Q::hooks().complete_delay.stall(Q::hooks().late_ms);
+    // SAFETY: The context was set when the queue was made, and outlives its callbacks.
     let connection = unsafe { &*(*queue).cq_context.cast::<Connection<Q>>() };
     let id = {
         let mut gate = connection.gate.lock();
@@ -37,7 +36,7 @@ unsafe fn in_callback<Q: Queue>(
     };
     // Set before the first request was posted, cleared after the drain: there always is one.
     if let Some(id) = id {
-        tell(&connection.owner, &InCallback { connection, id });
+        notify(&connection.owner, &InCallback { connection, id });
     }
 }
 
@@ -56,18 +55,16 @@ unsafe fn parts(completion: *mut raw::ib_wc) -> (*mut raw::ib_cqe, Status) {
     }
 }
 
-/// What a receive brought.
+/// What a receive completed with.
 #[allow(clippy::large_enum_variant)] // Reason: it lives on the stack for a moment.
 enum Arrival {
     /// The peer's WRITE_IMM, with its immediate.
     Data(u32),
-    /// A control message, unless teardown has begun.
-    Message(Option<[u8; MESSAGE_BYTES]>),
-    /// Something that this protocol does not have; the key that it had the provider invalidate, if any.
-    Unexpected(Option<u32>),
+    /// A control message.
+    Message([u8; MESSAGE_BYTES]),
 }
 
-/// A receive completed.
+/// Handles the completion of a receive.
 ///
 /// # Safety
 ///
@@ -78,10 +75,10 @@ pub(super) unsafe extern "C" fn received<Q: Queue>(
 ) {
     // SAFETY: This callback's own arguments.
     let (entry, status) = unsafe { parts(completion) };
-    let status = status.or_failed(&FAULTS.complete_receive);
+    let status = status.or_failed(Q::hooks().complete_receive);
     // SAFETY: The entry is part of a slot, which lives until after the drain.
     let index = unsafe { (*container_of!(entry, ReceiveSlot, cqe)).index };
-    // SAFETY: As above.
+    // SAFETY: This callback's own queue and completion, which are alive during the call.
     unsafe {
         in_callback::<Q>(queue, (0, false), |owner, view| {
             if !status.is_success() {
@@ -92,34 +89,37 @@ pub(super) unsafe extern "C" fn received<Q: Queue>(
             let length = (*completion).byte_len;
             let flags = (*completion).wc_flags;
             let arrival = match opcode {
-                // The provider has done it already, whoever's key it was. Data never comes with it, by the specification.
+                // The provider has invalidated the key already, whoever owned it. Data never comes with it, by the
+                // specification. The endpoint ends, so no receive is posted again.
                 _ if flags & raw::ib_wc_flags_IB_WC_WITH_INVALIDATE as i32 != 0 => {
-                    Arrival::Unexpected(Some(*(*completion).ex.invalidate_rkey))
+                    let key = *(*completion).ex.invalidate_rkey;
+                    return owner.unexpected(view, Some(key));
                 }
                 raw::ib_wc_opcode_IB_WC_RECV_RDMA_WITH_IMM => {
                     Arrival::Data(u32::from_be(*(*completion).ex.imm_data))
                 }
                 raw::ib_wc_opcode_IB_WC_RECV if length as usize == MESSAGE_BYTES => {
-                    Arrival::Message(view.connection.message(index))
+                    match view.connection.message(index) {
+                        Some(message) => Arrival::Message(message),
+                        // The buffers outlive this callback, so only what was asked for wrongly is not there.
+                        None => return owner.receive_lost(view),
+                    }
                 }
-                _ => Arrival::Unexpected(None),
+                _ => return owner.unexpected(view, None),
             };
-            // The receive goes back first: the peer may learn of the room for it only afterwards.
+            // The receive is posted again first: the peer may learn of the room for it only afterwards.
             if view.connection.post_receive(index).is_err() {
                 return owner.receive_lost(view);
             }
             match arrival {
                 Arrival::Data(imm) => owner.data(view, imm, length),
-                Arrival::Message(Some(message)) => owner.message(view, &message),
-                // Teardown has begun, and nobody wants messages any more.
-                Arrival::Message(None) => {}
-                Arrival::Unexpected(key) => owner.unexpected(view, key),
+                Arrival::Message(message) => owner.message(view, &message),
             }
         });
     }
 }
 
-/// A message was sent, or flushed.
+/// Handles the completion of a message, which was sent or flushed.
 ///
 /// # Safety
 ///
@@ -130,13 +130,13 @@ pub(super) unsafe extern "C" fn message_sent<Q: Queue>(
 ) {
     // SAFETY: This callback's own arguments.
     let (entry, status) = unsafe { parts(completion) };
-    let status = status.or_failed(&FAULTS.complete_message);
+    let status = status.or_failed(Q::hooks().complete_message);
     // SAFETY: The entry is part of a slot, which lives until after the drain.
     let index = unsafe { (*container_of!(entry, MessageSlot, cqe)).index };
-    // SAFETY: As above.
+    // SAFETY: This callback's own queue.
     unsafe {
         in_callback::<Q>(queue, (0, false), |owner, view| {
-            // Told first: the slot's next use must not find this one's owner.
+            // Reported first: the slot's next use must not find the owner of this one.
             owner.message_done(view, index, status);
             // It came from this list, so there is room, unless teardown took the list away.
             let _ = view
@@ -150,7 +150,7 @@ pub(super) unsafe extern "C" fn message_sent<Q: Queue>(
     }
 }
 
-/// The last request of an operation completed, or a step of a READ.
+/// Handles the completion of an operation's last request, or of a step.
 ///
 /// # Safety
 ///
@@ -165,21 +165,21 @@ pub(super) unsafe extern "C" fn transfer_done<Q: Queue>(
     // because this is the last and they complete in order.
     let transfer = unsafe { KBox::from_raw(container_of!(entry, Transfer<Q::Op>, last)) };
     if transfer.count() > 1 {
-        // As its part would have noted it, see below.
-        transfer.note(status.or_failed(&FAULTS.complete_part));
+        // As `transfer_part()` would have noted it.
+        transfer.note(status.or_failed(Q::hooks().complete_part));
     }
-    let flushed = status.is_success() && FAULTS.complete_flush.fires();
+    let flushed = status.is_success() && Q::hooks().complete_flush.fires();
     transfer.note(if flushed {
         Status::FLUSHED
     } else {
-        status.or_failed(&FAULTS.complete_error)
+        status.or_failed(Q::hooks().complete_error)
     });
     let (count, in_steps) = (transfer.count() as u32, transfer.has_steps());
     // SAFETY: This callback's own queue.
     unsafe {
         in_callback::<Q>(queue, (count, in_steps), |owner, view| {
             if flushed {
-                // The other queue pairs' way there is an error of their own.
+                // Other queue pairs get there by an error of their own.
                 view.disconnect();
             }
             let over = if in_steps && transfer.status().is_success() {
@@ -188,7 +188,7 @@ pub(super) unsafe extern "C" fn transfer_done<Q: Queue>(
                 Some(transfer)
             };
             let Some(transfer) = over else { return };
-            view.connection.gate.lock().reading &= !in_steps;
+            view.connection.gate.lock().stepping &= !in_steps;
             let status = transfer.status();
             if let Some(op) = Transfer::into_body(transfer) {
                 owner.op_done(view, op, status);
@@ -197,7 +197,7 @@ pub(super) unsafe extern "C" fn transfer_done<Q: Queue>(
     };
 }
 
-/// Another request of an operation failed; its last one is still to come.
+/// Handles the failure of another request of an operation, whose last one is still to come.
 ///
 /// # Safety
 ///
@@ -212,11 +212,11 @@ pub(super) unsafe extern "C" fn transfer_part<Q: Queue>(
     unsafe { (*container_of!(entry, Transfer<Q::Op>, part)).note(status) };
 }
 
-/// A registration completed.
+/// Handles the completion of a registration's request.
 ///
 /// # Safety
 ///
-/// See the module's head; the entry is a boxed [`RegistrationRequest`]'s.
+/// See the module's head; the entry is a boxed [`Registration`]'s.
 pub(super) unsafe extern "C" fn registered<Q: Queue>(
     queue: *mut raw::ib_cq,
     completion: *mut raw::ib_wc,
@@ -224,21 +224,26 @@ pub(super) unsafe extern "C" fn registered<Q: Queue>(
     // SAFETY: This callback's own arguments.
     let (entry, status) = unsafe { parts(completion) };
     // SAFETY: Posting turned the box into this pointer, and the provider is done with it.
-    let request = unsafe { KBox::from_raw(container_of!(entry, RegistrationRequest, cqe)) };
-    let ended = status.or_failed(&FAULTS.complete_register);
+    let registration =
+        unsafe { KBox::from_raw(container_of!(entry, Registration<Q::Registration>, cqe)) };
+    let ended = status.or_failed(Q::hooks().complete_register);
     let broken = status.is_success() && !ended.is_success();
-    WINDOWS.registered.pass();
-    request.wait.status.store(ended.0, Ordering::Relaxed);
-    request.wait.done.set();
-    drop(request);
+    (Q::hooks().registration_done)();
+    let answer = match ended.is_success() {
+        true => Ok(()),
+        false => Err(ENOTCONN),
+    };
     // SAFETY: This callback's own queue.
     unsafe {
-        in_callback::<Q>(queue, (0, false), |_, view| {
+        in_callback::<Q>(queue, (0, false), |owner, view| {
             if broken {
-                // A provider that fails a request has the queue pair in error.
+                // A provider that fails a request puts the queue pair into the error state.
                 view.disconnect();
             }
-            view.connection.gate.lock().registrations_free += 1;
+            view.connection
+                .register_on(registration, answer, |body, result| {
+                    owner.registered(view, body, result);
+                });
         });
     };
 }

@@ -2,6 +2,8 @@
 
 //! A queue pair with its completion queue and connection identifier, torn down as one.
 //!
+//! Would become part of `kernel::rdma`.
+//!
 //! # Locks
 //! `verbs` (mutex) is held while the connection is made and while it is torn down, and by nobody else. `gate`
 //! (spinlock) guards posting: teardown closes it first, so that nothing is posted behind the drain.
@@ -15,18 +17,20 @@
 mod callbacks;
 mod post;
 
-pub(crate) use post::Posted;
+pub(crate) use post::{Posted, Registration};
 
 use super::{
     buffers::Buffers,
     cm::{CmId, Handler},
+    hooks::Hooks,
     pd::Pd,
-    raw,
+    quirks, raw,
     transfer::Transfer,
     Status, NAME,
 };
+use crate::kx::charged::GFP_CHARGED;
 use crate::{
-    kx::chain::Chain,
+    kx::box_queue::BoxQueue,
     logic::{flow, wire::MESSAGE_BYTES},
 };
 use core::ptr::{self, NonNull};
@@ -37,40 +41,69 @@ use kernel::{
     sync::{Arc, Mutex, SpinLock},
 };
 
-/// Work requests of operations that may be under way.
+/// Most work requests of operations that may be under way.
 pub(crate) const SEND_DEPTH: u32 = 256;
-/// Messages whose completion may be outstanding.
+/// Most messages whose completion may be outstanding.
 pub(crate) const MESSAGE_SLOTS: u32 = flow::CONTROL + flow::CREDIT + flow::WILL;
-/// Registrations that may be under way.
+/// Most registrations that may be under way.
 const REGISTRATIONS: u32 = 16;
 /// The markers that drain the two queues.
 const DRAIN: u32 = 2;
 
-/// Who owns the operations on a connection and hears of what arrives.
+/// Work requests of all kinds that may be under way.
+const SENDS: u32 = SEND_DEPTH + MESSAGE_SLOTS + REGISTRATIONS;
+
+/// Work requests that a device's queues must hold for any connection.
+pub(crate) const LEAST_QUEUE_ENTRIES: u32 = SENDS + DRAIN;
+
+/// Estimate of the bytes that a provider takes for the queues of a connection whose user has `depth` receives. The
+/// numbers are rxe's, whose queues are `vmalloc()`ed and charged to nobody: bytes for an entry of each kind, and a
+/// power of two of entries.
+pub(crate) fn queue_bytes(depth: u32) -> u64 {
+    let receives = flow::receive_queue_entries(depth);
+    let queue = |entries: u32, bytes| u64::from(entries.next_power_of_two()) * bytes;
+    queue(SENDS, 384) + queue(receives, 96) + queue(receives + SENDS, 64)
+}
+
+/// The owner of the operations on a connection, which handles what arrives.
 ///
 /// All methods run in process context, one at a time, and may sleep. They must not tear the connection down.
 pub(crate) trait Queue: Handler {
     /// What the owner keeps for each operation.
     type Op: Send;
+    /// What the owner keeps for each registration.
+    type Registration: Send;
 
+    /// Where tests interfere.
+    fn hooks() -> &'static Hooks;
     /// Whether the connection was ever up, so that the peer may have sent something. Takes no lock.
     fn was_up(&self) -> bool;
-    /// A step of a READ is over: posts the next one by [`Connection::post_step`], or gives the transfer back, which is over
-    /// then.
+    /// A step of an operation is over. Posts the next one by [`Connection::post_step`], or returns the transfer, which
+    /// is then over.
     fn read_on(
         &self,
         connection: &InCallback<'_, Self>,
         transfer: KBox<Transfer<Self::Op>>,
     ) -> Option<KBox<Transfer<Self::Op>>>;
-    /// An operation is over: the provider has given all its work requests back.
+    /// An operation is over: the provider has returned all its work requests.
     fn op_done(&self, connection: &InCallback<'_, Self>, op: Self::Op, status: Status);
+    /// A registration is over. `result` says whether all of its regions are registered.
+    fn registered(
+        &self,
+        connection: &InCallback<'_, Self>,
+        registration: Self::Registration,
+        result: Result,
+    );
+    /// A registration will not be begun: the connection is gone.
+    fn unregistered(&self, registration: Self::Registration);
     /// A control message arrived. Its receive has been posted again already.
     fn message(&self, connection: &InCallback<'_, Self>, message: &[u8; MESSAGE_BYTES]);
     /// The peer's WRITE_IMM arrived. Its receive has been posted again already.
     fn data(&self, connection: &InCallback<'_, Self>, imm: u32, length: u32);
-    /// What arrived could not be told, because its receive could not be posted again.
+    /// Something arrived that cannot be reported, because its receive could not be posted again.
     fn receive_lost(&self, connection: &InCallback<'_, Self>);
-    /// Something arrived that the protocol does not have. `key` is the one that the provider invalidated for it.
+    /// Something arrived that the protocol does not have. Its receive is not posted again. `key` is the one that the
+    /// provider invalidated for it.
     fn unexpected(&self, connection: &InCallback<'_, Self>, key: Option<u32>);
     /// A message was sent or flushed, and its slot is about to be free again.
     fn message_done(&self, connection: &InCallback<'_, Self>, slot: u16, status: Status);
@@ -92,10 +125,10 @@ impl<Q: Queue> InCallback<'_, Q> {
         self.connection
     }
 
-    /// Moves the queue pair to the error state and tells the peer. Everything under way is flushed.
+    /// Moves the queue pair to the error state and notifies the peer. Everything under way is flushed.
     pub(crate) fn disconnect(&self) {
-        // SAFETY: The identifier outlives the drain, and the drain waits for this callback. A failure
-        // says that it was not connected any more.
+        // SAFETY: The identifier outlives the drain, and the drain waits for this callback. A failure means that it was
+        // not connected any more.
         let _ = unsafe { raw::rdma_disconnect(self.id.as_ptr()) };
     }
 }
@@ -118,34 +151,37 @@ struct MessageSlot {
 ///
 /// # Invariants
 ///
-/// While `queue_pair` is `Some`, it and the buffers in `parts` are alive. `id` is alive as long as completion
-/// callbacks run, and only they use it.
-struct Gate<Op> {
+/// While `queue_pair` is `Some`, it is alive, and so are the buffers in `parts` while that is `Some`: longer, until the
+/// drain is over. `id` is alive as long as completion callbacks run, and only they use it.
+struct Gate<Op, Body> {
     id: Option<NonNull<raw::rdma_cm_id>>,
     queue_pair: Option<NonNull<raw::ib_qp>>,
     parts: Option<NonNull<Parts>>,
     send_free: u32,
-    /// Whether READs go in steps, behind each of which nothing is posted before it has completed, see
-    /// [`Device::reads_alone`](super::client::Device::reads_alone).
+    /// Whether READs go in steps, behind which nothing goes to the peer before they have completed; see
+    /// [`quirks::reads_alone`].
     reads_alone: bool,
-    /// Whether such a READ is under way: operations wait for its end.
-    reading: bool,
-    /// Whether a step of it is: messages wait for its end.
+    /// Whether an operation in steps is under way: others wait for its end.
+    stepping: bool,
+    /// Whether a step of such a READ is under way: messages wait for its end.
     in_step: bool,
+    /// Free slots for registrations.
     registrations_free: u32,
+    /// Registrations that wait for a slot.
+    registrations: BoxQueue<Registration<Body>>,
     free_messages: KVec<u16>,
-    /// Operations that the provider took a part of only; see posting.
-    stranded: Chain<Transfer<Op>>,
+    /// Operations that the provider took only in part; see [`Connection::post`].
+    stranded: BoxQueue<Transfer<Op>>,
 }
 
 // SAFETY: The pointers are used under the gate's lock only, and queue pairs lock themselves.
-unsafe impl<Op: Send> Send for Gate<Op> {}
+unsafe impl<Op: Send, Body: Send> Send for Gate<Op, Body> {}
 
-/// Buffers and slots, at a stable address. Read-only while the connection lives, but for the message buffers'
-/// contents, which the free list hands out.
+/// Buffers and slots, at a stable address. Read-only while the connection lives, except for the contents of the message
+/// buffers, which the free list hands out.
 struct Parts {
     lkey: u32,
-    /// One more than there are receives: nobody looks at what is read into the last.
+    /// One more than there are receives: nobody reads what arrives in the last.
     receive_buffers: Buffers,
     receives: KVVec<ReceiveSlot>,
     message_buffers: Buffers,
@@ -173,7 +209,7 @@ unsafe impl<Q: Queue> Send for Verbs<Q> {}
 #[pin_data(PinnedDrop)]
 pub(crate) struct Connection<Q: Queue> {
     #[pin]
-    gate: SpinLock<Gate<Q::Op>>,
+    gate: SpinLock<Gate<Q::Op, Q::Registration>>,
     #[pin]
     verbs: Mutex<Option<Verbs<Q>>>,
     owner: Arc<Q>,
@@ -190,16 +226,17 @@ impl<Q: Queue> Connection<Q> {
                     parts: None,
                     send_free: 0,
                     reads_alone: false,
-                    reading: false,
+                    stepping: false,
                     in_step: false,
                     registrations_free: 0,
+                    registrations: BoxQueue::new(),
                     free_messages: KVec::new(),
-                    stranded: Chain::new(),
+                    stranded: BoxQueue::new(),
                 }, "Connection::gate"),
                 verbs <- new_mutex!(None, "Connection::verbs"),
                 owner,
             }),
-            GFP_KERNEL,
+            GFP_CHARGED,
         )
     }
 
@@ -210,14 +247,13 @@ impl<Q: Queue> Connection<Q> {
             return Err(EINVAL);
         }
         let receives = flow::receive_queue_entries(depth);
-        let sends = SEND_DEPTH + MESSAGE_SLOTS + REGISTRATIONS;
-        if receives.max(sends) + DRAIN > pd.device().queue_entries() {
+        if receives.max(SENDS) + DRAIN > pd.device().capabilities().queue_entries {
             return Err(EOPNOTSUPP);
         }
         let parts = Parts::new::<Q>(pd, receives)?;
-        let mut free_messages = KVec::with_capacity(MESSAGE_SLOTS as usize, GFP_KERNEL)?;
+        let mut free_messages = KVec::with_capacity(MESSAGE_SLOTS as usize, GFP_CHARGED)?;
         for index in 0..MESSAGE_SLOTS as u16 {
-            free_messages.push(index, GFP_KERNEL)?;
+            free_messages.push(index, GFP_CHARGED)?;
         }
         let mut verbs = self.verbs.lock();
         if verbs.is_some() {
@@ -225,8 +261,8 @@ impl<Q: Queue> Connection<Q> {
         }
         id.set_ack_timeout();
         let id_pointer = NonNull::new(id.as_ptr()).ok_or(EINVAL)?;
-        let completion_queue = self.completion_queue(pd, receives + sends + 2 * DRAIN)?;
-        let queue_pair = match queue_pair(&id, pd, completion_queue, receives + 1, sends + 1) {
+        let completion_queue = self.completion_queue(pd, receives + SENDS + 2 * DRAIN)?;
+        let queue_pair = match queue_pair(&id, pd, completion_queue, receives + 1, SENDS + 1) {
             Ok(queue_pair) => queue_pair,
             Err(error) => {
                 // SAFETY: Made above, and no queue pair uses it.
@@ -248,7 +284,7 @@ impl<Q: Queue> Connection<Q> {
             gate.queue_pair = Some(queue_pair);
             gate.parts = Some(parts_pointer);
             gate.send_free = SEND_DEPTH;
-            gate.reads_alone = pd.device().reads_alone();
+            gate.reads_alone = quirks::reads_alone(pd.device());
             gate.registrations_free = REGISTRATIONS;
             gate.free_messages = free_messages;
         }
@@ -277,9 +313,9 @@ impl<Q: Queue> Connection<Q> {
         NonNull::new(queue).ok_or(ENOMEM)
     }
 
-    /// Moves the queue pair to the error state and tells the peer: everything under way is flushed. May sleep.
+    /// Moves the queue pair to the error state and notifies the peer: everything under way is flushed. May sleep.
     pub(crate) fn disconnect(&self) {
-        // Not open means that somebody else is tearing it down, which flushes as well.
+        // If it is not open, another thread is tearing it down, which flushes as well.
         let _ = self.with_id(|id| {
             id.disconnect();
             Ok(())
@@ -299,21 +335,22 @@ impl<Q: Queue> Connection<Q> {
         let Some(verbs) = slot.take() else { return };
         let free_messages = {
             let mut gate = self.gate.lock();
+            // The buffers stay: the drain delivers what arrived before.
             gate.queue_pair = None;
-            gate.parts = None;
             core::mem::take(&mut gate.free_messages)
         };
         drop(free_messages);
-        // SAFETY: Everything is alive and only ours: the gate is closed. The queues have room for the drain's
-        // markers, which were counted when they were made. A queue pair that was reset has nothing to drain, and what its
-        // completion queue still holds goes unseen: `ib_free_cq()` waits for a callback that runs. The mutex is held
-        // throughout, so that a second caller returns only when all is gone.
+        // SAFETY: Everything is alive and only ours, because the gate is closed. The queues have room for the drain's
+        // markers, which were counted when the queues were made. A queue pair that was reset has nothing to drain, and
+        // what its completion queue still holds is discarded: `ib_free_cq()` waits for a running callback. The mutex is
+        // held throughout, so a second caller returns only when everything is gone.
         //
-        // What never came up is reset, whoever ends it and why: its provider may have run out of memory on the way, see
-        // `CmId::reset()`, and nothing but receives was ever posted on it, whose completions nobody waits for. What was up
-        // is drained: its drain ends, and its peer may be sending, which a queue pair that is reset does not expect.
+        // A connection that never came up is reset, whoever ends it and why: its provider may have run out of memory
+        // during the setup, see `CmId::reset()`, and nothing but receives was posted on it, whose completions nobody
+        // waits for. A connection that was up is drained: its drain ends, and its peer may be sending, which a queue
+        // pair that is reset does not expect.
         unsafe {
-            // A failure says that it was not connected any more.
+            // A failure means that it was not connected any more.
             let _ = raw::rdma_disconnect(verbs.id.as_ptr());
             if self.owner.was_up() || !verbs.id.reset() {
                 raw::ib_drain_qp(verbs.queue_pair.as_ptr());
@@ -321,12 +358,20 @@ impl<Q: Queue> Connection<Q> {
             raw::rdma_destroy_qp(verbs.id.as_ptr());
             raw::ib_free_cq(verbs.completion_queue.as_ptr());
         }
-        let stranded = {
+        let (stranded, mut unregistered) = {
             let mut gate = self.gate.lock();
             gate.id = None;
-            core::mem::replace(&mut gate.stranded, Chain::new())
+            gate.parts = None;
+            (
+                core::mem::replace(&mut gate.stranded, BoxQueue::new()),
+                core::mem::replace(&mut gate.registrations, BoxQueue::new()),
+            )
         };
         drop(stranded);
+        while let Some(registration) = unregistered.pop() {
+            self.owner
+                .unregistered(Registration::into_body(registration));
+        }
         drop(verbs);
     }
 }
@@ -340,33 +385,43 @@ impl<Q: Queue> PinnedDrop for Connection<Q> {
 
 impl Parts {
     fn new<Q: Queue>(pd: &Pd, receives: u32) -> Result<KBox<Self>> {
-        let mut receive_slots = KVVec::with_capacity(receives as usize, GFP_KERNEL)?;
+        let mut receive_slots = KVVec::with_capacity(receives as usize, GFP_CHARGED)?;
         for index in 0..receives as usize {
             let cqe = raw::ib_cqe {
                 done: Some(callbacks::received::<Q>),
             };
-            receive_slots.push(ReceiveSlot { cqe, index }, GFP_KERNEL)?;
+            receive_slots.push(ReceiveSlot { cqe, index }, GFP_CHARGED)?;
         }
-        let mut messages = KVec::with_capacity(MESSAGE_SLOTS as usize, GFP_KERNEL)?;
+        let mut messages = KVec::with_capacity(MESSAGE_SLOTS as usize, GFP_CHARGED)?;
         for index in 0..MESSAGE_SLOTS as u16 {
             let cqe = raw::ib_cqe {
                 done: Some(callbacks::message_sent::<Q>),
             };
-            messages.push(MessageSlot { cqe, index }, GFP_KERNEL)?;
+            messages.push(MessageSlot { cqe, index }, GFP_CHARGED)?;
         }
         Ok(KBox::new(
             Self {
                 lkey: pd.local_dma_lkey(),
-                receive_buffers: Buffers::new(pd.device(), receives as usize + 1, false)?,
+                receive_buffers: Buffers::new(
+                    pd.device(),
+                    receives as usize + 1,
+                    false,
+                    Q::hooks(),
+                )?,
                 receives: receive_slots,
-                message_buffers: Buffers::new(pd.device(), MESSAGE_SLOTS as usize, true)?,
+                message_buffers: Buffers::new(
+                    pd.device(),
+                    MESSAGE_SLOTS as usize,
+                    true,
+                    Q::hooks(),
+                )?,
                 messages,
             },
-            GFP_KERNEL,
+            GFP_CHARGED,
         )?)
     }
 
-    /// Memory for what nobody looks at.
+    /// Memory for data that nobody reads.
     fn scratch(&self) -> Result<raw::ib_sge> {
         self.receive_buffers.sge(self.receives.len(), self.lkey)
     }

@@ -32,7 +32,7 @@ fn load(name: &str, parameters: &str) -> Result<()> {
 /// Bytes that a dma-buf says it has, and the name of its exporter.
 ///
 /// # Errors
-/// When the descriptor is none of a dma-buf.
+/// When the descriptor is not one of a dma-buf.
 pub fn describe(dmabuf: BorrowedFd<'_>) -> Result<(u64, String)> {
     let path = format!("/proc/self/fdinfo/{}", dmabuf.as_raw_fd());
     let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;

@@ -126,8 +126,8 @@ unsafe impl<const NR: u8> Foreign for Stream<NR> {
 pub enum Kind {
     /// By a kernel mapping.
     Mapping,
-    /// By DMA into contiguous memory, as far as its drivers know: the memory is attached and mapped for its device, and stays so
-    /// until the camera lets go by itself. It then writes by a kernel mapping as well.
+    /// By DMA into contiguous memory, as far as its drivers know: the memory is attached and mapped for its device
+    /// until the camera releases it by itself. The camera itself writes by a kernel mapping as well.
     Device,
 }
 
@@ -192,7 +192,7 @@ impl Vivid {
     /// What the exporter says to it.
     fn queue(&self, dmabuf: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
         let mut slot = match dmabuf {
-            // Without a length it takes the dma-buf's own. One that is too long for the dma-buf makes it lose a reference.
+            // Without a length it takes the dma-buf's own. A length beyond the dma-buf makes it leak a reference.
             Some(fd) => Slot::<15>::new(MEMORY_DMABUF, fd.as_raw_fd()),
             None => Slot::<15>::new(MEMORY_MMAP, 0),
         };

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The fail-nth sweep: what is swept is done again and again, and each time another one of its fallible steps fails,
-//! until there are no more of them.
+//! The fail-nth sweep: it repeats the same work, and each time the next one of its fallible steps fails, until there
+//! are no more of them.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-/// Most steps of one sweep. What reaches it never ends.
+/// Most steps of one sweep. A sweep that reaches it never ends.
 pub const CAP: u32 = 1000;
 
 /// Most findings of one sweep.
 const FINDINGS: usize = 20;
 
-/// A round that takes longer is told.
+/// A round that takes longer is reported.
 const SLOW: Duration = Duration::from_secs(2);
 
 /// The calling thread's fault. It is armed inside [`Nth::step`] only, so that the test's own work is spared; what is
@@ -32,7 +32,7 @@ pub struct Nth {
 pub struct Swept {
     /// Rounds in which a fault was injected.
     pub faults: u32,
-    /// Rounds of them in which something failed for it.
+    /// Those of them in which something failed because of it.
     pub failures: u32,
 }
 
@@ -97,12 +97,12 @@ impl Nth {
     }
 }
 
-/// Does `round` with a fault at its fallible step `first`, at the one `stride` behind it, and so on, until none is met any
-/// more; the last round goes undisturbed. `round` says whether something failed, after having checked everything else.
+/// Does `round` with a fault at its fallible step `first`, at the one `stride` behind it, and so on, until a round has
+/// no such step: the last round has no fault. `round` checks everything else and returns whether something failed.
 ///
 /// # Errors
-/// The first of `round`, with the number of its step; when a fault changed nothing for [`CAP`] rounds; when the last,
-/// undisturbed round failed.
+/// The first of `round`, with the number of its step; when a fault changed nothing for [`CAP`] rounds; when the last
+/// round, which has no fault, failed.
 pub fn sweep(
     (first, stride): (u32, u32),
     mut round: impl FnMut(&mut Nth) -> Result<bool>,

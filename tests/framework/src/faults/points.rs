@@ -20,7 +20,7 @@ const WANTED: &str = "/proc/thread-self/make-it-fail";
 /// The kernel's points that the sweeps use.
 const KERNEL: [&str; 3] = ["failslab", "fail_page_alloc", "fail_usercopy"];
 
-/// A point of the driver's that fires as told, until this is dropped.
+/// A fault point of the driver that fires as configured until this is dropped.
 #[derive(Debug)]
 pub struct Point {
     folder: PathBuf,
@@ -114,7 +114,7 @@ impl Point {
         Ok(point)
     }
 
-    /// The filter is said each time: a test that was killed may have left another.
+    /// Writes the filter each time: a test that was killed may have left another.
     fn arm(
         &self,
         (interval, probability): (u64, u64),
@@ -164,7 +164,7 @@ impl Point {
         Ok(point)
     }
 
-    /// How often it has fired as told by this.
+    /// How often it has fired since it was configured.
     ///
     /// # Errors
     /// When the counter cannot be read.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Arguments of ioctls: right ones, and what becomes of them.
+//! Arguments of ioctls: valid ones, and how they are spoiled.
 
 use std::mem::offset_of;
 use std::net::IpAddr;

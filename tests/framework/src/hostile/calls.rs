@@ -63,6 +63,12 @@ pub(super) const CALLS: &[(&str, u32, usize, u64)] = &[
         10,
     ),
     (
+        "RDMA_QUERY",
+        abi::IOC_RDMA_QUERY,
+        size_of::<abi::RdmaQuery>(),
+        5,
+    ),
+    (
         "DEVICE_ALLOC",
         abi::IOC_DEVICE_ALLOC,
         size_of::<abi::DeviceAlloc>(),

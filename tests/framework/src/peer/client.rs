@@ -32,7 +32,7 @@ pub struct Peer {
     socket: File,
     /// Read and not yet a whole line.
     input: Vec<u8>,
-    /// Answers that came before somebody asked for them.
+    /// Answers that arrived before anybody waited for them.
     early: BTreeMap<u64, Result<Reply, Failure>>,
     last: u64,
     limit: Duration,
@@ -217,11 +217,11 @@ impl Peer {
         }
     }
 
-    /// Kills the peer (SIGKILL) and waits for nothing. Gives the moment just before.
+    /// Kills the peer (SIGKILL) without waiting for its end. Returns the time just before.
     ///
     /// # Errors
     /// When the signal, or on another machine the request for it, cannot be sent.
-    pub fn strike(&mut self) -> Result<Instant> {
+    pub fn start_kill(&mut self) -> Result<Instant> {
         let now = Instant::now();
         match &mut self.child {
             Some(child) => child.kill().context("cannot kill the peer")?,

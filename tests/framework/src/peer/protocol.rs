@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What test and peer tell each other.
+//! The messages between test and peer.
 
 use std::net::SocketAddr;
 
@@ -247,7 +247,7 @@ pub enum Request {
         /// Whether the link shall be there.
         present: bool,
     },
-    /// How many completions the running stream has seen, told at once. Answer:
+    /// How many completions the running stream has seen, answered at once. Answer:
     /// [`Reply::Progress`].
     Progress,
     /// Die of SIGKILL, at once. No answer.
@@ -258,7 +258,7 @@ pub enum Request {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
-    /// Nothing to tell.
+    /// Done, without a result.
     Done,
     /// The driver is open.
     Hello {
@@ -317,7 +317,7 @@ pub enum Reply {
     Gauges(Gauges),
     /// Completions so far.
     Progress(u64),
-    /// What was recorded, as tracefs tells it.
+    /// What was recorded, as tracefs shows it.
     Text(String),
 }
 

@@ -79,7 +79,7 @@ impl Room {
         errno
     }
 
-    /// Whether the kernel, told to write a few numbers there, would spare this process.
+    /// Whether this process survives if the kernel writes a few numbers there.
     pub fn is_harmless(&self, address: u64) -> bool {
         let array = self.array();
         address < 4096 || address >> 63 == 1 || (array..array + ROOM as u64 / 4).contains(&address)
@@ -201,7 +201,7 @@ pub fn close_behind(fd: BorrowedFd<'_>) -> Result<()> {
 }
 
 /// The NUMA node of each of `count` pages from `start` on, as get_mempolicy(2) sees this process.
-/// move_pages(2) would tell all in one call, but is there only in kernels that migrate pages.
+/// move_pages(2) would return all in one call, but is there only in kernels that migrate pages.
 ///
 /// # Errors
 /// When the call fails for a page, which is named.

@@ -54,11 +54,11 @@ pub fn with_read_implies_exec<T>(work: impl FnOnce() -> T) -> Result<T> {
     let before = unsafe { libc::personality(ASK) };
     ensure!(before >= 0, "personality(2) does not answer");
     let with = libc::c_ulong::from((before | libc::READ_IMPLIES_EXEC).cast_unsigned());
-    // SAFETY: As above.
+    // SAFETY: Personalities change what later calls of this process do, and no memory.
     let set = unsafe { libc::personality(with) };
     ensure!(set >= 0, "personality(2) refuses");
     let done = work();
-    // SAFETY: As above.
+    // SAFETY: Personalities change what later calls of this process do, and no memory.
     let reset = unsafe { libc::personality(libc::c_ulong::from(before.cast_unsigned())) };
     ensure!(reset >= 0, "personality(2) refuses to go back");
     Ok(done)
@@ -96,9 +96,9 @@ impl Profiler {
         let stop = Arc::new(AtomicBool::new(false));
         // SAFETY: Both only ask for numbers.
         let (process, thread) = unsafe { (libc::getpid(), libc::gettid()) };
-        let told = Arc::clone(&stop);
+        let stopped = Arc::clone(&stop);
         let sender = std::thread::spawn(move || {
-            while !told.load(Ordering::Relaxed) {
+            while !stopped.load(Ordering::Relaxed) {
                 // SAFETY: The signal has a handler. A thread that is gone is an error that nobody needs.
                 unsafe { libc::syscall(libc::SYS_tgkill, process, thread, libc::SIGPROF) };
                 std::thread::sleep(interval);

@@ -21,7 +21,7 @@ pub struct Words {
 
 // SAFETY: The mapping belongs to the process, and every access is atomic.
 unsafe impl Send for Words {}
-// SAFETY: As above.
+// SAFETY: Every access through a shared reference is atomic, and the mapping belongs to the process.
 unsafe impl Sync for Words {}
 
 impl Words {

@@ -3,7 +3,7 @@
 //! The whole life of a connection in one function, in which anything may fail: connect, grant, transfer in every way,
 //! revoke, tear down. Whatever fails must fail as documented, and every accepted entry has exactly one completion.
 
-mod book;
+mod completion_log;
 
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,15 +18,15 @@ use dmaplane_testkit::{ErrorContext as _, Guest, Result, anyhow, ensure, poll};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::swept::{ALWAYS, CONNECTING, GRANTING, as_documented};
-use book::Book;
+use completion_log::CompletionLog;
 
 /// More than a region's segment holds: the operation takes two work requests.
 pub const BIG: u64 = (2 << 20) + 4096;
 /// One page.
 const PAGE: u64 = 4096;
-/// Between two looks of somebody who accepts.
+/// Time between two checks of the accepting side.
 const LOOK: Duration = Duration::from_millis(50);
-/// What the near side sends, what the far side has, and what nobody has written to yet.
+/// The bytes that fill memory: what the near side sends, what the far side has, and what nobody has written to yet.
 const NEAR: u8 = 0xc5;
 const FAR: u8 = 0x3a;
 const BLANK: u8 = 0x11;
@@ -41,9 +41,9 @@ const RECEIVES: [&str; 2] = ["first recv", "second recv"];
 pub struct Plan {
     /// Bytes of the WRITE_IMM.
     pub bytes: u64,
-    /// To stay connected without doing anything until this fault point of the driver's was passed a few times.
+    /// If set, both sides stay connected without doing anything until this fault point was passed a few times.
     pub until: Option<&'static str>,
-    /// Whether a thread of the kernel's takes the near side's entries: what fails then fails in no call.
+    /// Whether a kernel thread takes the near side's entries: then no call reports what fails.
     pub polled: bool,
 }
 
@@ -57,7 +57,7 @@ impl Default for Plan {
     }
 }
 
-/// Waits until a fault point was passed by both sides twice, or there is no connection any more that would pass it.
+/// Waits until both sides have passed a fault point twice, or until the connection has ended.
 fn passed(guest: &Guest, point: &str, near: &Endpoint) -> Result<()> {
     let count = || -> Result<u64> {
         let counts = faults::counts()?;
@@ -92,12 +92,12 @@ impl<'a> Steps<'a> {
         }
     }
 
-    /// Makes a call; nothing if it failed, as every call may.
+    /// Makes a call. Returns nothing if it failed, as every call may.
     fn call<T>(&mut self, work: impl FnOnce() -> dmaplane::Result<T>) -> Result<Option<T>> {
         self.call_or(&[], work)
     }
 
-    /// As above, of a call that may fail with other errors too.
+    /// As [`Self::call`], for a call that may fail with other errors too.
     fn call_or<T>(
         &mut self,
         besides: &[Errno],
@@ -149,8 +149,8 @@ fn connected(
 
 /// What both sides transfer with. Fields are dropped from top to bottom.
 ///
-/// Of the near side's memory the first `bytes` are what is sent, and a page each is for what is read and for a copy. Of the
-/// far side's, the WRITE_IMM has the first `bytes`, and a page each is for the READ, the WRITE and the SEND.
+/// The first `bytes` of the near side's memory are sent; a page each is for the READ and for the COPY. The WRITE_IMM
+/// fills the first `bytes` of the far side's memory; a page each is for the READ, the WRITE and the SEND.
 struct Stage {
     given: RemoteGrant,
     own: LocalGrant,
@@ -170,8 +170,8 @@ impl Stage {
         self.page(2) + place * u64::from(WORD)
     }
 
-    /// Fails unless everything that ended well is where it was to go.
-    fn verify(&self, here: &Book, there: &Book) -> Result<()> {
+    /// Fails unless the data of every operation that ended well is where it belongs.
+    fn verify(&self, here: &CompletionLog, there: &CompletionLog) -> Result<()> {
         let same = |buffer: &Buffer, at: u64, bytes: u64, byte: u8| {
             let found = buffer.to_vec(at..at + bytes);
             found.iter().all(|found| *found == byte)
@@ -185,7 +185,7 @@ impl Stage {
             let right = !here.was_ok(what) || same(buffer, at, bytes, byte);
             ensure!(right, "{what}: ended well, and the data is wrong");
         }
-        // A receive with memory takes what comes, and of a WRITE_IMM nothing into its memory.
+        // A receive with memory may take either. A WRITE_IMM leaves its memory as it was.
         for (place, name) in (0..).zip(RECEIVES) {
             let Some(done) = there.ended.get(name).filter(|done| done.is_ok()) else {
                 continue;
@@ -245,20 +245,20 @@ fn transfer(
     plan: &Plan,
     stage: &Stage,
     (near, far): (&Endpoint, &Endpoint),
-    (here, there): (&mut Book, &mut Book),
+    (here, there): (&mut CompletionLog, &mut CompletionLog),
 ) -> Result<()> {
     let limit = guest.limit(1);
-    // The SEND's is the second, or the first where the WRITE_IMM fails.
+    // The SEND takes the second, or the first if the WRITE_IMM fails.
     for (place, name) in (0..).zip(RECEIVES) {
         let word = stage.theirs.range(stage.word(place), WORD);
         there.push(name, Entry::recv_into(far, word))?;
     }
-    there.push("spare recv", Entry::recv(far))?;
+    there.push("extra recv", Entry::recv(far))?;
     there.push("watch", Entry::watch(far, 0, 0, 2))?;
     if steps.call(|| there.channel.submit())?.is_none() {
         there.channel.submit()?;
     }
-    // Not when a fault keeps them away.
+    // They do not come if a fault prevents it.
     poll::until(limit, || {
         let credits = near.query().map_or(0, |query| query.send_credits);
         Ok((credits >= 3).then_some(()))
@@ -280,7 +280,7 @@ fn transfer(
     steps.call(|| here.channel.submit_and_wait(7, limit))?;
     here.take()?;
     if here.was_ok("write imm") && here.was_ok("send") {
-        // Both have arrived. Not when a fault keeps that from being told.
+        // Both have arrived, and are reported unless a fault prevents it.
         poll::until(limit, || {
             there.take()?;
             let all = RECEIVES.iter().all(|name| there.ended.contains_key(name));
@@ -303,10 +303,10 @@ fn transfer(
     Ok(())
 }
 
-/// Goes through it all.
+/// Runs the whole scenario.
 ///
 /// # Errors
-/// When something fails otherwise than it may, a completion is lost or comes twice, or data is wrong.
+/// When something fails otherwise than documented, a completion is lost or comes twice, or data is wrong.
 pub fn scenario(guest: &Guest, steps: &mut Steps<'_>, plan: &Plan) -> Result<()> {
     let Some(near_context) = steps.call(Context::open)? else {
         return Ok(());
@@ -328,15 +328,18 @@ pub fn scenario(guest: &Guest, steps: &mut Steps<'_>, plan: &Plan) -> Result<()>
     let Some(there) = steps.call(|| Channel::builder().entries(16).build(&far_context))? else {
         return Ok(());
     };
-    let (mut here, mut there) = (Book::new(here, plan.polled), Book::new(there, false));
+    let (mut here, mut there) = (
+        CompletionLog::new(here, plan.polled),
+        CompletionLog::new(there, false),
+    );
     let Some((near, far)) = connected(guest, steps, &near_context, &listener)? else {
         return Ok(());
     };
     let contexts = (&near_context, &far_context);
     let stage = stage(guest, steps, plan, (&near, &far), contexts)?;
     if let Some(stage) = stage {
-        let books = (&mut here, &mut there);
-        transfer(guest, steps, plan, &stage, (&near, &far), books)?;
+        let logs = (&mut here, &mut there);
+        transfer(guest, steps, plan, &stage, (&near, &far), logs)?;
         if let Some(point) = plan.until {
             passed(guest, point, &near)?;
         }
@@ -358,7 +361,7 @@ pub fn scenario(guest: &Guest, steps: &mut Steps<'_>, plan: &Plan) -> Result<()>
     }
     steps.quietly(|| drop(near))?;
     steps.quietly(|| drop(far))?;
-    // Their handles may still be there, where a fault kept them from being destroyed: this ends them.
+    // If a fault prevented their destruction, their handles are still there: this ends their operations.
     here.push("cancel", Entry::cancel_all())?;
     there.push("cancel", Entry::cancel_all())?;
     here.finish(guest.limit(20))?;

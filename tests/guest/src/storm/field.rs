@@ -97,7 +97,7 @@ impl Other {
             limit_ms,
         })?;
         let taken = endpoint.wait_grant(guest.limit(10))?;
-        // Refused once its channel is full of completions that it never takes, which is as good.
+        // The peer never takes their completions: once its channel is full, it refuses more, which is as good.
         let _ = self.peer.ask(Request::PostReceives {
             endpoint: remote,
             count: RECEIVES,

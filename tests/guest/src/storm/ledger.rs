@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The account of a channel's operations: each has exactly one completion.
+//! The ledger of a channel's operations: each has exactly one completion.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -59,10 +59,10 @@ impl Ledger {
         self.open.insert(sqe.user_data, open);
     }
 
-    /// Strikes an operation out.
+    /// Removes an operation.
     ///
     /// # Errors
-    /// When it has been struck out before, was never there, or ended as it cannot.
+    /// When it was removed before, was never there, or ended in a way that it cannot.
     pub fn leave(&mut self, done: &Completion) -> Result<()> {
         let Some(open) = self.open.remove(&done.user_data()) else {
             bail!("a second completion, or nobody's: {done:?}");

@@ -57,7 +57,7 @@ impl Worker<'_> {
     pub fn run(mut self, wanted: u64, limit: Duration) -> Result<Ledger> {
         let mut builder = Channel::builder().entries(ENTRIES).completions(COMPLETIONS);
         if self.polled {
-            // Sleeps now and then, and so is woken.
+            // It sleeps now and then, so that waking it is tested as well.
             let idle = Duration::from_micros(self.numbers.below(200));
             builder = builder.polling(Polling { node: None, idle });
         }
@@ -117,7 +117,7 @@ impl Worker<'_> {
         let field = self.field;
         let sides = &field.sides[self.file];
         let place = &sides[self.numbers.below(sides.len() as u64) as usize];
-        // What is down refuses everything at once, which would soon be all that there is.
+        // An endpoint that is down refuses everything at once: soon nothing else would happen.
         if !Field::is_up(place) && self.numbers.below(64) != 0 {
             std::thread::yield_now();
             return Ok(0);

@@ -17,7 +17,7 @@ const RUNS: usize = 5;
 /// Receives that each side keeps posted.
 const RECEIVES: u32 = 64;
 
-/// What a case makes of a channel.
+/// How a case configures its channel.
 type Build = fn(ChannelBuilder) -> ChannelBuilder;
 
 /// How a side waits.

@@ -6,17 +6,17 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use dmaplane::numa::{self, Plan};
 use dmaplane::{
     Buffer, Channel, ConnectOptions, Context, Endpoint, Entry, Listener, Placement, Pool, Rights,
 };
+use dmaplane_observe::numa::{self, Plan};
 use dmaplane_testkit::Guest;
 use dmaplane_testkit::counters::Tuned;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
 use crate::row::{Row, median};
 
-/// Runs of which the median counts. Cases take turns, so that what the host does meanwhile hits all alike.
+/// Runs of which the median counts. Cases take turns, so that other work of the host affects all alike.
 const RUNS: usize = 5;
 /// Orders of folios that are compared: single pages, 64 KiB, 2 MiB.
 const ORDERS: [u32; 3] = [0, 4, 9];
@@ -25,7 +25,7 @@ const WORKERS: [u64; 3] = [1, 2, 4];
 const GIB: f64 = (1u64 << 30) as f64;
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// What one run is to be with.
+/// The parameters of one run.
 struct Bench<'a> {
     accel: &'a str,
     bytes: u64,
@@ -244,7 +244,7 @@ fn each(rounds: u32, mut round: impl FnMut() -> Result<()>) -> Result<f64> {
     Ok(start.elapsed().as_secs_f64() * 1e6 / f64::from(rounds))
 }
 
-/// Makes a buffer, which is dropped after the clock was read.
+/// Makes a buffer, and drops it only after the end of the measured time.
 fn make(context: &Context, bytes: u64) -> Result<Duration> {
     let start = Instant::now();
     let buffer = Buffer::create(context, bytes, Placement::Any)?;

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use dmaplane::observe::tracefs::Recording;
 use dmaplane::{
     Buffer, Channel, ConnectOptions, Context, Endpoint, Entry, GrantTerms, Listener, Placement,
     RemoteGrant,
 };
+use dmaplane_observe::tracefs::Recording;
 use dmaplane_testkit::module;
 
 use crate::row::{Row, median};
@@ -34,7 +34,7 @@ enum Variant {
     Plain,
     /// Tracepoints off.
     Off,
-    /// As `Off`, measured once more: what differs is the run's noise.
+    /// As `Off`, measured once more: the difference is the noise of the run.
     OffAgain,
     /// As `Off`, without histograms.
     NoHistograms,
@@ -92,7 +92,7 @@ pub(crate) fn measure(accel: &str, quick: bool) -> Result<Vec<Row>> {
     for turn in 0..=turns {
         let mut now = [[0.0; VARIANTS.len()]; 2];
         for step in 0..VARIANTS.len() {
-            // Each variant has each place in a turn once, so that drift hits all alike.
+            // Each variant has each place in a turn once, so that drift affects all alike.
             let variant = VARIANTS[(step + turn) % VARIANTS.len()];
             let (nop, write) = one(variant, &modules, nops, writes)?;
             now[0][place(variant)] = nop;
@@ -179,7 +179,7 @@ fn nop_rate(count: u32) -> Result<f64> {
     batches(&mut channel, count, Entry::nop)
 }
 
-/// Runs `count` operations in batches and tells how many there were in a second.
+/// Runs `count` operations in batches, and returns how many there were per second.
 fn batches(channel: &mut Channel, count: u32, entry: impl Fn() -> Entry) -> Result<f64> {
     // A tenth first: what is made on first use is made by then.
     let mut start = Instant::now();

@@ -11,7 +11,7 @@ use crate::row::{Row, median};
 
 /// Entries for each system call; the first one is the reference.
 const BATCHES: [u32; 4] = [1, 32, 64, 256];
-/// Runs of which the median counts. They take turns, so that what the host does meanwhile hits all cases alike.
+/// Runs of which the median counts. They take turns, so that other work of the host affects all cases alike.
 const RUNS: usize = 5;
 /// Longest that one batch may take.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -23,7 +23,7 @@ pub(crate) fn measure(accel: &str, quick: bool) -> Result<Vec<Row>> {
     let mut rates = BATCHES.map(|_| Vec::new());
     for run in 0..=RUNS {
         for (batch, rates) in BATCHES.iter().zip(&mut rates) {
-            // Fewer of those that take longer each.
+            // Small batches take longer for each entry: fewer entries.
             let rate = rate(&mut channel, *batch, entries / (32 / (*batch).min(32)))?;
             // The first run warms up.
             if run > 0 {

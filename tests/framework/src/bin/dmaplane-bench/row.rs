@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What is told of one measurement.
+//! The report of one measurement.
 
 use serde::Serialize;
 

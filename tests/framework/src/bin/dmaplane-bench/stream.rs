@@ -23,13 +23,11 @@ const SIZES: [(u32, u64); 4] = [
 const DEPTHS: [u32; 4] = [1, 4, 16, 64];
 /// Runs of which the median counts, in turns with the reference's.
 const RUNS: usize = 3;
-/// The original's figure for the smallest size at depth 8, in bytes per second, on another machine.
-pub(crate) const PAPER: [(u32, u32, f64); 1] = [(4 << 10, 8, 26e6)];
 
 /// What is streamed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Writes that the other side does not hear of.
+    /// Writes that do not notify the other side.
     Write,
     /// Each takes a receive of the other side's.
     WriteImm,
@@ -49,10 +47,7 @@ pub(crate) fn measure(accel: &str, quick: bool) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     let runs = if quick { 1 } else { RUNS };
     for (size, count) in SIZES {
-        let depths = DEPTHS.iter().copied().map(|depth| (depth, false));
-        let paper = PAPER.iter().filter(|(of, _, _)| *of == size);
-        let paper = paper.map(|(_, depth, _)| (*depth, true));
-        for (depth, of_paper) in depths.chain(paper) {
+        for depth in DEPTHS {
             let count = count.max(depth.into());
             let mut references = Vec::new();
             let mut values = [Vec::new(), Vec::new()];
@@ -65,7 +60,7 @@ pub(crate) fn measure(accel: &str, quick: bool) -> Result<Vec<Row>> {
             let reference = median(&mut references).context("no runs")?;
             for (kind, values) in [Kind::Write, Kind::WriteImm].into_iter().zip(&mut values) {
                 let value = median(values).context("no runs")?;
-                let mut row = Row {
+                let row = Row {
                     bench: "stream",
                     case: kind.name().to_owned(),
                     size: size.into(),
@@ -82,26 +77,21 @@ pub(crate) fn measure(accel: &str, quick: bool) -> Result<Vec<Row>> {
                     value / 1e6,
                     row.ratio
                 );
-                rows.push(row.clone());
-                if let (true, Some((_, _, figure))) = (of_paper, PAPER.first()) {
-                    row.reference = "the original, elsewhere";
-                    row.ratio = value / figure;
-                    rows.push(row);
-                }
+                rows.push(row);
             }
         }
     }
     Ok(rows)
 }
 
-/// Bytes per second: from the first submission to the last completion here, and there for what the other side hears of.
+/// Bytes per second: from the first submission to the last completion here, and there if the other side is notified.
 /// `places` of the buffers are used in turns.
 pub(crate) fn stream(kind: Kind, size: u32, depth: u32, count: u64, places: u64) -> Result<f64> {
     let (near, far) = pair(u64::from(size) * places)?;
     let mut here = Channel::builder().entries(depth.next_power_of_two());
     here = here.completions(2 * depth.next_power_of_two());
     let mut here = here.build(&near.context)?;
-    // Registered before the clock runs, as perftest does it.
+    // Registered before the measured time begins, as perftest does it.
     write(&near, &mut here, (size, places), 0, Kind::Write)?;
     here.submit_and_wait(1, LIMIT)?;
     for done in here.completions() {

@@ -10,8 +10,8 @@ use anyhow::{Context as _, Result};
 use dmaplane_testkit::{Gauges, module, poll};
 
 use crate::kmsg;
-use crate::plan::Report;
 use crate::symbols::Symbols;
+use dmaplane_vmtest_plan::Report;
 
 const KMEMLEAK: &str = "/sys/kernel/debug/kmemleak";
 const DEVICE: &str = "/dev/dmaplane";

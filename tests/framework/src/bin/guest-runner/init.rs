@@ -3,6 +3,7 @@
 
 use std::ffi::CString;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
@@ -13,7 +14,7 @@ use rustix::process::{WaitOptions, chdir, chroot, wait};
 use rustix::system::{RebootCommand, reboot};
 
 use crate::kmsg;
-use crate::plan::{SHARE, SHARE_TAG};
+use dmaplane_vmtest_plan::{SHARE, SHARE_TAG};
 
 /// Never returns on a working kernel: the machine is off.
 pub(crate) fn main() -> ExitCode {
@@ -78,6 +79,19 @@ fn mount_all() -> Result<()> {
     mount_one("tmpfs", "/run", "tmpfs", "mode=755")?;
     for dir in ["/dev/pts", "/dev/shm", "/run/lock", "/run/netns", SHARE] {
         fs::create_dir_all(dir).with_context(|| format!("cannot create {dir}"))?;
+    }
+    // What udev makes on an ordinary machine, and shells rely on.
+    for (link, target) in [
+        ("fd", "fd"),
+        ("stdin", "fd/0"),
+        ("stdout", "fd/1"),
+        ("stderr", "fd/2"),
+    ] {
+        let target = format!("/proc/self/{target}");
+        let link = Path::new("/dev").join(link);
+        if fs::symlink_metadata(&link).is_err() {
+            symlink(&target, &link).with_context(|| format!("cannot link {}", link.display()))?;
+        }
     }
     mount_one("devpts", "/dev/pts", "devpts", "mode=620,ptmxmode=666")?;
     mount_one("tmpfs", "/dev/shm", "tmpfs", "mode=1777")?;

@@ -14,7 +14,7 @@ use dmaplane_testkit::netns;
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::kmsg;
-use crate::plan::{Job, JobEnd, Plan, SHARE};
+use dmaplane_vmtest_plan::{Job, JobEnd, Plan, SHARE};
 
 /// The paravirtual console that an interactive shell sits on.
 const SHELL_CONSOLE: &str = "/dev/hvc0";

@@ -4,7 +4,7 @@
 use std::fs::OpenOptions;
 use std::io::Write as _;
 
-use crate::plan::RUNNER_MARK;
+use dmaplane_vmtest_plan::RUNNER_MARK;
 
 /// Writes one line. A log that cannot be written must not stop the guest, so errors are dropped:
 /// the host misses the line and says so.

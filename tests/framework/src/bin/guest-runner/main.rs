@@ -3,8 +3,8 @@
 //!
 //! The kernel starts it as init from the host's root file system. It builds a writable root, forks
 //! the worker (itself, with `work` as argument), reaps whatever is orphaned, and powers off when
-//! the worker is gone, for whatever reason. The worker does what the [`plan::Plan`] in the shared
-//! folder says and writes a [`plan::Report`].
+//! the worker is gone, for whatever reason. The worker does what the [`dmaplane_vmtest_plan::Plan`] in the shared
+//! folder says and writes a [`dmaplane_vmtest_plan::Report`].
 //!
 //! A distribution's init would take longer to start than a whole test suite on an emulated CPU.
 
@@ -12,9 +12,8 @@ mod checks;
 mod init;
 mod jobs;
 mod kmsg;
-mod meeting;
 mod network;
-mod plan;
+mod rendezvous;
 mod stacks;
 mod symbols;
 mod work;

@@ -7,12 +7,12 @@ use anyhow::{Context as _, Result, bail};
 use dmaplane_testkit::iproute2::{ip, rdma};
 use dmaplane_testkit::netns;
 
-use crate::plan::Network;
+use dmaplane_vmtest_plan::Network;
 
 /// Builds what the plan asks for.
 pub(crate) fn build(network: &Network) -> Result<()> {
     ip("link set lo up")?;
-    // Where tests have a network of their own: see `dmaplane_testkit::spare`.
+    // Where tests have a network of their own: see `dmaplane_testkit::disposable`.
     ip("netns add dpspare")?;
     match network {
         Network::None => Ok(()),

@@ -11,7 +11,7 @@ const FAR: u64 = 0x1_0000;
 pub(crate) struct Symbols(Vec<(u64, String)>);
 
 impl Symbols {
-    /// Those of a loaded module; none if the kernel does not tell.
+    /// Those of a loaded module; none if the kernel does not show them.
     pub(crate) fn of(module: &str) -> Self {
         Self::parse(
             &fs::read_to_string("/proc/kallsyms").unwrap_or_default(),

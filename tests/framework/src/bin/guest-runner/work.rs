@@ -12,8 +12,10 @@ use dmaplane_testkit::module;
 use rustix::fs::Mode;
 
 use crate::jobs::{self, Running, Waited};
-use crate::plan::{Cause, Failure, JobEnd, PLAN_FILE, Plan, REPORT_FILE, Report, SHARE, STARTED};
-use crate::{checks, kmsg, meeting, network, stacks};
+use crate::{checks, kmsg, network, rendezvous, stacks};
+use dmaplane_vmtest_plan::{
+    Cause, Failure, JobEnd, PLAN_FILE, Plan, REPORT_FILE, Report, SHARE, STARTED,
+};
 
 /// Kernel stacks of everything that lived when a time limit ran out, in the shared folder.
 const HANG_FILE: &str = "hang.txt";
@@ -93,9 +95,9 @@ fn run_jobs(plan: &Plan, ends: &mut Vec<JobEnd>) -> Result<(), Failure> {
     }
     let mut jobs = jobs.into_iter();
     let mut peer = None;
-    if let Some(meeting) = &plan.meeting {
+    if let Some(rendezvous) = &plan.rendezvous {
         let away = |err| failure(Cause::Peer, &err);
-        if meeting.host {
+        if rendezvous.host {
             let mut first = None;
             let mut word = "ready".to_owned();
             if let Some(job) = jobs.next() {
@@ -105,25 +107,25 @@ fn run_jobs(plan: &Plan, ends: &mut Vec<JobEnd>) -> Result<(), Failure> {
                 }
                 first = Some(started);
             }
-            peer = Some(meeting::receive(&meeting.address, &word, deadline).map_err(away)?);
+            peer = Some(rendezvous::receive(&rendezvous.address, &word, deadline).map_err(away)?);
             if let Some(mut first) = first {
                 ends.push(finish(&mut first, deadline)?);
             }
         } else {
-            peer = Some(meeting::visit(&meeting.address, deadline).map_err(away)?);
+            peer = Some(rendezvous::visit(&rendezvous.address, deadline).map_err(away)?);
         }
     }
     for job in jobs {
         let mut job = jobs::start(plan, job).map_err(setup)?;
         ends.push(finish(&mut job, deadline)?);
     }
-    if let (Some(meeting), Some(mut peer)) = (&plan.meeting, peer) {
-        if meeting.host {
+    if let (Some(rendezvous), Some(mut peer)) = (&plan.rendezvous, peer) {
+        if rendezvous.host {
             // Whatever the visitor says, or its silence, ends the services.
             peer.hear(deadline)
                 .map_err(|err| failure(Cause::Peer, &err))?;
         } else {
-            // A host that is gone already has its own report to tell why.
+            // A host that is gone already says why in its own report.
             let _ = peer.say("done");
         }
     }
@@ -161,7 +163,7 @@ fn failure(cause: Cause, err: &anyhow::Error) -> Failure {
     }
 }
 
-/// Milliseconds since power-on, as far as the kernel counts them; 0 if it does not tell.
+/// Milliseconds since power-on, as far as the kernel counts them; 0 if it does not show them.
 fn uptime_ms() -> u64 {
     fs::read_to_string("/proc/uptime")
         .ok()

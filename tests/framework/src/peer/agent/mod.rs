@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use dmaplane::observe::tracefs::Recording;
 use dmaplane::{
     Buffer, Channel, ChannelBuilder, ConnectOptions, Context, Endpoint, EndpointState, Listener,
     LocalGrant, Placement, Polling, RemoteGrant, Rights,
 };
+use dmaplane_observe::tracefs::Recording;
 
 mod transfer;
 
