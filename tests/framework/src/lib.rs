@@ -52,6 +52,7 @@ pub mod netns;
 pub mod pattern;
 pub mod peer;
 pub mod poll;
+pub mod processors;
 pub mod rdma;
 pub mod run;
 pub mod sys;

@@ -21,6 +21,7 @@ use super::protocol::{Answer, Call, Failure, Id, Reply, Request};
 use crate::gauges::{self, Gauges};
 use crate::guest::Guest;
 use crate::netns;
+use crate::processors::Processors;
 use crate::transfer::{Received, Tally};
 
 /// Where the second guest's peers listen.
@@ -202,6 +203,17 @@ impl Peer {
     pub fn gauges(&mut self) -> Result<Gauges> {
         match self.ask(Request::Gauges)? {
             Reply::Gauges(gauges) => Ok(gauges),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Reads what the processors of the peer's machine did.
+    ///
+    /// # Errors
+    /// As [`Peer::finish`].
+    pub fn processors(&mut self) -> Result<Processors> {
+        match self.ask(Request::Processors)? {
+            Reply::Processors(processors) => Ok(processors),
             other => Err(unexpected(&other)),
         }
     }

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::gauges::Gauges;
+use crate::processors::Processors;
 use crate::transfer::{Received, Tally, Written};
 
 /// Number of an object in the peer's process, given by the peer.
@@ -242,6 +243,8 @@ pub enum Request {
     Recorded,
     /// Read the gauges of the peer's machine. Answer: [`Reply::Gauges`].
     Gauges,
+    /// Read what the processors of the peer's machine did. Answer: [`Reply::Processors`].
+    Processors,
     /// Delete (or make again) the RDMA link of the peer's namespace. Answer: [`Reply::Done`].
     RdmaLink {
         /// Whether the link shall be there.
@@ -315,6 +318,8 @@ pub enum Reply {
     },
     /// The gauges.
     Gauges(Gauges),
+    /// The processors.
+    Processors(Processors),
     /// Completions so far.
     Progress(u64),
     /// What was recorded, as tracefs shows it.

@@ -19,6 +19,7 @@ mod transfer;
 use super::protocol::{Id, Reply, Request};
 use crate::gauges::Gauges;
 use crate::pattern;
+use crate::processors::Processors;
 use crate::rdma::Link;
 
 /// Places of the channel for posted receives.
@@ -127,6 +128,7 @@ impl<'a> Agent<'a> {
                 Ok(Reply::Done)
             }
             Request::Gauges => Ok(Reply::Gauges(Gauges::read()?)),
+            Request::Processors => Ok(Reply::Processors(Processors::read()?)),
             Request::RdmaLink { present } => self.set_link(present),
             Request::Record => {
                 self.recording = Some(Recording::start(&[])?);
