@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::path::Path;
 use std::process::Command;
 
 use dmaplane::{Buffer, Channel, Context, Entry, GrantTerms, Placement, Rights};
@@ -11,7 +12,7 @@ use dmaplane_guest_tests::{Loopback, complete, guest_program};
 use dmaplane_observe::files;
 use dmaplane_observe::state::{self, Line, State};
 use dmaplane_testkit::iproute2::rdma;
-use dmaplane_testkit::{Gauges, Result, ensure, gauges, poll, test};
+use dmaplane_testkit::{Gauges, Result, Skip, ensure, gauges, poll, test};
 
 /// The one line that has this member.
 fn with<'a>(lines: &'a [Line], name: &str, value: &str) -> Result<&'a Line> {
@@ -236,7 +237,7 @@ fn observe_rdma_resource_names_the_driver() {
 
 /// A script of the folder `observe`, or the list of those that there are.
 fn script(name: &str) -> Result<std::path::PathBuf> {
-    let folder = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../observe"));
+    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../observe"));
     let path = folder.join(name).with_extension("bt");
     if path.is_file() {
         return Ok(path);
@@ -304,6 +305,9 @@ impl Drop for Bpftrace {
 #[test]
 fn observe_scripts_print_what_happens() {
     test(|guest| {
+        if !Path::new("/proc/sys/kernel/unprivileged_bpf_disabled").exists() {
+            return Err(Skip::new("the kernel lacks CONFIG_BPF_SYSCALL").into());
+        }
         // Each with what it prints at once, and what at its end.
         let scripts = [
             ("memory", "buffer ", "@lifetime_ms"),
