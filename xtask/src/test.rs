@@ -72,7 +72,7 @@ pub(crate) fn run(ctx: &Ctx, args: TestArgs) -> Result<ExitCode> {
     let need = if args.host_only {
         Need::Lint
     } else {
-        Need::Everything
+        Need::Tests
     };
     let nextest = setup::ensure(ctx, need)?.nextest;
     let mut host = Command::new(nextest);

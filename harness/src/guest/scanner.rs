@@ -52,6 +52,25 @@ pub struct Finding {
     pub context: Vec<String>,
 }
 
+impl Finding {
+    /// The functions of the first call trace that follows it, innermost first; without those that the kernel only guesses.
+    pub fn callers(&self) -> Vec<&str> {
+        let is_name = |text: &str| {
+            let name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
+            !text.is_empty() && text.chars().all(name)
+        };
+        self.context
+            .iter()
+            .skip_while(|line| !line.contains("Call Trace:"))
+            .skip(1)
+            // "[   12.345678]  function+0x12/0x34 [module]"
+            .filter_map(|line| line.split_once("]  ")?.1.split_once("+0x"))
+            .map(|(name, _)| name)
+            .filter(|name| is_name(name))
+            .collect()
+    }
+}
+
 /// The result of a scan.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scan {

@@ -176,10 +176,16 @@ impl Verdict {
         let during = finding.test.as_ref().map(|test| format!(", during {test}"));
         let (line, text) = (finding.line, finding.text.trim());
         let during = during.unwrap_or_default();
+        // Who reads a log of CI has no artefacts.
+        let callers = finding.callers();
+        let trace = match callers.is_empty() {
+            true => String::new(),
+            false => format!("; call trace: {}", callers.join(" < ")),
+        };
         self.add(
             kind,
             format!(
-                "guest {}, line {line} of {place}{during}: {text}",
+                "guest {}, line {line} of {place}{during}: {text}{trace}",
                 guest.name
             ),
         );

@@ -33,6 +33,8 @@ pub enum Need {
     Guest,
     /// Run every lint and the host's tests; includes [`Need::Kernel`].
     Lint,
+    /// All packages, and what runs tests. The tools that one step alone needs are built when it is its turn.
+    Tests,
     /// All of it.
     Everything,
 }
@@ -40,7 +42,10 @@ pub enum Need {
 impl Need {
     /// Whether the machine's own compilers build a kernel.
     fn kernel(self) -> bool {
-        matches!(self, Self::Kernel | Self::Lint | Self::Everything)
+        matches!(
+            self,
+            Self::Kernel | Self::Lint | Self::Tests | Self::Everything
+        )
     }
 
     fn boot(self) -> bool {
@@ -48,11 +53,11 @@ impl Need {
     }
 
     fn guest(self) -> bool {
-        matches!(self, Self::Guest | Self::Everything)
+        matches!(self, Self::Guest | Self::Tests | Self::Everything)
     }
 
     fn lint(self) -> bool {
-        matches!(self, Self::Lint | Self::Everything)
+        matches!(self, Self::Lint | Self::Tests | Self::Everything)
     }
 }
 
@@ -153,13 +158,14 @@ pub fn ensure(ctx: &Ctx, need: Need) -> Result<Tools> {
 
 fn crates(need: Need) -> Vec<tools::Crate> {
     let mut crates = Vec::new();
-    if need.kernel() {
+    let later = need == Need::Tests;
+    if need.kernel() && !later {
         crates.push(tools::BINDGEN);
     }
     if need.guest() || need.lint() {
         crates.push(tools::NEXTEST);
     }
-    if need.lint() {
+    if need.lint() && !later {
         crates.push(tools::DENY);
     }
     crates

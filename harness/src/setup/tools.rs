@@ -77,6 +77,10 @@ impl Crate {
             .arg(&root)
             .arg(self.name)
             .env("CARGO_TARGET_DIR", target.path())
+            // They run for seconds and are built for minutes.
+            .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
+            .env("CARGO_PROFILE_RELEASE_LTO", "off")
+            .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
             .env_remove("LD_LIBRARY_PATH")
             // Outside of the checkout, whose cargo configuration is not meant for this.
             .current_dir(&root);

@@ -144,6 +144,17 @@ fn an_allow_entry_excuses_only_what_it_is_near() {
     );
 }
 
+#[test]
+fn a_finding_names_its_callers() {
+    let log = "[    4.0] WARNING: drivers/example/broken.c:1 at broken+0x1/0x2\n[    4.0] RIP: 0010:broken+0x1/0x2\n\
+               [    4.0] Call Trace:\n[    4.0]  <IRQ>\n[    4.0]  ? guessed+0x1/0x2\n\
+               [    4.0]  inner.isra.0+0x12/0x34 [module]\n[    4.0]  outer+0x1/0x2\n[    4.0]  </IRQ>\n";
+    let scan = rules("allow = []").scan(log);
+    assert_eq!(scan.findings[0].callers(), ["inner.isra.0", "outer"]);
+    let without = rules("allow = []").scan("[    4.0] WARNING: drivers/example/broken.c:1\n");
+    assert!(without.findings[0].callers().is_empty());
+}
+
 /// rxe's warning is excused where a packet's arrival causes it, and nowhere else.
 #[test]
 fn the_list_of_known_bugs_excuses_no_more_than_it_says() {
