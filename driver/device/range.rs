@@ -4,8 +4,9 @@
 
 use super::Device;
 use crate::{
+    base::wait::Deadline,
     kx::{bar::Tier, charged::GFP_CHARGED, pages::PAGE_BYTES},
-    memory::{Cause, DeviceRange, Follower, MemoryLifetime},
+    memory::{DeviceRange, Follower, MemoryLifetime},
 };
 use kernel::{
     prelude::*,
@@ -56,7 +57,7 @@ impl Range {
 }
 
 impl Follower for Range {
-    fn revoked(&self, _cause: Cause) {
+    fn revoked(&self, _let_go: Deadline) {
         self.give_back();
     }
 

@@ -2,15 +2,13 @@
 
 //! Memory as a dma-buf for other drivers.
 
-use super::{
-    revocation::{Cause, Follower},
-    Memory,
-};
+use super::{revocation::Follower, Memory};
 use crate::kx::charged::GFP_CHARGED;
 use crate::{
     base::{
         delay_points::DELAY_POINTS,
         gauges::{Held, GAUGES},
+        wait::Deadline,
     },
     kx::{
         dmabuf::{
@@ -29,9 +27,6 @@ use kernel::{
         Arc,
     },
 };
-
-/// Longest wait for importers that can let go, in milliseconds.
-const LET_GO_MS: u32 = 1000;
 
 /// A range of memory as a dma-buf. Kept by the dma-buf, and keeps the memory, whose revocation it follows.
 pub(crate) struct Piece {
@@ -68,8 +63,12 @@ impl Exported for Piece {
 }
 
 impl Follower for Export<Piece> {
-    fn revoked(&self, _cause: Cause) {
-        self.revoke(LET_GO_MS);
+    fn close(&self) {
+        Export::close(self);
+    }
+
+    fn revoked(&self, let_go: Deadline) {
+        self.wait_let_go(let_go.left_ms().unwrap_or(0));
     }
 
     fn is_held(&self) -> bool {

@@ -15,7 +15,7 @@
 //! | 5 | endpoints with operations left are torn down: these end in REVOKED | bounds the wait, whatever providers do |
 //! | 6 | regions are deregistered, on every domain | no work request refers to them any more |
 //! | 7 | CPU mappings are emptied: a touch gives SIGBUS | page faults that began before step 1 are over |
-//! | 8 | exports are invalidated, then a device gets its range back | its next owner shares the range with nobody |
+//! | 8 | all exports are invalidated, then importers have a second to let go; last, a device gets its range back | its next owner shares the range with nobody |
 //! | 9 | buffers' watches complete, with the cause | all of the above is true when they are read |
 //!
 //! # Contexts
@@ -59,9 +59,13 @@ pub(crate) enum Cause {
 
 /// A long-lived object that is notified of the revocation of the memory that it holds, such as an export.
 pub(crate) trait Follower: Send + Sync {
-    /// Called once, when nobody uses the memory any more; must not give it to anybody. Called in the contexts that the
-    /// file's head lists, with no lock but the turn.
-    fn revoked(&self, cause: Cause);
+    /// Called once, when nobody uses the memory any more; must not give it to anybody. Tells those who have it through
+    /// this follower, and does not wait until they have let go. Called in the contexts that the file's head lists, with no
+    /// lock but the turn.
+    fn close(&self) {}
+    /// Called once, when all followers are closed. Waits for those who had the memory through it and can let go; only until
+    /// `let_go` if the memory stays without them. Contexts and locks as for [`Self::close`].
+    fn revoked(&self, let_go: Deadline);
     /// Called before [`Self::revoked`] if an RDMA device may go on using the memory for ever: nobody else may get it.
     fn kept(&self) {}
     /// Whether somebody who cannot be made to let go has the memory through it.
@@ -85,6 +89,9 @@ pub(crate) trait MemoryUsers: Send + Sync {
 
 /// Most followers of one piece of memory: its exports, and a device's range.
 const MAX_FOLLOWERS: usize = 4096;
+
+/// Longest wait for importers that can let go, of all exports of one piece of memory together, in milliseconds.
+const LET_GO_MS: u32 = 1000;
 
 /// A follower and the number by which it leaves.
 type Followed = (u64, Arc<dyn Follower>);
@@ -327,13 +334,18 @@ impl MemoryLifetime {
         }
         DELAY_POINTS.drained.pass();
         self.space.zap(&self.place);
-        let cause = match self.cause.load(Relaxed) {
-            uapi::REVOKE_DEVICE => Cause::Device,
-            uapi::REVOKE_EXPORTER => Cause::Exporter,
-            _ => Cause::Owner,
-        };
-        // In reverse order: the memory's owner came first, and may give it to somebody else once all others have let
-        // go.
+        // All are closed before one is waited for.
+        self.each_follower(|follower| follower.close());
+        let let_go = Deadline::within_ms(LET_GO_MS);
+        self.each_follower(|follower| follower.revoked(let_go));
+        // The last user has left, and nobody entered: so this cannot fail.
+        let _ended = self.step(|life| life.end().map(|after| (after, ())).ok_or(()));
+        self.watches.notify(self.cause.load(Relaxed));
+    }
+
+    /// Calls `notify` for each follower, in reverse order: the memory's owner came first, and may give it to somebody else
+    /// once all others have let go.
+    fn each_follower(&self, notify: impl Fn(&dyn Follower)) {
         let mut last = u64::MAX;
         loop {
             let next = {
@@ -345,11 +357,8 @@ impl MemoryLifetime {
             let Some((number, follower)) = next else {
                 break;
             };
-            follower.revoked(cause);
+            notify(&*follower);
             last = number;
         }
-        // The last user has left, and nobody entered: so this cannot fail.
-        let _ended = self.step(|life| life.end().map(|after| (after, ())).ok_or(()));
-        self.watches.notify(cause as u32);
     }
 }

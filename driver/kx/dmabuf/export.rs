@@ -193,31 +193,32 @@ impl<E: Exported> Export<E> {
         state.vmapped || !state.tables.is_empty()
     }
 
-    /// Refuses every new use, takes the pages out of every process, notifies the importers, and waits for those that
-    /// can let go. Host pages stay as long as somebody has them, so the wait for them is `limit_ms` at most. A device's
-    /// memory does not stay, so the wait lasts until all importers have let go; only importers that do so in bounded
-    /// time have it. May sleep.
-    pub(crate) fn revoke(&self, limit_ms: u32) {
-        let end = Instant::<Monotonic>::now() + Delta::from_millis(limit_ms.into());
-        {
-            let _reserved = self.reservation.lock();
-            let (dmabuf, mappings) = {
-                let mut state = self.state.lock();
-                state.revoked = true;
-                let Some((dmabuf, mappings)) = &state.dmabuf else {
-                    return;
-                };
-                (dmabuf.as_ptr(), mappings.clone())
+    /// Refuses every new use, takes the pages out of every process, and notifies the importers. May sleep.
+    pub(crate) fn close(&self) {
+        let _reserved = self.reservation.lock();
+        let (dmabuf, mappings) = {
+            let mut state = self.state.lock();
+            state.revoked = true;
+            let Some((dmabuf, mappings)) = &state.dmabuf else {
+                return;
             };
-            // SAFETY: By the type invariant the dma-buf is alive as long as the lock is held. The two tables differ in
-            // the kernel mapping only, which is looked up under the same lock.
-            unsafe { (*dmabuf).ops = Operations::<E>::table(false) };
-            // They are emptied before an importer notifies anybody that the memory is gone.
-            mappings.empty();
-            // SAFETY: By the type invariant the dma-buf is alive as long as the lock is held, which the invalidation
-            // requires.
-            unsafe { raw::dma_buf_invalidate_mappings(dmabuf) };
-        }
+            (dmabuf.as_ptr(), mappings.clone())
+        };
+        // SAFETY: By the type invariant the dma-buf is alive as long as the lock is held. The two tables differ in the
+        // kernel mapping only, which is looked up under the same lock.
+        unsafe { (*dmabuf).ops = Operations::<E>::table(false) };
+        // They are emptied before an importer notifies anybody that the memory is gone.
+        mappings.empty();
+        // SAFETY: By the type invariant the dma-buf is alive as long as the lock is held, which the invalidation
+        // requires.
+        unsafe { raw::dma_buf_invalidate_mappings(dmabuf) };
+    }
+
+    /// Waits for importers that can let go, after [`Self::close`]. Host pages stay as long as somebody has them, so the
+    /// wait for them is `limit_ms` at most. A device's memory does not stay, so the wait lasts until all importers have
+    /// let go; only importers that do so in bounded time have it. May sleep.
+    pub(crate) fn wait_let_go(&self, limit_ms: u32) {
+        let end = Instant::<Monotonic>::now() + Delta::from_millis(limit_ms.into());
         let mut state = self.state.lock();
         if state.tables.is_empty() {
             return;

@@ -6,7 +6,7 @@
 use std::fs::{self, File};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use dmaplane::{
     Buffer, Channel, Context, Entry, Errno, ExportAccess, GrantTerms, Placement, Standing, State,
@@ -14,6 +14,7 @@ use dmaplane::{
 use dmaplane_guest_tests::import::{device_camera, is_gone};
 use dmaplane_guest_tests::race::{against, at_delay_points, once_each};
 use dmaplane_guest_tests::{Loopback, complete, holds, refusal};
+use dmaplane_testkit::dmabuf::vgem::Vgem;
 use dmaplane_testkit::dmabuf::vivid::{Kind, Vivid};
 use dmaplane_testkit::dmabuf::{self, Access};
 use dmaplane_testkit::sys::{self, Words};
@@ -91,6 +92,46 @@ fn dmabuf_importer_that_never_unmaps() {
         let now = Gauges::read()?.get("buffers");
         ensure!(now == buffers, "the camera's pages are gone");
         camera.let_go()?;
+        gauges::settle(&before, guest.limit(5))
+    });
+}
+
+/// Importers of several exports, whose devices are at work for longer than a revocation waits.
+#[test]
+fn dmabuf_importers_are_waited_for_together() {
+    test(|guest| {
+        const EXPORTS: u64 = 8;
+        // Longest wait for importers (docs/interface.md).
+        const LET_GO: Duration = Duration::from_secs(1);
+        let before = Gauges::read()?;
+        let vgem = Vgem::open()?;
+        let context = Context::open()?;
+        let own = Buffer::create(&context, EXPORTS * FRAMES, Placement::Strict(0))?;
+        let range = |number| number * FRAMES..(number + 1) * FRAMES;
+        let fds: Vec<_> = (0..EXPORTS)
+            .map(|number| own.export_range(range(number), ExportAccess::ReadWrite))
+            .collect::<Result<_, _>>()?;
+        let objects: Vec<_> = fds
+            .iter()
+            .map(|fd| vgem.import(fd.as_fd()))
+            .collect::<Result<_, _>>()?;
+        let camera = device_camera(guest)?;
+        let held: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
+        ensure!(camera.hold_all(&held)?.is_ok());
+        // vgem's fences signal after 10 s.
+        for object in objects {
+            vgem.fence(object, true)?;
+        }
+        let begun = Instant::now();
+        ensure!(refusal(own.revoke())? == Errno::BUSY);
+        let took = begun.elapsed();
+        ensure!(took >= LET_GO, "it did not wait for anybody: {took:?}");
+        ensure!(
+            took < LET_GO * 4,
+            "they were waited for one after the other: {took:?}"
+        );
+        camera.let_go()?;
+        drop((own, context, fds, vgem));
         gauges::settle(&before, guest.limit(5))
     });
 }

@@ -190,18 +190,19 @@ impl Vivid {
     ///
     /// # Errors
     /// What the exporter says to it.
-    fn queue(&self, dmabuf: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
+    fn queue(&self, index: u32, dmabuf: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
         let mut slot = match dmabuf {
             // Without a length it takes the dma-buf's own. A length beyond the dma-buf makes it leak a reference.
             Some(fd) => Slot::<15>::new(MEMORY_DMABUF, fd.as_raw_fd()),
             None => Slot::<15>::new(MEMORY_MMAP, 0),
         };
+        slot.index = index;
         sys::foreign(self.file.as_fd(), &mut slot).map(drop)
     }
 
     /// Takes one frame into a dma-buf, or into a frame buffer of its own.
     fn frame(&self, dmabuf: Option<BorrowedFd<'_>>, limit: Duration) -> Result<()> {
-        self.queue(dmabuf).context("VIDIOC_QBUF")?;
+        self.queue(0, dmabuf).context("VIDIOC_QBUF")?;
         sys::foreign(self.file.as_fd(), &mut Stream::<18>(CAPTURE)).context("VIDIOC_STREAMON")?;
         let mut ready = [PollFd::new(&self.file, PollFlags::IN)];
         let limit = Timespec::try_from(limit)?;
@@ -237,12 +238,23 @@ impl Vivid {
     /// # Errors
     /// What it says to the dma-buf.
     pub fn hold(&self, dmabuf: BorrowedFd<'_>) -> Result<Result<(), Errno>> {
-        self.request(1, MEMORY_DMABUF)?;
-        let queued = self.queue(Some(dmabuf));
-        if queued.is_err() {
-            self.let_go()?;
+        self.hold_all(&[dmabuf])
+    }
+
+    /// Has it take several dma-bufs and hold them, until [`Self::let_go`].
+    ///
+    /// # Errors
+    /// What it says to one of them; then it holds none.
+    pub fn hold_all(&self, dmabufs: &[BorrowedFd<'_>]) -> Result<Result<(), Errno>> {
+        self.request(u32::try_from(dmabufs.len())?, MEMORY_DMABUF)?;
+        for (index, dmabuf) in (0..).zip(dmabufs) {
+            let queued = self.queue(index, Some(*dmabuf));
+            if queued.is_err() {
+                self.let_go()?;
+                return Ok(queued);
+            }
         }
-        Ok(queued)
+        Ok(Ok(()))
     }
 
     /// Has it let go of what it holds.
