@@ -57,6 +57,8 @@ pub(crate) struct DelayPoints {
     pub(crate) arrival_delivered: DelayPoint,
     /// A grant was made, and the peer was not notified of it yet.
     pub(crate) grant_unannounced: DelayPoint,
+    /// A grant is about to be watched, and this thread refers to it.
+    pub(crate) grant_watched: DelayPoint,
     /// The listening side was notified that a connection is up, and has not noted it yet.
     pub(crate) established: DelayPoint,
     /// The peer gave a grant back, and it was not deregistered yet.
@@ -108,6 +110,7 @@ pub(crate) static DELAY_POINTS: DelayPoints = DelayPoints {
     receive_completed: DelayPoint::new(),
     arrival_delivered: DelayPoint::new(),
     grant_unannounced: DelayPoint::new(),
+    grant_watched: DelayPoint::new(),
     established: DelayPoint::new(),
     grant_returned: DelayPoint::new(),
     dequeued: DelayPoint::new(),
@@ -140,6 +143,7 @@ pub(crate) fn debugfs(dir: &Dir) -> impl PinInit<Scope<&'static DelayPoints>> + 
         dir.read_write_file(c"receive_completed", &delay_points.receive_completed.0);
         dir.read_write_file(c"arrival_delivered", &delay_points.arrival_delivered.0);
         dir.read_write_file(c"grant_unannounced", &delay_points.grant_unannounced.0);
+        dir.read_write_file(c"grant_watched", &delay_points.grant_watched.0);
         dir.read_write_file(c"established", &delay_points.established.0);
         dir.read_write_file(c"grant_returned", &delay_points.grant_returned.0);
         dir.read_write_file(c"dequeued", &delay_points.dequeued.0);

@@ -2,7 +2,7 @@
 
 //! The device node `/dev/dmaplane`.
 
-use super::{Context, Object};
+use super::{Context, Mappable};
 use crate::{
     kx::{
         charged::GFP_CHARGED,
@@ -46,14 +46,13 @@ impl MiscDevice for Node {
         let target = MmapTarget::from_offset(vma::offset(vma));
         match node.context.mappable(&target)? {
             // An import is mapped by its exporter, and the mapping keeps the dma-buf.
-            Object::Buffer(buffer) if !buffer.memory().takes_messages() => {
-                return buffer.memory().map(vma, target.start)
+            Mappable::Memory(memory) if !memory.takes_messages() => {
+                return memory.map(vma, target.start)
             }
-            Object::Buffer(buffer) => buffer.memory().map(vma, target.start)?,
-            Object::Channel(channel) => {
+            Mappable::Memory(memory) => memory.map(vma, target.start)?,
+            Mappable::Rings(channel) => {
                 vma::map(vma, channel.clone().memory(), target.start, channel)?;
             }
-            _ => return Err(ENODEV),
         }
         node.context.space.keep(vma);
         Ok(())

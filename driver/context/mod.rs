@@ -27,7 +27,7 @@ use crate::{
     dispatch::Objects,
     kx::{charged::GFP_CHARGED, mapping_space::MappingSpace, miscdev::Ready},
     logic::{handle::MmapTarget, outcome::Down},
-    memory::MemoryOwner,
+    memory::{Memory, MemoryOwner},
     observe::Teardown,
     rdma::{Domains, Endpoint, Grant, Listener, PeerGrant},
 };
@@ -61,9 +61,18 @@ impl Object {
             Object::Endpoint(endpoint) => endpoint.shutdown(Down::Local),
             Object::Channel(channel) => channel.end(),
             Object::Buffer(buffer) => buffer.end(),
-            Object::Pool(_) | Object::Grant(_) | Object::PeerGrant(_) => {}
+            Object::Grant(grant) => grant.end(),
+            Object::Pool(_) | Object::PeerGrant(_) => {}
         }
     }
+}
+
+/// What can be mapped.
+enum Mappable {
+    /// A buffer's memory.
+    Memory(Arc<Memory>),
+    /// A channel's rings.
+    Rings(Arc<Channel>),
 }
 
 /// A context. Lock: `table`, taken for look-ups only, never while an object is used or ended.
@@ -177,10 +186,12 @@ impl Context {
     }
 
     /// What an mmap offset names.
-    fn mappable(&self, target: &MmapTarget) -> Result<Object> {
+    fn mappable(&self, target: &MmapTarget) -> Result<Mappable> {
         match self.table.lock().by_offset(target)? {
-            // No reference to the others is taken: dropping a grant may wait, and mmap(2) must not.
-            object @ (Object::Buffer(_) | Object::Channel(_)) => Ok(object.clone()),
+            // No reference to the buffer itself or to others is taken: dropping a grant may wait, and dropping a buffer
+            // deregisters it. mmap(2), which has the process's mmap lock, must do neither.
+            Object::Buffer(buffer) => Ok(Mappable::Memory(buffer.memory().clone())),
+            Object::Channel(channel) => Ok(Mappable::Rings(channel.clone())),
             _ => Err(ENODEV),
         }
     }

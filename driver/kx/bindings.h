@@ -30,6 +30,7 @@ int dmaplane_page_to_nid(const struct page *page);
 bool dmaplane_node_has_memory(int nid);
 unsigned int dmaplane_node_ids(void);
 int dmaplane_node_distance(int from, int to);
+unsigned int dmaplane_own_cpus(void);
 unsigned int dmaplane_node_cpus(int nid);
 int dmaplane_pci_device_node(const char *name, int *nid);
 void *dmaplane_vmalloc_shared(unsigned long bytes);
@@ -147,6 +148,7 @@ struct sg_table *dmaplane_p2p_map(struct dma_buf_attachment *attachment, void *p
 				  phys_addr_t start, size_t bytes, enum dma_data_direction way);
 void dmaplane_p2p_unmap(struct dma_buf_attachment *attachment, struct sg_table *table,
 			enum dma_data_direction way);
+int dmaplane_begin_cpu_access(struct dma_buf *dmabuf, enum dma_data_direction way);
 void dmaplane_resv_wait_all(struct dma_resv *resv);
 bool dmaplane_resv_is_quiet(struct dma_resv *resv, unsigned int usage);
 long dmaplane_resv_wait(struct dma_resv *resv, unsigned int usage, unsigned int limit_ms);

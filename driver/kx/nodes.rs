@@ -37,6 +37,12 @@ pub(crate) fn cpus(nid: i32) -> usize {
     unsafe { raw::dmaplane_node_cpus(nid) as usize }
 }
 
+/// Number of processors that the calling thread may run on, by its cpuset and its own choice.
+pub(crate) fn own_cpus() -> usize {
+    // SAFETY: Reads the calling thread's mask, which exists as long as it runs.
+    unsafe { raw::dmaplane_own_cpus() as usize }
+}
+
 /// A name of a device as user space gave it: text that ends in a zero byte.
 pub(crate) struct DeviceName<'a>(&'a CStr);
 

@@ -250,6 +250,12 @@ int dmaplane_node_distance(int from, int to)
 	return node_distance(from, to);
 }
 
+/* Processors that the calling thread may run on. */
+unsigned int dmaplane_own_cpus(void)
+{
+	return cpumask_weight(current->cpus_ptr);
+}
+
 unsigned int dmaplane_node_cpus(int nid)
 {
 	return nid >= 0 && nid < nr_node_ids && node_online(nid) ? nr_cpus_node(nid) : 0;
@@ -598,9 +604,20 @@ void dmaplane_ib_dma_sync_device(struct ib_device *device, u64 address, size_t b
 	ib_dma_sync_single_for_device(device, address, bytes, direction(to_device));
 }
 
+/*
+ * The exporter's part of dma_buf_begin_cpu_access() alone, which then waits for fences without a time limit. The caller
+ * has waited for them with one; a fence that comes later is like one that comes after the access has begun.
+ */
+int dmaplane_begin_cpu_access(struct dma_buf *dmabuf, enum dma_data_direction way)
+{
+	if (!dmabuf->ops->begin_cpu_access)
+		return 0;
+	return dmabuf->ops->begin_cpu_access(dmabuf, way);
+}
+
 struct dma_resv *dmaplane_resv_new(void)
 {
-	struct dma_resv *resv = kzalloc(sizeof(*resv), GFP_KERNEL_ACCOUNT);
+	struct dma_resv *resv = kzalloc(sizeof(*resv), DMAPLANE_GFP_CHARGED);
 
 	if (resv)
 		dma_resv_init(resv);

@@ -34,12 +34,14 @@ impl EndReason {
     }
 }
 
-/// A grant given to the peer. Dropping it, for whatever reason, revokes it.
+/// A grant given to the peer. [`Self::end`] revokes it, and so does dropping it, for whatever reason.
 pub(crate) struct Grant {
     endpoint: Arc<Endpoint>,
     number: u32,
     region: Arc<Region>,
     end_reason: Arc<EndReason>,
+    /// Whether somebody has begun to revoke it through this object.
+    ending: Atomic<u32>,
     _count: Held,
 }
 
@@ -62,6 +64,7 @@ impl Grant {
             number,
             region,
             end_reason,
+            ending: Atomic::new(0),
             _count: GAUGES.grants.hold(1),
         };
         // On a failure the value is dropped, which revokes the grant.
@@ -83,14 +86,20 @@ impl Grant {
     pub(crate) fn generation(&self) -> u32 {
         self.number
     }
+
+    /// Revokes it, even if others still refer to this object. When this returns, nothing of the peer's reaches the range,
+    /// unless the thread was killed: then the access ends when the peer has answered, or its time for that is over.
+    pub(crate) fn end(&self) {
+        if self.ending.xchg(1, ordering::Full) == 0 && self.endpoint.take_back(self.number) {
+            // Another thread may be ending the access: the caller must wait for that, too.
+            self.region.revoke();
+        }
+    }
 }
 
 impl Drop for Grant {
     fn drop(&mut self) {
-        if self.endpoint.take_back(self.number) {
-            // Another thread may be ending the access: a caller that waits for this drop must wait for that, too.
-            self.region.revoke();
-        }
+        self.end();
     }
 }
 

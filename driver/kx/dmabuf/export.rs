@@ -225,8 +225,12 @@ impl<E: Exported> Export<E> {
         }
         drop(state);
         if self.device {
-            // SAFETY: The reservation lock is ours and initialised.
-            unsafe { raw::dmaplane_resv_wait_all(self.reservation.as_ptr()) };
+            {
+                // Nobody adds fences meanwhile, which would prolong the wait. None may wait for this lock.
+                let _reserved = self.reservation.lock();
+                // SAFETY: The reservation lock is ours and initialised.
+                unsafe { raw::dmaplane_resv_wait_all(self.reservation.as_ptr()) };
+            }
             state = self.state.lock();
             while !state.tables.is_empty() {
                 self.unmapped.wait(&mut state);

@@ -133,7 +133,7 @@ impl<I: Importer> Import<I> {
         // SAFETY: The dma-buf is alive, its lock not held, and an access ends that has begun.
         unsafe {
             let quiet = raw::dmaplane_resv_wait((*dmabuf).resv, Fences::Read as u32, 0) > 0;
-            if quiet && raw::dma_buf_begin_cpu_access(dmabuf, both) == 0 {
+            if quiet && raw::dmaplane_begin_cpu_access(dmabuf, both) == 0 {
                 raw::dma_buf_end_cpu_access(dmabuf, both);
             }
         }
@@ -275,8 +275,8 @@ impl<I: Importer> Import<I> {
         self.wait(if write { Fences::Read } else { Fences::Write })
     }
 
-    /// Begins a CPU access. `ETIMEDOUT` when other devices use the memory for too long, `EINTR` on a signal, otherwise
-    /// the exporter's error. May take the reservation lock.
+    /// Begins a CPU access. `ETIMEDOUT` when other devices use the memory for too long, `EINTR` when the thread is killed,
+    /// otherwise the exporter's error. May take the reservation lock.
     pub(crate) fn access(self: &Arc<Self>, write: bool) -> Result<Access<I>> {
         self.wait_fences(write)?;
         let direction = if write {
@@ -286,7 +286,7 @@ impl<I: Importer> Import<I> {
         };
         let direction = Direction::from(direction);
         // SAFETY: The dma-buf is alive, and its lock not held.
-        let begun = unsafe { raw::dma_buf_begin_cpu_access(self.dmabuf.0.as_ptr(), direction) };
+        let begun = unsafe { raw::dmaplane_begin_cpu_access(self.dmabuf.0.as_ptr(), direction) };
         // A restart of the system call would repeat all of it.
         to_result(begun).map_err(|error| if error == ERESTARTSYS { EINTR } else { error })?;
         Ok(Access {

@@ -29,6 +29,8 @@ pub(super) fn zero(row: &[NonNull<bindings::page>], limit: usize) -> Result {
     if row.len() >= PARALLEL && limit != 1 {
         let lanes = lanes(row)?;
         let limit = if limit == 0 { MAX_WORKERS } else { limit };
+        // Work items run outside of the caller's cpuset, so it gets no more processors than that gives it.
+        let limit = limit.min(nodes::own_cpus());
         if limit > 1 && lanes.iter().map(|lane| lane.workers).sum::<usize>() > 1 {
             return in_parallel(row, lanes, limit.min(MAX_WORKERS));
         }

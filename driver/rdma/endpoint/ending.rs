@@ -136,6 +136,7 @@ impl State {
         if let Some(transfer) = found {
             self.queued = self.queued.saturating_sub(1);
             self.outstanding = self.outstanding.saturating_sub(1);
+            self.ending += 1;
             if self.pending.front().is_none() {
                 // Nothing waits for receives any more.
                 self.end_stall();
@@ -157,6 +158,7 @@ impl State {
         match fence {
             InFlight::Fence(fence) => {
                 self.outstanding = self.outstanding.saturating_sub(1);
+                self.ending += 1;
                 Some(Taken::Operation(fence))
             }
             InFlight::Provider(_) => None,
@@ -237,10 +239,16 @@ impl Shared {
             let taken = self.state.lock().take(selector);
             let Some(taken) = taken else { break };
             DELAY_POINTS.dequeued.pass();
+            let is_counted = matches!(taken, Taken::Operation(_));
             taken.end(end);
+            if is_counted {
+                self.ended();
+            }
             tally.ended += 1;
         }
         if one && tally.ended > 0 {
+            // It may have blocked others.
+            self.pump(connection);
             return tally;
         }
         let asked = self.state.lock().ask(selector, end, spare, limit);

@@ -24,7 +24,7 @@ use crate::{
     },
     logic::{
         flow::Violation,
-        wire::{GrantPart, KEYS},
+        wire::{GrantPart, KEYS, MAX_SEGMENTS},
     },
     memory::Memory,
     rdma::{grant::EndReason, Grant, PeerGrant, Region},
@@ -75,6 +75,10 @@ impl Endpoint {
         };
         let made = Region::remote(memory, terms.offset, terms.length, access, self);
         let made = made.and_then(|region| {
+            // The peer takes no announcement of more.
+            if region.keys().len() > MAX_SEGMENTS as usize {
+                return Err(E2BIG);
+            }
             self.wait_registered(&region, deadline)?;
             Ok(region)
         });
@@ -124,11 +128,10 @@ impl Endpoint {
         drop(guard);
         DELAY_POINTS.grant_unannounced.pass();
         self.record().granted(number, terms.length, terms.rights);
-        let announced = self.announce_in_turn(number, terms, &region, deadline);
+        let announced = self.announce_in_turn(number, terms, &region, expires, deadline);
         // From here on the grant's drop revokes it.
         let grant = Grant::new(self.clone(), number, region, end_reason)?;
         announced?;
-        self.arm(expires);
         if FAULTS.revoke_at_grant.fires() {
             let _ended = self.take_back(number);
         }
@@ -149,6 +152,7 @@ impl Endpoint {
         number: u32,
         terms: &Terms,
         region: &Region,
+        expires: Option<Instant<Monotonic>>,
         deadline: Deadline,
     ) -> Result {
         // The grant exists already, and a signal would require its revocation: only a kill ends the wait.
@@ -161,14 +165,21 @@ impl Endpoint {
             state.grants.sending = true;
             alone.then_some(Ok(()))
         })??;
-        let announced = self.announce(number, terms, region, deadline);
+        let announced = self.announce(number, terms, region, expires, deadline);
         self.shared.state.lock().grants.sending = false;
         self.shared.changed.wake_all();
         announced
     }
 
-    /// Queues the messages that announce a grant to the peer.
-    fn announce(&self, number: u32, terms: &Terms, region: &Region, deadline: Deadline) -> Result {
+    /// Queues the messages that announce a grant to the peer. From the first one on, its time to live ends it.
+    fn announce(
+        &self,
+        number: u32,
+        terms: &Terms,
+        region: &Region,
+        expires: Option<Instant<Monotonic>>,
+        deadline: Deadline,
+    ) -> Result {
         for (index, keys) in region.keys().chunks(KEYS).enumerate() {
             let mut part = GrantPart {
                 length: terms.length,
@@ -203,6 +214,9 @@ impl Endpoint {
                 }
             })??;
             self.shared.pump(&self.connection);
+            if index == 0 {
+                self.arm(expires);
+            }
         }
         Ok(())
     }

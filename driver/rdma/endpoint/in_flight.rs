@@ -162,28 +162,58 @@ impl State {
         });
     }
 
+    /// Takes the fences that have become first, once the completions of all that was ahead of them are posted.
+    fn fences_reached(&mut self) -> BoxQueue<Transfer<OpState>> {
+        match self.ending {
+            0 => self.take_fences(),
+            _ => BoxQueue::new(),
+        }
+    }
+
     /// Takes the fences that have become first.
-    pub(super) fn fences_reached(&mut self) -> BoxQueue<Transfer<OpState>> {
+    fn take_fences(&mut self) -> BoxQueue<Transfer<OpState>> {
         let mut reached = BoxQueue::new();
         while matches!(self.in_flight.front(), Some(InFlight::Fence(_))) {
             if let Some(InFlight::Fence(fence)) = self.in_flight.pop() {
                 self.outstanding = self.outstanding.saturating_sub(1);
+                self.ending += 1;
                 reached.push_back(fence);
             }
         }
         reached
     }
+
+    /// Records that the completions of `count` operations are posted. Returns the fences that waited for them.
+    fn ended(&mut self, count: u32) -> BoxQueue<Transfer<OpState>> {
+        self.ending = self.ending.saturating_sub(count);
+        self.fences_reached()
+    }
 }
 
 impl Shared {
-    /// Completes fences that were reached.
-    pub(super) fn end_fences(&self, mut fences: BoxQueue<Transfer<OpState>>) {
-        while let Some(fence) = fences.pop() {
-            let outcome = match self.state.lock().phase {
-                Phase::Down(cause) => cause.outcome(),
-                Phase::Connecting | Phase::Up => DONE,
-            };
-            super::operations::cut_off(fence, outcome);
+    /// Has to follow the completion of each operation that was counted in [`State::ending`]. Completes the fences that
+    /// waited for it. Not under a lock.
+    pub(super) fn ended(&self) {
+        let fences = self.state.lock().ended(1);
+        self.end_fences(fences);
+    }
+
+    /// Completes fences that were reached, and those behind them.
+    fn end_fences(&self, mut fences: BoxQueue<Transfer<OpState>>) {
+        loop {
+            let mut count = 0;
+            while let Some(fence) = fences.pop() {
+                let outcome = match self.state.lock().phase {
+                    Phase::Down(cause) => cause.outcome(),
+                    Phase::Connecting | Phase::Up => DONE,
+                };
+                super::operations::cut_off(fence, outcome);
+                count += 1;
+            }
+            if count == 0 {
+                return;
+            }
+            fences = self.state.lock().ended(count);
         }
     }
 
@@ -193,7 +223,8 @@ impl Shared {
         loop {
             let (fences, empty) = {
                 let mut state = self.state.lock();
-                let fences = state.fences_reached();
+                // They end with the endpoint, whose operations have no order among each other any more.
+                let fences = state.take_fences();
                 // Dropped here: it is only a record.
                 let empty = state.in_flight.pop().is_none();
                 (fences, empty)

@@ -134,6 +134,9 @@ struct State {
     violations: u64,
     /// Operations that were accepted and have not completed, without receives and watches.
     outstanding: u32,
+    /// Operations that have left their queue and whose completions are not posted yet: a fence must not overtake them.
+    /// [`Shared::ended`] follows each.
+    ending: u32,
     /// Length of the peer's next WRITE_IMM, if the provider will not know it.
     announced: Option<u32>,
     /// Whether the withdrawal of an announced length waits to be sent. Other operations wait for it.
@@ -225,6 +228,7 @@ impl Shared {
             not_ready: 0,
             violations: 0,
             outstanding: 0,
+            ending: 0,
             announced: None,
             withdrawing: false,
             receives: Receives::none(),

@@ -192,6 +192,7 @@ impl Shared {
                 let unposted = state.send_operations(connection);
                 if unposted.is_some() {
                     state.outstanding = state.outstanding.saturating_sub(1);
+                    state.ending += 1;
                 }
                 (unposted, state.broken)
             };
@@ -203,22 +204,28 @@ impl Shared {
             let Some((transfer, why)) = unposted else {
                 return;
             };
-            let Some(OpState { ticket, op, .. }) = Transfer::into_body(transfer) else {
-                continue;
-            };
-            match why {
-                Unposted::Done => ticket.complete(DONE),
-                // Registration failed before the disconnect event arrived.
-                Unposted::Unregistered(error) if error == ENOTCONN => ticket.fail(EIO),
-                Unposted::Unregistered(error) => ticket.fail(error),
-                Unposted::Refused(error) => match op.revoked() {
-                    Some(outcome) => ticket.complete(outcome),
-                    None if error == ESHUTDOWN => ticket.complete(self.down_cause().outcome()),
-                    None => ticket.fail(error),
-                },
-            }
-            drop(op);
+            self.end_unposted(transfer, why);
+            self.ended();
         }
+    }
+
+    /// Completes an operation that ended without the provider.
+    fn end_unposted(&self, transfer: KBox<Transfer<OpState>>, why: Unposted) {
+        let Some(OpState { ticket, op, .. }) = Transfer::into_body(transfer) else {
+            return;
+        };
+        match why {
+            Unposted::Done => ticket.complete(DONE),
+            // Registration failed before the disconnect event arrived.
+            Unposted::Unregistered(error) if error == ENOTCONN => ticket.fail(EIO),
+            Unposted::Unregistered(error) => ticket.fail(error),
+            Unposted::Refused(error) => match op.revoked() {
+                Some(outcome) => ticket.complete(outcome),
+                None if error == ESHUTDOWN => ticket.complete(self.down_cause().outcome()),
+                None => ticket.fail(error),
+            },
+        }
+        drop(op);
     }
 
     /// Completes an operation that the provider has returned, and the fences behind it.
@@ -227,7 +234,7 @@ impl Shared {
             mut ticket, op, id, ..
         } = posted;
         DELAY_POINTS.work_completed.pass();
-        let (outcome, fences, gone) = {
+        let (outcome, gone) = {
             let mut state = self.state.lock();
             let state = &mut *state;
             let mut gone = None;
@@ -256,7 +263,8 @@ impl Shared {
                 .and_then(|mut life| life.finish(completion, down, revoked))
                 .unwrap_or_else(|| completion.outcome(down, revoked));
             state.outstanding = state.outstanding.saturating_sub(1);
-            (outcome, state.fences_reached(), gone)
+            state.ending += 1;
+            (outcome, gone)
         };
         // Not under the lock: its keys may be many pages.
         drop(gone);
@@ -265,7 +273,7 @@ impl Shared {
         ticket.complete(outcome);
         // The memory is released after the completion is posted, without locks.
         drop(op);
-        self.end_fences(fences);
+        self.ended();
     }
 
     /// Completes operations that were never posted. The endpoint is down.
@@ -297,7 +305,12 @@ impl State {
         &mut self,
         connection: &Connection<Shared>,
     ) -> Option<(KBox<Transfer<OpState>>, Unposted)> {
-        while let Some(front) = self.pending.front().filter(|_| !self.withdrawing) {
+        // Behind an operation that was posted in part, the peer would take its announced length for the next one's.
+        while let Some(front) = self
+            .pending
+            .front()
+            .filter(|_| !self.withdrawing && !self.broken)
+        {
             let requests = front.count();
             let OpState { op, .. } = front.body()?;
             if op.revoked().is_some() {
@@ -309,7 +322,7 @@ impl State {
             let is_fence = matches!(op, Op::Fence);
             if is_fence {
                 let fence = self.unqueue()?;
-                if self.in_flight.len() == 0 {
+                if self.in_flight.len() == 0 && self.ending == 0 {
                     return Some((fence, Unposted::Done));
                 }
                 // There is room: that was checked above.

@@ -32,6 +32,8 @@ impl Endpoint {
         let of_memory = |registering: &Registering| registering.is_of(memory);
         while let Some(waiting) = self.connection.withdraw_registration(of_memory) {
             Registration::into_body(waiting).end(Err(ESTALE));
+            // Whoever waits for it uses the memory.
+            self.shared.changed.wake_all();
         }
         self.shared
             .ask_back_all(&self.connection, |entry| entry.is_over(memory));

@@ -3,10 +3,13 @@
 //! Watches: one completion for many arrivals, or for the end of a grant.
 
 use super::{operations::DONE, Endpoint, Phase, Shared, State};
-use crate::kx::charged::GFP_CHARGED;
 use crate::{
+    base::delay_points::DELAY_POINTS,
     channel::Ticket,
-    kx::box_queue::{BoxQueue, Link, Next},
+    kx::{
+        box_queue::{BoxQueue, Link, Next},
+        charged::GFP_CHARGED,
+    },
     rdma::Grant,
 };
 use kernel::prelude::*;
@@ -87,6 +90,7 @@ impl Endpoint {
 
     /// Accepts a watch of an own grant. It completes at once if the grant has ended already.
     pub(crate) fn watch_grant(&self, ticket: Ticket, grant: &Grant) {
+        DELAY_POINTS.grant_watched.pass();
         self.watch(ticket, Watched::Grant(grant.generation()));
         // The end may have come before the watch: then nobody else completes it.
         if let Some(why) = grant.ended() {

@@ -32,6 +32,7 @@ use dmaplane_testkit::peer::protocol::{Id, Reply, Request};
 use dmaplane_testkit::transfer::Tally;
 use dmaplane_testkit::{ErrorContext as _, Guest, Peer, Result, ensure, pattern, poll, sys};
 use dmaplane_uapi as abi;
+use rustix::process::Pid;
 
 /// A connection between this process and a peer.
 ///
@@ -365,4 +366,15 @@ pub fn ended_by_death(tally: &Tally) -> Result<()> {
 pub fn guest_program(name: &str) -> Result<PathBuf> {
     let folder = std::env::var("DMAPLANE_BIN_DIR")?;
     Ok(PathBuf::from(folder).join(name))
+}
+
+/// Whether a thread of this process sleeps (proc_pid_stat(5)).
+///
+/// # Errors
+/// When there is no such thread.
+pub fn sleeps(thread: Pid) -> Result<bool> {
+    let stat = format!("/proc/self/task/{}/stat", thread.as_raw_nonzero());
+    let stat = std::fs::read_to_string(&stat).with_context(|| stat.clone())?;
+    let (_, fields) = stat.rsplit_once(')').context("no name of a command")?;
+    Ok(fields.trim_start().starts_with(['S', 'D']))
 }

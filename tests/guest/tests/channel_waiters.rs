@@ -2,7 +2,6 @@
 
 //! Several threads on one channel: each waits for a count of its own, and they submit side by side.
 
-use std::fs;
 use std::mem::offset_of;
 use std::os::fd::AsFd as _;
 use std::sync::mpsc;
@@ -10,11 +9,11 @@ use std::thread;
 use std::time::Duration;
 
 use dmaplane::{Buffer, Channel, Context, Entry, Placement};
+use dmaplane_guest_tests::sleeps;
 use dmaplane_testkit::delay_point::DelayPoint;
 use dmaplane_testkit::pattern::Numbers;
 use dmaplane_testkit::{ErrorContext as _, Result, anyhow, ensure, poll, seed, sys, test};
 use dmaplane_uapi as abi;
-use rustix::process::Pid;
 use rustix::thread::gettid;
 
 /// Completions that the last of them waits for.
@@ -48,14 +47,6 @@ fn enter(
         word(offset_of!(abi::Enter, submitted))?,
         word(offset_of!(abi::Enter, available))?,
     ))
-}
-
-/// Whether a thread of this process sleeps (proc_pid_stat(5)).
-fn sleeps(thread: Pid) -> Result<bool> {
-    let stat = format!("/proc/self/task/{}/stat", thread.as_raw_nonzero());
-    let stat = fs::read_to_string(stat)?;
-    let (_, fields) = stat.rsplit_once(')').context("no name of a command")?;
-    Ok(fields.trim_start().starts_with('S'))
 }
 
 fn nops(channel: &mut Channel, count: u32) -> Result<()> {

@@ -9,10 +9,11 @@ use dmaplane::{
     Buffer, Channel, Completion, EndpointState, Entry, Errno, GrantTerms, Placement, State,
 };
 use dmaplane_guest_tests::race::{at_delay_points, once_each};
-use dmaplane_guest_tests::{Connection, Loopback, complete, patient_wills};
+use dmaplane_guest_tests::{Connection, Loopback, complete, one, patient_wills, sleeps};
 use dmaplane_testkit::delay_point::DelayPoint;
 use dmaplane_testkit::{ErrorContext as _, Peer, Result, ensure, poll, test};
 use dmaplane_uapi as abi;
+use rustix::thread::gettid;
 
 #[test]
 fn delay_point_cancel_against_completion() {
@@ -272,5 +273,81 @@ fn delay_point_last_will_against_disconnect() {
             ensure!(died && info.peer_end == abi::PEER_END_DIED, "{info:?}");
         }
         Ok(())
+    });
+}
+
+/// A fence does not overtake the completion of an operation before it that has left its queue already.
+#[test]
+fn delay_point_fence_behind_what_times_out() {
+    test(|guest| {
+        let local = Loopback::new(guest)?;
+        let mine = Buffer::create(&local.near_context, 4096, Placement::Any)?;
+        let mut here = Channel::builder().entries(128).build(&local.near_context)?;
+        let _window = DelayPoint::open("dequeued", guest.limit(1) / 5)?;
+        // Without a receive of the peer's, only its time limit ends it.
+        let limit = Duration::from_millis(30);
+        here.push(Entry::send(&local.near, mine.range(0, 0), 0).time_limit(limit))?;
+        let mut pushed = 0;
+        let mut seen = Vec::new();
+        let over = poll::until(guest.limit(10), || {
+            // Each makes the endpoint look at its queue again.
+            if pushed < 100 {
+                here.push(Entry::fence(&local.near))?;
+                pushed += 1;
+            }
+            here.submit()?;
+            seen.extend(here.completions().map(|done| (done.op(), done.state())));
+            Ok((seen.len() > pushed).then_some(()))
+        })?;
+        ensure!(over.is_some(), "{pushed} fences: {seen:?}");
+        ensure!(seen[0] == (abi::OP_SEND, State::Timeout), "{seen:?}");
+        let fences = &seen[1..];
+        ensure!(
+            fences
+                .iter()
+                .all(|done| *done == (abi::OP_FENCE, State::Ok)),
+            "{seen:?}"
+        );
+        Ok(())
+    });
+}
+
+/// A thread that is about to watch a grant refers to it. Destroying the grant used to return all the same, with the peer's
+/// access left until that thread was done.
+#[test]
+fn delay_point_destroyed_grant_under_a_watch() {
+    test(|guest| {
+        let local = Loopback::new(guest)?;
+        let (theirs, own, given) = local.granted(guest, &GrantTerms::default())?;
+        let mine = Buffer::create(&local.near_context, 4096, Placement::Any)?;
+        mine.write_at(0, &[0xff; 4096]);
+        let mut here = Channel::builder().entries(4).build(&local.near_context)?;
+        let mut there = Channel::builder().entries(4).build(&local.far_context)?;
+        there.push(Entry::watch_grant(&local.far, &own))?;
+        let limit = guest.limit(10);
+        let _window = DelayPoint::open("grant_watched", guest.limit(1) / 4)?;
+        std::thread::scope(|scope| -> Result<()> {
+            let (tell, told) = std::sync::mpsc::channel();
+            let watcher = scope.spawn(move || -> Result<Completion> {
+                tell.send(gettid())?;
+                Ok(complete(&mut there, 1, limit)?[0])
+            });
+            let thread = told.recv()?;
+            let waits = poll::until(limit, || Ok(sleeps(thread)?.then_some(())))?;
+            ensure!(waits.is_some(), "the watch was not delayed");
+            drop(own);
+            let done = one(
+                &mut here,
+                guest,
+                Entry::write(mine.range(0, 4096), given.at(0)),
+            )?;
+            ensure!(!done.is_ok(), "the peer still reaches the memory: {done:?}");
+            ensure!(theirs.to_vec(0..4096) == [0; 4096], "the peer wrote");
+            let watched = watcher.join();
+            let watched =
+                watched.map_err(|_| dmaplane_testkit::anyhow!("the watcher panicked"))??;
+            ensure!(watched.imm() == abi::GRANT_END_REVOKED, "{watched:?}");
+            Ok(())
+        })
     });
 }

@@ -4,22 +4,24 @@
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::time::Instant;
 
 use dmaplane::{
     Buffer, Channel, Completion, Context, Entry, Errno, ExportAccess, Field, GrantTerms, Placement,
     Rights,
 };
-use dmaplane_guest_tests::{Loopback, complete, holds, one, refusal};
+use dmaplane_guest_tests::{Loopback, complete, holds, one, refusal, sleeps};
 use dmaplane_testkit::dmabuf::vgem::Vgem;
 use dmaplane_testkit::dmabuf::vivid::{Kind, Vivid};
 use dmaplane_testkit::dmabuf::{self, Access};
 use dmaplane_testkit::sys::{self, Words};
 use dmaplane_testkit::{
-    ErrorContext as _, Gauges, Guest, Result, bail, ensure, gauges, module, pattern, test,
+    ErrorContext as _, Gauges, Guest, Result, bail, ensure, gauges, module, pattern, poll, test,
 };
 use dmaplane_uapi as abi;
 use rustix::mm::{MapFlags, ProtFlags};
+use rustix::thread::gettid;
 
 const PAGE: u64 = 4096;
 const BYTES: u64 = 256 << 10;
@@ -325,6 +327,46 @@ fn dmabuf_import_waits_for_other_devices() {
         })?;
         done.0.result()?;
         ensure!(done.1, "it did not wait");
+        Ok(())
+    });
+}
+
+/// A device that begins while a copy waits for another one. The framework would wait for it as well, without a limit.
+#[test]
+fn dmabuf_import_waits_for_no_device_that_comes_later() {
+    test(|guest| {
+        let context = Context::open()?;
+        let vgem = Vgem::open()?;
+        let (object, _) = vgem.create(BYTES)?;
+        let import = Buffer::import(&context, vgem.export(object)?.as_fd())?;
+        let host = Buffer::create(&context, PAGE, Placement::Any)?;
+        let mut channel = Channel::builder().entries(8).build(&context)?;
+        let into = Entry::copy(host.range(0, 64), &import, 0);
+        let first = vgem.fence(object, false)?;
+        let later = std::thread::scope(|scope| -> Result<u32> {
+            let (tell, told) = mpsc::channel();
+            let copier = scope.spawn(move || -> Result<Completion> {
+                tell.send(gettid())?;
+                one(&mut channel, guest, into)
+            });
+            let thread = told.recv()?;
+            let limit = guest.limit(10);
+            let waits = poll::until(limit, || Ok(sleeps(thread)?.then_some(())))?;
+            ensure!(waits.is_some(), "the copy does not wait");
+            let later = vgem.fence(object, false)?;
+            vgem.signal(first)?;
+            let done = copier.join();
+            let done = done.map_err(|_| dmaplane_testkit::anyhow!("a panic"))??;
+            // It may have looked at the fences once more before the first was signalled.
+            let errno = done.result().err().map(|error| error.errno());
+            ensure!(
+                errno.is_none_or(|errno| errno == Errno::TIMEDOUT),
+                "{done:?}"
+            );
+            Ok(later)
+        })?;
+        // It signals by itself after 10 s, which is an error here: the copy did not wait for that.
+        vgem.signal(later)?;
         Ok(())
     });
 }

@@ -6,7 +6,8 @@ use std::ffi::CStr;
 use std::time::{Duration, Instant};
 
 use dmaplane::{
-    Buffer, Channel, Context, EndpointState, Entry, Errno, GrantTerms, Placement, Rights, State,
+    Buffer, Channel, Completion, Context, EndpointState, Entry, Errno, GrantTerms, Placement,
+    Rights, State,
 };
 use dmaplane_guest_tests::{Connection, Loopback, complete, destroy, holds, refusal};
 use dmaplane_testkit::delay_point::DelayPoint;
@@ -197,6 +198,32 @@ fn module_broken_endpoint_ends_at_once() {
                 ensure!(Instant::now() < heartbeat, "{lost}: the heartbeat ended it");
                 drop(granted);
             }
+            Ok(())
+        })
+    });
+}
+
+/// What waited behind a canceled operation used to stay until the next heartbeat.
+#[test]
+fn module_cancel_lets_others_go_on() {
+    test_without_gauges(|guest| {
+        with_parameters(guest, RARE, || {
+            let local = Loopback::new(guest)?;
+            let mine = Buffer::create(&local.near_context, 4096, Placement::Any)?;
+            let mut here = Channel::builder().entries(8).build(&local.near_context)?;
+            // The peer has no receive for it.
+            here.push(Entry::send(&local.near, mine.range(0, 0), 0).user_data(1))?;
+            here.push(Entry::fence(&local.near).user_data(2))?;
+            here.submit()?;
+            here.push(Entry::cancel(&local.near, 1).user_data(3))?;
+            let done = complete(&mut here, 3, guest.limit(10))?;
+            let state = |name| {
+                let mut found = done.iter().filter(|done| done.user_data() == name);
+                found.next().map(Completion::state)
+            };
+            let states = [1, 2, 3].map(state);
+            let wanted = [State::Canceled, State::Ok, State::Ok].map(Some);
+            ensure!(states == wanted, "{done:?}");
             Ok(())
         })
     });

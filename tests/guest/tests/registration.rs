@@ -2,15 +2,17 @@
 
 //! Slow registrations: those who wait for one wait by a time limit, and nobody else waits.
 
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use dmaplane::{
     Buffer, Channel, ConnectOptions, Endpoint, Entry, Errno, GrantTerms, Listener, Placement, State,
 };
-use dmaplane_guest_tests::{Loopback, complete, refusal};
+use dmaplane_guest_tests::{Loopback, complete, refusal, sleeps};
 use dmaplane_testkit::delay_point::DelayPoint;
 use dmaplane_testkit::{Gauges, Guest, Result, anyhow, ensure, gauges, poll, test};
+use rustix::thread::gettid;
 
 /// How long the provider's answer takes: the longest delay of a delay point.
 const LONG: Duration = Duration::from_secs(1);
@@ -165,6 +167,60 @@ fn registration_of_many_at_once() {
             Ok((Gauges::read()?.get("regions") >= 65).then_some(()))
         })?;
         ensure!(known.is_some(), "registrations were not kept");
+        Ok(())
+    });
+}
+
+/// A grant whose registration waits for a place uses the memory. Its revocation used to wait until something else woke the
+/// grant's thread.
+#[test]
+fn registration_that_waits_for_a_place_is_revoked() {
+    test(|guest| {
+        let local = Loopback::new(guest)?;
+        let bytes = 64 * 4096;
+        let terms = GrantTerms::default();
+        let (_theirs, _own, given) = local.granted_bytes(guest, bytes, &terms)?;
+        let mut channel = Channel::builder().entries(64).build(&local.near_context)?;
+        let memory = Buffer::create(&local.near_context, 4096, Placement::Any)?;
+        let first_uses = (0..32)
+            .map(|_| Buffer::create(&local.near_context, 4096, Placement::Any))
+            .collect::<Result<Vec<_>, _>>()?;
+        let delay = DelayPoint::open("registration_done", LONG)?;
+        let begun = Instant::now();
+        for (page, buffer) in (0..).zip(&first_uses) {
+            channel.push(Entry::write(buffer.range(0, 4096), given.at(page * 4096)))?;
+        }
+        channel.submit()?;
+        thread::scope(|scope| -> Result<()> {
+            let (tell, told) = mpsc::channel();
+            let (near, memory) = (&local.near, &memory);
+            let limit = guest.limit(20);
+            let granting = scope.spawn(move || -> Result<Errno> {
+                tell.send(gettid())?;
+                refusal(near.grant_on(memory, 0..4096, &terms, limit))
+            });
+            let thread = told.recv()?;
+            let waits = poll::until(limit, || Ok(sleeps(thread)?.then_some(())))?;
+            ensure!(waits.is_some(), "the grant does not wait");
+            let revoking = Instant::now();
+            memory.revoke()?;
+            let took = revoking.elapsed();
+            // Nothing else happens on this endpoint before the provider's first answer, a long time after `begun`.
+            ensure!(
+                took < LONG / 2,
+                "it took {took:?}, {:?} since then",
+                begun.elapsed()
+            );
+            let granted = granting
+                .join()
+                .map_err(|_| anyhow!("the grant panicked"))??;
+            ensure!(granted == Errno::STALE, "{granted:?}");
+            Ok(())
+        })?;
+        drop(delay);
+        for done in complete(&mut channel, 32, guest.limit(40))? {
+            done.result()?;
+        }
         Ok(())
     });
 }
