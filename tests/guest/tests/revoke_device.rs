@@ -116,7 +116,7 @@ fn again_and_again(
 #[test]
 fn revoke_device_memory_under_way() {
     test(|guest| {
-        again_and_again(guest, guest.pick(1_000, 100), called(), |_, buffer| {
+        again_and_again(guest, guest.rounds(1_000, 100), called(), |_, buffer| {
             Ok(buffer.revoke()?)
         })
     });
@@ -125,7 +125,7 @@ fn revoke_device_memory_under_way() {
 #[test]
 fn revoke_by_unbinding_under_way() {
     test(|guest| {
-        again_and_again(guest, guest.pick(1_000, 100), called(), |device, _| {
+        again_and_again(guest, guest.rounds(1_000, 100), called(), |device, _| {
             let bound = Bound::of(device)?;
             bound.unbind()?;
             bound.bind()
@@ -182,7 +182,7 @@ fn revoke_by_unbinding_closes_all_memory_first() {
 #[test]
 fn revoke_by_unbinding_under_a_polling_thread() {
     test(|guest| {
-        again_and_again(guest, guest.pick(200, 20), polled(), |device, _| {
+        again_and_again(guest, guest.rounds(200, 20), polled(), |device, _| {
             let bound = Bound::of(device)?;
             bound.unbind()?;
             bound.bind()
@@ -194,7 +194,7 @@ fn revoke_by_unbinding_under_a_polling_thread() {
 fn revoke_by_removing_the_device_under_way() {
     test(|guest| {
         guest.require(&[Topology::Unplug], "moves a BAR, which wants one CPU")?;
-        again_and_again(guest, guest.pick(1_000, 100), called(), |device, _| {
+        again_and_again(guest, guest.rounds(1_000, 100), called(), |device, _| {
             let bound = Bound::of(device)?;
             bound.remove()?;
             bound.rescan()

@@ -106,7 +106,7 @@ fn print(ledgers: &[Ledger]) {
 fn storm_every_operation_has_one_completion() {
     test(|guest| {
         let seed = seed()?;
-        let wanted = guest.pick(1_000_000, 100_000);
+        let wanted = guest.rounds(1_000_000, 100_000);
         let field = Field::new(guest)?;
         field.repair(guest).context("the first connections")?;
         let count = Count::default();
