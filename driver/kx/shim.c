@@ -32,6 +32,15 @@
 #include "bindings.h"
 
 /*
+ * For what may go on for long. A preemptible kernel's cond_resched() is empty, and tracers wait for a quiescent state of
+ * each task.
+ */
+static void relax(void)
+{
+	cond_resched_tasks_rcu_qs();
+}
+
+/*
  * Allocates one folio, not zeroed, and charges it to the caller's memory cgroup. Like user memory, it comes only from
  * nodes of the caller's cpuset; without a node it follows the caller's memory policy. __GFP_RETRY_MAYFAIL,
  * __GFP_NORETRY and __GFP_THISNODE all avoid the OOM killer: a caller that asks for too much gets NULL, and nobody else
@@ -69,7 +78,7 @@ unsigned int dmaplane_folio_order(struct page *page)
 void dmaplane_zero_page(struct page *page)
 {
 	clear_highpage(page);
-	cond_resched();
+	relax();
 }
 
 void dmaplane_copy_to_page(struct page *page, size_t offset, const void *from, size_t bytes)
@@ -91,7 +100,7 @@ void dmaplane_move_between(struct page *to, size_t to_offset, struct page *from,
 	memmove(target + to_offset, source + from_offset, bytes);
 	kunmap_local(source);
 	kunmap_local(target);
-	cond_resched();
+	relax();
 }
 
 void dmaplane_init_work(struct work_struct *work, work_func_t run)
@@ -165,8 +174,7 @@ void dmaplane_awake(void)
 void dmaplane_relax(void)
 {
 	cpu_relax();
-	/* A preemptible kernel's cond_resched() is empty, and tracers wait for a quiescent state of each task. */
-	cond_resched_tasks_rcu_qs();
+	relax();
 }
 
 struct mem_cgroup *dmaplane_memcg_of_caller(void)
@@ -487,13 +495,13 @@ void dmaplane_io_copy(void *to, const void *from, size_t bytes)
 			bytes--;
 		}
 	}
-	cond_resched();
+	relax();
 }
 
 void dmaplane_io_zero(void *to, size_t bytes)
 {
 	memset_io((void __iomem __force *)to, 0, bytes);
-	cond_resched();
+	relax();
 }
 
 /* Called from mmap(2) with the VMA still private to the caller. */

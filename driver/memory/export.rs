@@ -51,7 +51,14 @@ impl Exported for Piece {
         // The framework has compared the VMA's end with the dma-buf's. The dma-buf's own revocation empties all its
         // mappings; the memory's revocation ensures that none is filled again.
         let start = (self.first * PAGE_BYTES) as u64 + vma::offset(vma);
-        vma::map_paged(vma, start, self.memory.clone())
+        // While the memory is being revoked, the dma-buf says what it says afterwards.
+        vma::map_paged(vma, start, self.memory.clone()).map_err(|error| {
+            if error == ESTALE {
+                ENODEV
+            } else {
+                error
+            }
+        })
     }
 
     fn released(&self) {

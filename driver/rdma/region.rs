@@ -11,13 +11,20 @@ use crate::{
     kx::{
         charged::GFP_CHARGED,
         pages::PAGE_BYTES,
-        rdma::mr::{region_bytes, Access, RegionSet},
+        rdma::mr::{region_bytes, segments, Access, RegionSet},
         stay_loaded,
     },
+    logic::wire::MAX_SEGMENTS,
     memory::{Guard, Memory},
     observe::RegionMark,
 };
-use kernel::{prelude::*, sync::Arc};
+use kernel::{
+    prelude::*,
+    sync::{
+        atomic::{Atomic, Relaxed},
+        Arc,
+    },
+};
 
 /// A range of memory registered on a domain. Its keys are known from the beginning; it may be used once
 /// [`Self::registration`] has succeeded. Kept by a buffer's cache or a grant and by each operation under way. The
@@ -30,6 +37,8 @@ pub(crate) struct Region {
     /// Serial of the endpoint through which it is registered.
     registrar: u64,
     mark: Arc<RegionMark>,
+    /// Whether nobody will use it although its registration has not ended.
+    abandoned: Atomic<u32>,
     _charge: Charge,
     _count: Held,
     memory: Arc<Memory>,
@@ -43,7 +52,8 @@ impl Region {
     }
 
     /// Registers a range of the memory for the peer to access. Does not wait for the provider. The caller has checked
-    /// that `offset` is page-aligned and the range inside the memory. The peer reaches no byte behind it.
+    /// that `offset` is page-aligned and the range inside the memory. The peer reaches no byte behind it. `E2BIG` if it has
+    /// more segments than a peer takes.
     pub(crate) fn remote(
         memory: &Arc<Memory>,
         offset: u64,
@@ -53,6 +63,10 @@ impl Region {
     ) -> Result<Arc<Self>> {
         let first = usize::try_from(offset).map_err(|_| ERANGE)? / PAGE_BYTES;
         let bytes = usize::try_from(length).map_err(|_| ERANGE)?;
+        let region_pages = endpoint.domain().region_pages();
+        if segments(region_pages, bytes.div_ceil(PAGE_BYTES))? > MAX_SEGMENTS as usize {
+            return Err(E2BIG);
+        }
         Self::new(memory, first, bytes, access, endpoint)
     }
 
@@ -78,6 +92,7 @@ impl Region {
                 domain,
                 registrar,
                 mark,
+                abandoned: Atomic::new(0),
                 _charge: charge,
                 _count: GAUGES.regions.hold(1),
                 memory: memory.clone(),
@@ -136,6 +151,11 @@ impl Region {
         self.set.keys()
     }
 
+    /// Nobody will use it: its registration need not go on.
+    pub(crate) fn abandon(&self) {
+        self.abandoned.store(1, Relaxed);
+    }
+
     /// Ends all access now. When it returns, neither this side nor the peer touches the memory through it.
     pub(crate) fn revoke(&self) {
         self.set.revoke();
@@ -156,6 +176,16 @@ impl Registering {
     /// What is registered.
     pub(crate) fn set(&self) -> &Arc<RegionSet> {
         &self.region.set
+    }
+
+    /// The memory that is registered.
+    pub(crate) fn memory(&self) -> &Arc<Memory> {
+        &self.region.memory
+    }
+
+    /// Whether it shall go on: somebody wants the region, and the memory is not being revoked, which waits for the guard.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.region.abandoned.load(Relaxed) == 0 && !self.region.memory.is_revoked()
     }
 
     /// Whether it is of some memory, by its key.

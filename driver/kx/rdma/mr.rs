@@ -202,6 +202,11 @@ fn segment_pages(region_pages: u32, count: usize) -> Result<NonZero<usize>> {
     NonZero::new(most.min(count.next_power_of_two())).ok_or(EINVAL)
 }
 
+/// Segments over `count` pages; `region_pages` as for [`region_bytes`].
+pub(crate) fn segments(region_pages: u32, count: usize) -> Result<usize> {
+    Ok(count.div_ceil(segment_pages(region_pages, count)?.get()))
+}
+
 /// Estimate of the bytes that a provider takes for the regions over `count` pages. The numbers are rxe's, which keeps
 /// 16 bytes for each page and charges nobody. `region_pages` is that of
 /// [`Capabilities`](super::capabilities::Capabilities), of a device that may have gone meanwhile.
@@ -209,7 +214,7 @@ pub(crate) fn region_bytes(region_pages: u32, count: usize) -> Result<u64> {
     const REGION_BYTES: u64 = 1024;
     const PAGE_ENTRY_BYTES: u64 = 16;
     let per_segment = segment_pages(region_pages, count)?.get();
-    let segments = count.div_ceil(per_segment) as u64;
+    let segments = segments(region_pages, count)? as u64;
     Ok(segments * (REGION_BYTES + per_segment as u64 * PAGE_ENTRY_BYTES))
 }
 

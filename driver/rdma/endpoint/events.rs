@@ -294,6 +294,10 @@ impl Queue for Shared {
         over
     }
 
+    fn is_wanted(&self, registration: &Registering) -> bool {
+        registration.is_wanted()
+    }
+
     fn registered(&self, view: &InCallback<'_, Self>, registration: Registering, result: Result) {
         registration.end(result);
         self.changed.wake_all();

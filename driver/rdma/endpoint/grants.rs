@@ -24,7 +24,7 @@ use crate::{
     },
     logic::{
         flow::Violation,
-        wire::{GrantPart, KEYS, MAX_SEGMENTS},
+        wire::{GrantPart, KEYS},
     },
     memory::Memory,
     rdma::{grant::EndReason, Grant, PeerGrant, Region},
@@ -75,11 +75,8 @@ impl Endpoint {
         };
         let made = Region::remote(memory, terms.offset, terms.length, access, self);
         let made = made.and_then(|region| {
-            // The peer takes no announcement of more.
-            if region.keys().len() > MAX_SEGMENTS as usize {
-                return Err(E2BIG);
-            }
-            self.wait_registered(&region, deadline)?;
+            self.wait_registered(&region, deadline)
+                .inspect_err(|_| region.abandon())?;
             Ok(region)
         });
         let region = made.map_err(|error| {
@@ -128,7 +125,9 @@ impl Endpoint {
         drop(guard);
         DELAY_POINTS.grant_unannounced.pass();
         self.record().granted(number, terms.length, terms.rights);
-        let announced = self.announce_in_turn(number, terms, &region, expires, deadline);
+        // Also if others' announcements come first, or this one's: the provider knows the keys.
+        self.arm(expires);
+        let announced = self.announce_in_turn(number, terms, &region, deadline);
         // From here on the grant's drop revokes it.
         let grant = Grant::new(self.clone(), number, region, end_reason)?;
         announced?;
@@ -152,7 +151,6 @@ impl Endpoint {
         number: u32,
         terms: &Terms,
         region: &Region,
-        expires: Option<Instant<Monotonic>>,
         deadline: Deadline,
     ) -> Result {
         // The grant exists already, and a signal would require its revocation: only a kill ends the wait.
@@ -161,25 +159,21 @@ impl Endpoint {
             if let Phase::Down(_) = state.phase {
                 return Some(Err(ENOTCONN));
             }
+            if !state.grants.is_live(number) {
+                return Some(Err(ESTALE));
+            }
             let alone = !state.grants.sending;
             state.grants.sending = true;
             alone.then_some(Ok(()))
         })??;
-        let announced = self.announce(number, terms, region, expires, deadline);
+        let announced = self.announce(number, terms, region, deadline);
         self.shared.state.lock().grants.sending = false;
         self.shared.changed.wake_all();
         announced
     }
 
-    /// Queues the messages that announce a grant to the peer. From the first one on, its time to live ends it.
-    fn announce(
-        &self,
-        number: u32,
-        terms: &Terms,
-        region: &Region,
-        expires: Option<Instant<Monotonic>>,
-        deadline: Deadline,
-    ) -> Result {
+    /// Queues the messages that announce a grant to the peer.
+    fn announce(&self, number: u32, terms: &Terms, region: &Region, deadline: Deadline) -> Result {
         for (index, keys) in region.keys().chunks(KEYS).enumerate() {
             let mut part = GrantPart {
                 length: terms.length,
@@ -214,9 +208,6 @@ impl Endpoint {
                 }
             })??;
             self.shared.pump(&self.connection);
-            if index == 0 {
-                self.arm(expires);
-            }
         }
         Ok(())
     }
@@ -278,6 +269,8 @@ impl Shared {
         }
         if ask {
             entry.revocation = Revocation::Asked;
+            // Its announcement may wait for its turn, or for room.
+            self.changed.wake_all();
         }
         let asked = *entry.asked.get_or_insert_with(Instant::now);
         Some((entry.answered.clone(), asked))

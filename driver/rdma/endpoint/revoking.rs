@@ -16,12 +16,29 @@ impl Endpoint {
     /// Has the provider register regions, in order. Does not wait: operations posted behind the registration find it
     /// done, and others check [`Region::registration`](crate::rdma::Region::registration).
     pub(crate) fn register(&self, registering: Registering) -> Result {
+        let memory = registering.memory().clone();
         let registration = Registration::new(registering.set().clone(), registering)?;
         let refused = self.connection.register(registration);
         refused.map_err(|(error, registration)| {
             Registration::into_body(registration).end(Err(error));
             error
-        })
+        })?;
+        // The sweep may have come before it was queued.
+        if memory.is_revoked() {
+            self.withdraw(memory.key());
+        }
+        Ok(())
+    }
+
+    /// Ends the registrations of some memory that wait for a place. The provider's end themselves, see
+    /// [`Registering::is_wanted`].
+    fn withdraw(&self, memory: usize) {
+        let of_memory = |registering: &Registering| registering.is_of(memory);
+        while let Some(waiting) = self.connection.withdraw_registration(of_memory) {
+            Registration::into_body(waiting).end(Err(ESTALE));
+            // Whoever waits for it uses the memory.
+            self.shared.changed.wake_all();
+        }
     }
 
     /// Ends the operations on some memory that the provider does not have, and asks the peer to return the grants over
@@ -29,12 +46,7 @@ impl Endpoint {
     pub(crate) fn sweep(&self, memory: usize) {
         let selector = Selector::Memory(memory);
         let _ended = self.end_early(&selector, End::Revoked, true);
-        let of_memory = |registering: &Registering| registering.is_of(memory);
-        while let Some(waiting) = self.connection.withdraw_registration(of_memory) {
-            Registration::into_body(waiting).end(Err(ESTALE));
-            // Whoever waits for it uses the memory.
-            self.shared.changed.wake_all();
-        }
+        self.withdraw(memory);
         self.shared
             .ask_back_all(&self.connection, |entry| entry.is_over(memory));
     }

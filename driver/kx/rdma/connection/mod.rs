@@ -87,6 +87,8 @@ pub(crate) trait Queue: Handler {
     ) -> Option<KBox<Transfer<Self::Op>>>;
     /// An operation is over: the provider has returned all its work requests.
     fn op_done(&self, connection: &InCallback<'_, Self>, op: Self::Op, status: Status);
+    /// Whether a registration shall go on with its next region; it ends with `ESTALE` otherwise. Takes no lock.
+    fn is_wanted(&self, registration: &Self::Registration) -> bool;
     /// A registration is over. `result` says whether all of its regions are registered.
     fn registered(
         &self,

@@ -329,7 +329,7 @@ impl<Q: Queue> Connection<Q> {
         answer: Result,
         mut over: impl FnMut(Q::Registration, Result),
     ) {
-        let mut next = match answer.and_then(|()| registration.prepare()) {
+        let mut next = match answer.and_then(|()| self.go_on(&mut registration)) {
             Ok(true) => Some(registration),
             result => {
                 over(Registration::into_body(registration), result.map(|_| ()));
@@ -337,18 +337,28 @@ impl<Q: Queue> Connection<Q> {
             }
         };
         while let Some(registration) = next {
-            let posted = {
+            let posted = if self.owner.is_wanted(&registration.body) {
                 let gate = self.gate.lock();
                 match gate.queue_pair {
                     Some(queue_pair) => post_registration::<Q>(queue_pair, registration),
                     None => Err((ESHUTDOWN, registration)),
                 }
+            } else {
+                Err((ESTALE, registration))
             };
             let Err((error, registration)) = posted else {
                 return;
             };
             over(Registration::into_body(registration), Err(error));
             next = self.next_registration();
+        }
+    }
+
+    /// Prepares a registration's next region; false when there is none. `ESTALE` when it is not wanted any more.
+    fn go_on(&self, registration: &mut Registration<Q::Registration>) -> Result<bool> {
+        match self.owner.is_wanted(&registration.body) {
+            true => registration.prepare(),
+            false => Err(ESTALE),
         }
     }
 
