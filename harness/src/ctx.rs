@@ -33,11 +33,9 @@ impl Ctx {
                 cache.display()
             );
         }
-        fs::create_dir_all(&cache)
-            .with_context(|| format!("cannot create the cache folder {}", cache.display()))?;
         Ok(Self {
             root,
-            cache,
+            cache: provide(&cache)?,
             verbose,
             ui: Ui::new(verbose),
         })
@@ -102,9 +100,28 @@ fn cache_dir(var: impl Fn(&str) -> Option<PathBuf>) -> Result<PathBuf> {
     std::path::absolute(&dir).with_context(|| format!("{} is no path", dir.display()))
 }
 
+/// Creates the cache folder, and finds where it really is: Debian's compilers run in a root folder of their own, where a
+/// link on the way to it leads nowhere.
+fn provide(cache: &Path) -> Result<PathBuf> {
+    fs::create_dir_all(cache)
+        .and_then(|()| fs::canonicalize(cache))
+        .with_context(|| format!("cannot create the cache folder {}", cache.display()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cache_behind_a_link_is_used_by_its_own_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let (disk, link) = (dir.path().join("disk"), dir.path().join("link"));
+        fs::create_dir(&disk).unwrap();
+        std::os::unix::fs::symlink(&disk, &link).unwrap();
+        let disk = fs::canonicalize(disk).unwrap();
+        assert_eq!(provide(&link).unwrap(), disk);
+        assert_eq!(provide(&link.join("new")).unwrap(), disk.join("new"));
+    }
 
     fn with(vars: &[(&str, &str)]) -> Result<PathBuf> {
         cache_dir(|name| {

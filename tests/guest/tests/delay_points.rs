@@ -327,12 +327,12 @@ fn delay_point_destroyed_grant_under_a_watch() {
         let limit = guest.limit(10);
         let _window = DelayPoint::open("grant_watched", guest.limit(1) / 4)?;
         std::thread::scope(|scope| -> Result<()> {
-            let (tell, told) = std::sync::mpsc::channel();
+            let (sender, receiver) = std::sync::mpsc::channel();
             let watcher = scope.spawn(move || -> Result<Completion> {
-                tell.send(gettid())?;
+                sender.send(gettid())?;
                 Ok(complete(&mut there, 1, limit)?[0])
             });
-            let thread = told.recv()?;
+            let thread = receiver.recv()?;
             let waits = poll::until(limit, || Ok(sleeps(thread)?.then_some(())))?;
             ensure!(waits.is_some(), "the watch was not delayed");
             drop(own);

@@ -344,12 +344,12 @@ fn dmabuf_import_waits_for_no_device_that_comes_later() {
         let into = Entry::copy(host.range(0, 64), &import, 0);
         let first = vgem.fence(object, false)?;
         let later = std::thread::scope(|scope| -> Result<u32> {
-            let (tell, told) = mpsc::channel();
+            let (sender, receiver) = mpsc::channel();
             let copier = scope.spawn(move || -> Result<Completion> {
-                tell.send(gettid())?;
+                sender.send(gettid())?;
                 one(&mut channel, guest, into)
             });
-            let thread = told.recv()?;
+            let thread = receiver.recv()?;
             let limit = guest.limit(10);
             let waits = poll::until(limit, || Ok(sleeps(thread)?.then_some(())))?;
             ensure!(waits.is_some(), "the copy does not wait");

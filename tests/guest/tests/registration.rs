@@ -192,14 +192,14 @@ fn registration_that_waits_for_a_place_is_revoked() {
         }
         channel.submit()?;
         thread::scope(|scope| -> Result<()> {
-            let (tell, told) = mpsc::channel();
+            let (sender, receiver) = mpsc::channel();
             let (near, memory) = (&local.near, &memory);
             let limit = guest.limit(20);
             let granting = scope.spawn(move || -> Result<Errno> {
-                tell.send(gettid())?;
+                sender.send(gettid())?;
                 refusal(near.grant_on(memory, 0..4096, &terms, limit))
             });
-            let thread = told.recv()?;
+            let thread = receiver.recv()?;
             let waits = poll::until(limit, || Ok(sleeps(thread)?.then_some(())))?;
             ensure!(waits.is_some(), "the grant does not wait");
             let revoking = Instant::now();
