@@ -59,9 +59,9 @@ pub(crate) enum Cause {
 
 /// A long-lived object that is notified of the revocation of the memory that it holds, such as an export.
 pub(crate) trait Follower: Send + Sync {
-    /// Called once, when nobody uses the memory any more; must not give it to anybody. Tells those who have it through
-    /// this follower, and does not wait until they have let go. Called in the contexts that the file's head lists, with no
-    /// lock but the turn.
+    /// Called once, when nobody uses the memory any more; must not give it to anybody. Notifies those who have it
+    /// through this follower, and does not wait until they have let go. Called in the contexts that the file's head
+    /// lists, with no lock but the turn.
     fn close(&self) {}
     /// Called once, when all followers are closed. Waits for those who had the memory through it and can let go; only until
     /// `let_go` if the memory stays without them. Contexts and locks as for [`Self::close`].

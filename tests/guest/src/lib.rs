@@ -20,6 +20,8 @@ use std::ops::Range;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
+use std::sync::mpsc;
+use std::thread::{Scope, ScopedJoinHandle};
 use std::time::Duration;
 
 use dmaplane::{
@@ -33,6 +35,7 @@ use dmaplane_testkit::transfer::Tally;
 use dmaplane_testkit::{ErrorContext as _, Guest, Peer, Result, ensure, pattern, poll, sys};
 use dmaplane_uapi as abi;
 use rustix::process::Pid;
+use rustix::thread::gettid;
 
 /// A connection between this process and a peer.
 ///
@@ -377,4 +380,24 @@ pub fn sleeps(thread: Pid) -> Result<bool> {
     let stat = std::fs::read_to_string(&stat).with_context(|| stat.clone())?;
     let (_, fields) = stat.rsplit_once(')').context("no name of a command")?;
     Ok(fields.trim_start().starts_with(['S', 'D']))
+}
+
+/// Runs `work` in a thread of `scope`, and returns when that thread sleeps: it has reached what makes it wait.
+///
+/// # Errors
+/// When it does not sleep within `limit`.
+pub fn asleep<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    limit: Duration,
+    work: impl FnOnce() -> Result<T> + Send + 'scope,
+) -> Result<ScopedJoinHandle<'scope, Result<T>>> {
+    let (sender, receiver) = mpsc::channel();
+    let thread = scope.spawn(move || {
+        sender.send(gettid())?;
+        work()
+    });
+    let id = receiver.recv()?;
+    let asleep = poll::until(limit, || Ok(sleeps(id)?.then_some(())))?;
+    asleep.context("the thread does not wait")?;
+    Ok(thread)
 }

@@ -9,11 +9,10 @@ use dmaplane::{
     Buffer, Channel, Completion, EndpointState, Entry, Errno, GrantTerms, Placement, State,
 };
 use dmaplane_guest_tests::race::{at_delay_points, once_each};
-use dmaplane_guest_tests::{Connection, Loopback, complete, one, patient_wills, sleeps};
+use dmaplane_guest_tests::{Connection, Loopback, asleep, complete, one, patient_wills};
 use dmaplane_testkit::delay_point::DelayPoint;
 use dmaplane_testkit::{ErrorContext as _, Peer, Result, ensure, poll, test};
 use dmaplane_uapi as abi;
-use rustix::thread::gettid;
 
 #[test]
 fn delay_point_cancel_against_completion() {
@@ -327,14 +326,8 @@ fn delay_point_destroyed_grant_under_a_watch() {
         let limit = guest.limit(10);
         let _window = DelayPoint::open("grant_watched", guest.limit(1) / 4)?;
         std::thread::scope(|scope| -> Result<()> {
-            let (sender, receiver) = std::sync::mpsc::channel();
-            let watcher = scope.spawn(move || -> Result<Completion> {
-                sender.send(gettid())?;
-                Ok(complete(&mut there, 1, limit)?[0])
-            });
-            let thread = receiver.recv()?;
-            let waits = poll::until(limit, || Ok(sleeps(thread)?.then_some(())))?;
-            ensure!(waits.is_some(), "the watch was not delayed");
+            let watch = move || Ok(complete(&mut there, 1, limit)?[0]);
+            let watcher = asleep(scope, limit, watch)?;
             drop(own);
             let done = one(
                 &mut here,

@@ -4,24 +4,22 @@
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
 use std::time::Instant;
 
 use dmaplane::{
     Buffer, Channel, Completion, Context, Entry, Errno, ExportAccess, Field, GrantTerms, Placement,
     Rights,
 };
-use dmaplane_guest_tests::{Loopback, complete, holds, one, refusal, sleeps};
+use dmaplane_guest_tests::{Loopback, asleep, complete, holds, one, refusal};
 use dmaplane_testkit::dmabuf::vgem::Vgem;
 use dmaplane_testkit::dmabuf::vivid::{Kind, Vivid};
 use dmaplane_testkit::dmabuf::{self, Access};
 use dmaplane_testkit::sys::{self, Words};
 use dmaplane_testkit::{
-    ErrorContext as _, Gauges, Guest, Result, bail, ensure, gauges, module, pattern, poll, test,
+    ErrorContext as _, Gauges, Guest, Result, bail, ensure, gauges, module, pattern, test,
 };
 use dmaplane_uapi as abi;
 use rustix::mm::{MapFlags, ProtFlags};
-use rustix::thread::gettid;
 
 const PAGE: u64 = 4096;
 const BYTES: u64 = 256 << 10;
@@ -344,15 +342,8 @@ fn dmabuf_import_waits_for_no_device_that_comes_later() {
         let into = Entry::copy(host.range(0, 64), &import, 0);
         let first = vgem.fence(object, false)?;
         let later = std::thread::scope(|scope| -> Result<u32> {
-            let (sender, receiver) = mpsc::channel();
-            let copier = scope.spawn(move || -> Result<Completion> {
-                sender.send(gettid())?;
-                one(&mut channel, guest, into)
-            });
-            let thread = receiver.recv()?;
-            let limit = guest.limit(10);
-            let waits = poll::until(limit, || Ok(sleeps(thread)?.then_some(())))?;
-            ensure!(waits.is_some(), "the copy does not wait");
+            let copy = move || one(&mut channel, guest, into);
+            let copier = asleep(scope, guest.limit(10), copy)?;
             let later = vgem.fence(object, false)?;
             vgem.signal(first)?;
             let done = copier.join();

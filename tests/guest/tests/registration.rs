@@ -2,17 +2,15 @@
 
 //! Slow registrations: those who wait for one wait by a time limit, and nobody else waits.
 
-use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use dmaplane::{
     Buffer, Channel, ConnectOptions, Endpoint, Entry, Errno, GrantTerms, Listener, Placement, State,
 };
-use dmaplane_guest_tests::{Loopback, complete, refusal, sleeps};
+use dmaplane_guest_tests::{Loopback, asleep, complete, refusal};
 use dmaplane_testkit::delay_point::DelayPoint;
 use dmaplane_testkit::{Gauges, Guest, Result, anyhow, ensure, gauges, poll, test};
-use rustix::thread::gettid;
 
 /// How long the provider's answer takes: the longest delay of a delay point.
 const LONG: Duration = Duration::from_secs(1);
@@ -192,16 +190,10 @@ fn registration_that_waits_for_a_place_is_revoked() {
         }
         channel.submit()?;
         thread::scope(|scope| -> Result<()> {
-            let (sender, receiver) = mpsc::channel();
             let (near, memory) = (&local.near, &memory);
             let limit = guest.limit(20);
-            let granting = scope.spawn(move || -> Result<Errno> {
-                sender.send(gettid())?;
-                refusal(near.grant_on(memory, 0..4096, &terms, limit))
-            });
-            let thread = receiver.recv()?;
-            let waits = poll::until(limit, || Ok(sleeps(thread)?.then_some(())))?;
-            ensure!(waits.is_some(), "the grant does not wait");
+            let grant = move || refusal(near.grant_on(memory, 0..4096, &terms, limit));
+            let granting = asleep(scope, limit, grant)?;
             let revoking = Instant::now();
             memory.revoke()?;
             let took = revoking.elapsed();
